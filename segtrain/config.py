@@ -1,0 +1,591 @@
+"""Every setting of every job: one tree of frozen models, read from YAML, changed by dotted overrides.
+
+A recipe file holds only what differs from the defaults here. `load_recipe` reads one, applies overrides such as
+`optimizer.learning_rate=3e-4`, and returns a `Recipe`; a mistake raises `UserError` with the field and the fix.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from segtrain.errors import UserError
+
+MIB = 2**20
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree. Unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def _by_kind(default: str) -> Discriminator:
+    """Tell the members of a union apart by their `kind`; a section that does not say is the default's."""
+
+    def kind_of(value: Any) -> str:
+        kind = value.get("kind", default) if isinstance(value, Mapping) else getattr(value, "kind", default)
+        return str(kind)
+
+    return Discriminator(kind_of)
+
+
+class CarvanaSource(Section):
+    """Kaggle's folders: `train/<car>_<view>.jpg` with `train_masks/<car>_<view>_mask.gif` or a CSV of run lengths."""
+
+    kind: Literal["carvana"] = "carvana"
+    path: str | None = None
+    """Folder that holds `train/` and the masks."""
+    masks: Literal["gif", "csv"] = "gif"
+    """Take masks from `train_masks/*.gif` or from `train_masks.csv`."""
+
+
+class FolderSource(Section):
+    """`images/` and `masks/`, matched by file stem."""
+
+    kind: Literal["folder"] = "folder"
+    path: str | None = None
+    """Folder that holds the two folders below."""
+    images: str = "images"
+    masks: str = "masks"
+    group_regex: str | None = None
+    """Regular expression searched in the stem; its first group (or the whole match) names the picture's group."""
+    group_csv: str | None = None
+    """CSV file with a column `id` (the stem), relative to `path`; `group_column` of it names the group."""
+    group_column: str | None = None
+    group_run: Count | None = None
+    """So many neighbouring stems, in sorted order, form one group: for frames of one walk or one scan."""
+
+    @model_validator(mode="after")
+    def _one_grouping(self) -> Self:
+        given = [name for name in ("group_regex", "group_csv", "group_run") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are set; keep one of them")
+        if (self.group_csv is None) != (self.group_column is None):
+            raise ValueError("group_csv and group_column go together; set both or neither")
+        return self
+
+
+class SyntheticSource(Section):
+    """Drawn cars in Kaggle's layout, the same for the same seed; for demos, tests and benchmarks."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    path: str | None = None
+    """Folder to draw into, read afterwards as `carvana`; a temporary one where nothing is given."""
+    cars: Count = 16
+    views: Annotated[int, Field(ge=1, le=99)] = 16
+    height: Annotated[int, Field(ge=32)] = 1280
+    width: Annotated[int, Field(ge=32)] = 1918
+    seed: int = 0
+
+
+Source = Annotated[
+    Annotated[CarvanaSource, Tag("carvana")]
+    | Annotated[FolderSource, Tag("folder")]
+    | Annotated[SyntheticSource, Tag("synthetic")],
+    _by_kind("folder"),
+]
+
+
+class PrepareConfig(Section):
+    """How raw pictures become shards."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    seed: int = 0
+    """Orders the rows and breaks ties between folds."""
+    shard_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
+    row_group_bytes: Annotated[int, Field(ge=1024)] = 8 * MIB
+    min_row_groups: Count = 128
+    """At least so many row groups in the data set, so that small sets shuffle and spread over lanes too."""
+    allow_rejected: Annotated[int, Field(ge=0)] = 0
+    """So many bad pairs may be left out (each listed in `rejected.csv`); one more fails the job."""
+
+
+class DataConfig(Section):
+    """Which samples a run trains on, at what size, and in what order."""
+
+    root: str | None = None
+    """Data set: a local folder or an `s3://` URL that holds `manifest.json`."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Validation fold: chooses the best epoch, the threshold, the trial."""
+    test_fold: Annotated[int, Field(ge=0)] | None = None
+    """Left out of training and validation."""
+    max_groups: Count | None = None
+    """Train on so many groups only. Sets are nested: the groups of a smaller number are among those of a larger."""
+    height: Annotated[int, Field(ge=8)] = 96
+    width: Annotated[int, Field(ge=8)] = 128
+    lanes: Count = 16
+    """Fixed number of sample streams that workers share out; the order of samples does not depend on the workers."""
+    shuffle_window_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
+    """Within a lane, samples of row groups up to so many bytes are shuffled together."""
+    cache: Literal["auto", "memory", "off"] = "auto"
+    """Keep decoded pictures in memory, as uint8 after resizing: always, never, or where `cache_bytes` is enough."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 4 * 1024 * MIB
+    decode_threads: Count | None = None
+    """Threads that decode; as many as there are cores where nothing is given."""
+    prefetch_batches: Count = 4
+
+    @model_validator(mode="after")
+    def _folds_differ(self) -> Self:
+        if self.fold == self.test_fold:
+            raise ValueError(f"fold and test_fold are both {self.fold}; choose another test_fold")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes to training pictures. Geometry moves image and mask; photometry the image alone."""
+
+    flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Probability of a horizontal flip."""
+    rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    """Largest rotation, either way."""
+    scale: Fraction = 0.0
+    """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
+    shift: Fraction = 0.0
+    """Largest move, as a fraction of height and width."""
+    contrast: Fraction = 0.0
+    """Largest relative change of contrast about the picture's mean."""
+    brightness: Fraction = 0.0
+    """Largest change of brightness, as a fraction of the full range."""
+
+
+class UNetConfig(Section):
+    """A U-Net: `depth` levels down and up, `filters` channels at the top, twice as many a level."""
+
+    kind: Literal["unet"] = "unet"
+    filters: Count = 16
+    depth: Annotated[int, Field(ge=1, le=8)] = 4
+    """Number of down-samplings; the bottleneck has `filters * 2**depth` channels."""
+    convolutions: Count = 2
+    """Convolutions in each block."""
+    norm: Literal["none", "batch", "synchronized", "group"] = "synchronized"
+    """After each convolution: nothing, batch norm per replica, batch norm over all replicas, group norm."""
+    norm_groups: Count = 8
+    """Groups of channels in group norm; must divide `filters`."""
+    norm_momentum: Fraction = 0.99
+    """How much of its moving statistics batch norm keeps a step; 0.9 suits runs of a few hundred steps."""
+    dropout: Fraction | Annotated[tuple[Fraction, ...], Field(strict=False)] = 0.0
+    """Rate after each block: one for all, or one a level from the top to the bottleneck (`depth + 1` of them)."""
+    down: Literal["max_pool", "strided"] = "max_pool"
+    up: Literal["transpose_2x2", "transpose_3x3", "resize"] = "transpose_3x3"
+    residual: bool = False
+    """Add each block's input, through a 1x1 convolution where the channels differ, to its output."""
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Self:
+        if isinstance(self.dropout, tuple) and len(self.dropout) != self.depth + 1:
+            raise ValueError(f"dropout has {len(self.dropout)} rates; depth {self.depth} needs {self.depth + 1}")
+        if self.norm == "group" and self.filters % self.norm_groups:
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide filters {self.filters}")
+        return self
+
+
+class FCNConfig(Section):
+    """The 2023 article's first network: strided convolutions down, transposed convolutions up, no skips."""
+
+    kind: Literal["fcn"] = "fcn"
+    filters: Count = 64
+    depth: Annotated[int, Field(ge=1, le=8)] = 3
+
+
+Model = Annotated[Annotated[UNetConfig, Tag("unet")] | Annotated[FCNConfig, Tag("fcn")], _by_kind("unet")]
+
+
+class LossTerms(Section):
+    """Weights of the terms that are added up; 0 leaves a term out."""
+
+    dice: Annotated[float, Field(ge=0.0)] = 0.0
+    bce: Annotated[float, Field(ge=0.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.dice == 0.0 and self.bce == 0.0:
+            raise ValueError("every term weighs 0; give dice or bce a weight above 0")
+        return self
+
+
+class LossConfig(Section):
+    """A weighted sum of dice loss and binary cross-entropy on logits."""
+
+    terms: LossTerms = LossTerms(dice=1.0, bce=1.0)
+    dice_over: Literal["image", "batch"] = "image"
+    """Dice of each picture, averaged; or one dice over all pixels of the global batch, as the article does."""
+    dice_smooth: Annotated[float, Field(ge=0.0)] = 1.0
+    """Added to numerator and denominator of the soft dice in the loss (never in a metric)."""
+
+
+class AdamConfig(Section):
+    kind: Literal["adam"] = "adam"
+    learning_rate: Positive = 1e-3
+    beta_1: Fraction = 0.9
+    beta_2: Fraction = 0.999
+    epsilon: Positive = 1e-7
+    amsgrad: bool = False
+
+
+class AdamWConfig(Section):
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 4e-3
+    beta_1: Fraction = 0.9
+    beta_2: Fraction = 0.999
+    epsilon: Positive = 1e-7
+    amsgrad: bool = False
+
+
+class SGDConfig(Section):
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: Positive = 1e-2
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+
+
+class RMSpropConfig(Section):
+    kind: Literal["rmsprop"] = "rmsprop"
+    learning_rate: Positive = 1e-3
+    rho: Fraction = 0.9
+    momentum: Fraction = 0.0
+    epsilon: Positive = 1e-7
+    centered: bool = False
+
+
+Optimizer = Annotated[
+    Annotated[AdamConfig, Tag("adam")]
+    | Annotated[AdamWConfig, Tag("adamw")]
+    | Annotated[SGDConfig, Tag("sgd")]
+    | Annotated[RMSpropConfig, Tag("rmsprop")],
+    _by_kind("adam"),
+]
+
+
+class ConstantSchedule(Section):
+    kind: Literal["constant"] = "constant"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    """Linear rise from 0 to the full rate over so many epochs."""
+
+
+class CosineSchedule(Section):
+    """Linear warm-up, then half a cosine down to `final_fraction` of the rate at the last epoch."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    horizon_epochs: Count | None = None
+    """Epochs until the end of the cosine; `train.epochs` where nothing is given."""
+
+
+class PlateauSchedule(Section):
+    """Linear warm-up, then the rate is multiplied by `factor` after `patience_epochs` without a better dice."""
+
+    kind: Literal["plateau"] = "plateau"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    patience_epochs: Count = 3
+    min_fraction: Fraction = 0.01
+    """The rate never falls below this fraction of `optimizer.learning_rate`."""
+
+
+Schedule = Annotated[
+    Annotated[ConstantSchedule, Tag("constant")]
+    | Annotated[CosineSchedule, Tag("cosine")]
+    | Annotated[PlateauSchedule, Tag("plateau")],
+    _by_kind("constant"),
+]
+
+
+class TrainConfig(Section):
+    """The run itself."""
+
+    epochs: Count = 10
+    global_batch_size: Count = 16
+    per_replica_batch_size: Count | None = None
+    """Pictures a replica holds at once; the rest of its share of the global batch is accumulated."""
+    precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
+    initial_loss_scale: Positive = 32768.0
+    """First loss scale under mixed_float16; halved on an overflow, doubled after 2,000 steps without one."""
+    clip_norm: Positive | None = None
+    """Largest global norm of the gradients, after they are summed over all replicas."""
+    ema_momentum: Fraction | None = None
+    """Keep an exponential moving average of the weights, and evaluate and export it."""
+    early_stopping_epochs: Count | None = None
+    """Stop after so many evaluations in a row without a better dice."""
+    seed: int = 0
+    deterministic: bool = False
+    """Deterministic ops: the same weights, bit for bit, each time; somewhat slower."""
+    xla: bool = False
+    init_from: str | None = None
+    """Start from the weights of another run's folder or of a `.keras` file."""
+
+
+class EvaluationConfig(Section):
+    """Scoring on the validation fold, every picture exactly once, at original resolution."""
+
+    every_epochs: Count = 1
+    batch_size: Count = 8
+    """Pictures a replica holds at once."""
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """A pixel is object where its probability is at least this."""
+    panels: Annotated[int, Field(ge=0)] = 4
+    """Pictures drawn as input, truth, prediction and difference."""
+
+
+class CheckpointConfig(Section):
+    """When a run's whole state is saved, besides at the end of each epoch."""
+
+    every_steps: Count | None = None
+    every_minutes: Positive = 10.0
+    keep: Annotated[int, Field(ge=2)] = 3
+    """So many of the newest stay, and the best."""
+
+
+class ClusterConfig(Section):
+    """What the run asks of Ray."""
+
+    workers: Count = 1
+    """One worker is one process, normally one node."""
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    """One replica a GPU; 0 trains on the CPU."""
+    cpus_per_worker: Count = 1
+    cpu_replicas_per_worker: Count = 1
+    """Logical CPU devices that stand in for GPUs where `gpus_per_worker` is 0."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """So many times the workers are started again after a failure."""
+    start_timeout_s: Positive = 600.0
+    """How long to wait for resources that the cluster may still get."""
+
+    @property
+    def replicas_per_worker(self) -> int:
+        return self.gpus_per_worker or self.cpu_replicas_per_worker
+
+
+class RunConfig(Section):
+    """Where a run's folder is: `<storage>/<name>`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    storage: str = "runs"
+    progress_every_s: Positive = 5.0
+    """How often a line of progress is printed where there is no terminal."""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+
+class StorageConfig(Section):
+    """How `s3://` URLs are reached. Keys come from AWS's standard chain alone, never from a recipe."""
+
+    endpoint_url: str | None = None
+    """Endpoint of an S3-compatible server; `AWS_ENDPOINT_URL` or AWS itself where nothing is given."""
+    region: str | None = None
+    timeout_s: Positive = 30.0
+    """Longest wait for one answer."""
+    deadline_s: Positive = 120.0
+    """A request is retried, with jittered backoff, until so much time has passed."""
+
+
+class Recipe(Section):
+    """The whole tree."""
+
+    source: Source = FolderSource()
+    prepare: PrepareConfig = PrepareConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: Model = UNetConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: Optimizer = AdamConfig()
+    schedule: Schedule = ConstantSchedule()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    run: RunConfig = RunConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _batch_covers_replicas(self) -> Self:
+        replicas = self.cluster.workers * self.cluster.replicas_per_worker
+        if self.train.global_batch_size < replicas:
+            raise ValueError(
+                f"train.global_batch_size is {self.train.global_batch_size} but there are {replicas} replicas "
+                f"(cluster.workers x replicas per worker); set it to at least {replicas}"
+            )
+        if self.cluster.workers > self.data.lanes:
+            raise ValueError(
+                f"cluster.workers is {self.cluster.workers} but data.lanes is {self.data.lanes}; "
+                f"a lane feeds one worker, so ask for at most {self.data.lanes} workers or raise data.lanes in a new run"
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain dicts, lists and scalars; `Recipe.from_dict` gives it back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Recipe":
+        """Check a tree of plain dicts. Raises `UserError` that names the first wrong field and the fix."""
+        try:
+            return cls.model_validate(dict(tree))
+        except ValidationError as error:
+            raise UserError(_explain(error, tree)) from None
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any identity field."""
+        text = json.dumps(identity(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Sections that decide what a run computes, and the fields in them that do not: where the data lies, how the work is
+# split, and how long it goes on (which `--extend` may change).
+IDENTITY_SECTIONS = ("data", "augment", "model", "loss", "optimizer", "schedule", "train")
+NOT_IDENTITY = frozenset(
+    {
+        "data.root",
+        "data.cache",
+        "data.cache_bytes",
+        "data.decode_threads",
+        "data.prefetch_batches",
+        "train.per_replica_batch_size",
+        "train.xla",
+    }
+)
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """Dotted field -> value of every field that makes two runs different runs."""
+    flat = flatten({name: recipe.to_dict()[name] for name in IDENTITY_SECTIONS})
+    return {path: value for path, value in flat.items() if path not in NOT_IDENTITY}
+
+
+def identity_differences(old: Recipe, new: Recipe) -> list[str]:
+    """One line for each identity field that differs: `model.filters: 16 -> 32`."""
+    before, after = identity(old), identity(new)
+    paths = [*before, *(path for path in after if path not in before)]
+    return [
+        f"{path}: {before.get(path)} -> {after.get(path)}" for path in paths if before.get(path) != after.get(path)
+    ]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one dict of dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `3e-4` as a string; people mean a number."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file (or start from the defaults), apply `key.path=value` overrides, check the result.
+
+    A run without a name is called after the file. Raises `UserError` for a missing or malformed file, an unknown
+    key (with the nearest right one), and a value that does not fit.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = _read_yaml(Path(path))
+        run = tree.setdefault("run", {})
+        if isinstance(run, dict):
+            run.setdefault("name", PurePosixPath(path).stem)
+    return override(Recipe.from_dict(tree), overrides)
+
+
+def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """The recipe with `key.path=value` texts applied in order; values are read as YAML."""
+    tree = recipe.to_dict()
+    for text in overrides:
+        path, separator, value = text.partition("=")
+        if not separator or not path:
+            raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
+        try:
+            _assign(tree, path.split("."), yaml.load(value, _Loader))
+        except yaml.YAMLError:
+            raise UserError(f"{path}: the value '{value}' is not YAML; quote it") from None
+    return Recipe.from_dict(tree)
+
+
+def _assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set one value. A section that changes its kind starts from that kind's own defaults."""
+    *parents, last = keys
+    node = tree
+    for depth, key in enumerate(parents):
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise UserError(f"{'.'.join(keys)}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+        node = child
+    if last == "kind" and node.get("kind") != value:
+        node.clear()
+    node[last] = value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(), _Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such recipe; see jobs/recipes/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections, such as `model:` with `filters: 16` below it")
+    return tree
+
+
+def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    """One sentence for the first mistake pydantic found."""
+    first = error.errors()[0]
+    path = _dotted(first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path, known_fields(tree), n=1, cutoff=0.5)
+        return f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "")
+    if first["type"] == "union_tag_invalid":
+        return f"{path}.kind: {first['ctx']['tag']!r} is not one of {first['ctx']['expected_tags']}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message} (it is {first['input']!r})"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """pydantic's location without the tags of unions and the names of validators that it puts between the keys."""
+    tags = {"carvana", "folder", "synthetic", "unet", "fcn", "adam", "adamw", "sgd", "rmsprop"}
+    tags |= {"constant", "cosine", "plateau"}
+    parts = [str(part) for index, part in enumerate(location) if not (index == 1 and part in tags)]
+    return ".".join(part for part in parts if "[" not in part and part not in ("float", "tuple"))
+
+
+def known_fields(tree: Mapping[str, Any]) -> list[str]:
+    """Every dotted field, for the kinds that `tree` chooses; the rest of the tree may be wrong."""
+    kinds = {
+        name: {"kind": section["kind"]}
+        for name, section in tree.items()
+        if isinstance(section, Mapping) and "kind" in section
+    }
+    try:
+        recipe = Recipe.model_validate(kinds)
+    except ValidationError:
+        recipe = Recipe()
+    fields = flatten(recipe.to_dict())
+    sections = {path.rpartition(".")[0] for path in fields}
+    return [*fields, *sections]

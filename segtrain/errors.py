@@ -1,0 +1,16 @@
+"""The two kinds of failure that segtrain tells apart: a user's mistake and a fault of the world."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one sentence that names the field, file or key, and the fix.
+
+    Jobs print the message without a traceback and exit with code 2.
+    """
+
+
+class StorageError(OSError):
+    """A fault of storage that outlived its retries. The message names the URL and what was tried."""
+
+
+class DataError(Exception):
+    """Stored bytes that are not what the manifest promises. The message names shard, row group and id."""

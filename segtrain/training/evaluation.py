@@ -1,0 +1,141 @@
+"""Exact scores on a fold: every picture once, at its original size, over any number of workers."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from segtrain.data.pipeline import EvaluationData
+from segtrain.data.shards import Row, unpack_mask
+from segtrain.metrics import dice, hard_counts, iou, soft_sums
+from segtrain.training.strategy import local_value, place
+
+# Columns of a picture's scores: whether it was seen, then (overlap, predicted, true) of the hard masks at original
+# size, of the probabilities at original size, of the probabilities at training size. Counts of pixels are below
+# 2**53, so float64 holds them exactly.
+SEEN, HARD, SOFT, SOFT_TRAINING, COLUMNS = 0, slice(1, 4), slice(4, 7), slice(7, 10), 10
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Counts of every picture of a fold, in the fold's own order; scores are derived from them."""
+
+    ids: list[str]
+    table: np.ndarray
+    """float64 (pictures, 10), columns as above."""
+
+    def dice_per_picture(self) -> np.ndarray:
+        """Hard dice at original size, float64 (pictures,)."""
+        return dice(self.table[:, HARD])
+
+    def summary(self) -> dict[str, float]:
+        """Means over pictures of hard dice and IoU and soft dice at original size, soft dice at training size; hard
+        dice over all pixels of the set."""
+        return {
+            "dice_hard_original": float(self.dice_per_picture().mean()),
+            "dice_soft": float(dice(self.table[:, SOFT]).mean()),
+            "dice_soft_training": float(dice(self.table[:, SOFT_TRAINING]).mean()),
+            "iou_hard_original": float(iou(self.table[:, HARD]).mean()),
+            "dice_hard_original_set": float(dice(self.table[:, HARD].sum(axis=0))),
+        }
+
+
+def evaluate(
+    forward: Callable[[Any], Any],
+    strategy: tf.distribute.Strategy,
+    data: EvaluationData,
+    *,
+    threshold: float,
+    watch: Callable[[Row, np.ndarray], None] | None = None,
+) -> Scores:
+    """Score this worker's pictures and add up with the other workers'; all get the same `Scores`.
+
+    `forward` maps a per-replica batch of images to logits (B, H, W, 1). `watch` sees each of this worker's pictures
+    with its probabilities (height, width) at original size.
+    """
+    table = np.zeros((len(data.ids), COLUMNS))
+    pending: list[tuple[int, Future[np.ndarray]]] = []
+    with ThreadPoolExecutor(thread_name_prefix="score") as pool:
+        for batch in data.batches():
+            logits = forward(place(strategy, batch.replicas))
+            local = np.concatenate([part.numpy() for part in strategy.experimental_local_results(logits)])
+            masks = np.concatenate([part.masks for part in batch.replicas])
+            for slot, (number, row) in enumerate(batch.pictures):
+                pending.append((number, pool.submit(_score, row, local[slot], masks[slot], threshold, watch)))
+        for number, scored in pending:
+            table[number] = scored.result()
+    table = sum_over_workers(strategy, table)
+    if not (table[:, SEEN] == 1).all():
+        raise AssertionError("a picture was not scored exactly once")
+    return Scores(list(data.ids), table)
+
+
+def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
+    """The elementwise sum of every worker's float64 array, on every worker. A collective: all workers must call it."""
+    local = len(strategy.extended.worker_devices)
+    if strategy.num_replicas_in_sync == local:
+        return table
+    parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)
+
+    @tf.function
+    def add(value: Any) -> Any:
+        return strategy.run(lambda v: tf.distribute.get_replica_context().all_reduce("SUM", v), args=(value,))
+
+    summed: np.ndarray = local_value(strategy, add(place(strategy, parts))).numpy()
+    return summed
+
+
+def _score(
+    row: Row,
+    logits: np.ndarray,
+    training_mask: np.ndarray,
+    threshold: float,
+    watch: Callable[[Row, np.ndarray], None] | None,
+) -> np.ndarray:
+    if row.mask is None:
+        raise AssertionError(f"{row.id} has no mask; evaluation data holds labelled pictures only")
+    probability = upsample_probability(logits, row.height, row.width)
+    truth = unpack_mask(row.mask, row.height, row.width).astype(bool)
+    counts = hard_counts(truth, probability >= threshold)
+    soft = soft_sums(truth, probability)
+    training = soft_sums(training_mask[..., 0], _sigmoid(logits[..., 0]))
+    if watch is not None:
+        watch(row, probability)
+    return np.array([1, *counts, *soft, *training], dtype=np.float64)
+
+
+def upsample_probability(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Logits (h, w, 1) to probabilities float32 (height, width): bilinear on the logits, then the sigmoid.
+
+    The logits are smooth across an edge where the probabilities are a step, so their interpolation places the
+    boundary between pixels more exactly.
+    """
+    resized = tf.image.resize(tf.cast(logits, tf.float32), (height, width), method="bilinear")
+    probability: np.ndarray = tf.sigmoid(resized[..., 0]).numpy()
+    return probability
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    probability: np.ndarray = tf.sigmoid(tf.cast(logits, tf.float64)).numpy()
+    return probability
+
+
+def compiled_forward(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[Any], Any]:
+    """`forward(per-replica ReplicaBatch) -> per-replica logits`, without dropout and with the moving statistics."""
+
+    @tf.function
+    def forward(batch: Any) -> Any:
+        return strategy.run(lambda part: model(part.images, training=False), args=(batch,))
+
+    return forward
+
+
+def evenly_spread(ids: Sequence[str], count: int) -> set[str]:
+    """`count` ids, evenly spread over the sequence: the same pictures at every evaluation."""
+    if count == 0 or not ids:
+        return set()
+    return {ids[round(index)] for index in np.linspace(0, len(ids) - 1, min(count, len(ids)))}

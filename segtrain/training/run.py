@@ -1,0 +1,204 @@
+"""Everything one worker of a run holds: data, replicas, network, optimizer, cursor, checkpoints, record."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from segtrain.config import Recipe
+from segtrain.data.manifest import Manifest, read_manifest
+from segtrain.data.pipeline import EvaluationData, TrainingData
+from segtrain.data.plan import batch_split
+from segtrain.errors import UserError
+from segtrain.models import build_model
+from segtrain.optimizers import build_optimizer, learning_rate
+from segtrain.storage import Storage, join
+from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
+from segtrain.training.evaluation import compiled_forward, sum_over_workers
+from segtrain.training.step import TrainStep
+from segtrain.training.strategy import build_strategy, configure_process, local_value
+from segtrain.training.tracking import Record
+from segtrain.training.world import World
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """Built once per worker process and attempt; a context manager that lets go of threads and files."""
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        configure_process(world, deterministic=recipe.train.deterministic, seed=recipe.train.seed)
+        self.recipe = recipe
+        self.world = world
+        self.folder = recipe.run.folder
+        self.storage = Storage(recipe.storage)
+        self.manifest = _read_data_set(recipe, self.storage)
+        self.strategy = build_strategy(world)
+        self._build_network()
+        self._build_data()
+        self.facts = facts_of(recipe, self.manifest.fingerprint)
+        self.checkpoints = Checkpoints(self.folder, self.storage, keep=recipe.checkpoint.keep)
+        self.cursor = Cursor()
+        self._restore()
+        self.record: Record | None = None
+        if world.is_chief:
+            self.storage.write_bytes(join(self.folder, "recipe.yaml"), recipe.to_yaml().encode())
+            self.record = Record(self.folder, self.storage, resumed_step=self.cursor.step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.training_data.close()
+        self.validation_data.close()
+        if self.record is not None:
+            self.record.close()
+        if kind is None:
+            self.checkpoints.wait()
+
+    def _build_network(self) -> None:
+        train = self.recipe.train
+        split = self._split = batch_split(
+            train.global_batch_size,
+            self.recipe.data.lanes,
+            self.world.workers,
+            self.world.replicas_per_worker,
+            train.per_replica_batch_size,
+        )
+        with self.strategy.scope():
+            self.model = build_model(self.recipe.model, dtype_policy=train.precision, seed=train.seed)
+            if train.init_from is not None:
+                _load_weights(self.model, train.init_from, self.storage)
+            self.optimizer = build_optimizer(self.recipe.optimizer)
+            self.step = TrainStep(
+                self.strategy, self.model, self.optimizer, self.recipe, accumulation=split.accumulation
+            )
+        self.forward = compiled_forward(self.strategy, self.model)
+
+    def _build_data(self) -> None:
+        shared = {"worker": self.world.rank, "workers": self.world.workers, "replicas": self.world.replicas_per_worker}
+        self.training_data = TrainingData(self.recipe, self.manifest, self.storage, split=self._split, **shared)
+        self.validation_data = EvaluationData(
+            self.recipe, self.manifest, self.storage, folds=(self.recipe.data.fold,), **shared
+        )
+        if not self.validation_data.ids:
+            raise UserError(f"data.fold: fold {self.recipe.data.fold} has no labelled picture to validate on")
+
+    def set_learning_rate(self) -> float:
+        """Give the optimizer the rate of the step to come, and return it."""
+        rate = learning_rate(
+            self.recipe.schedule,
+            self.recipe.optimizer.learning_rate,
+            self.cursor.step,
+            self.training_data.steps_per_epoch,
+            self.recipe.train.epochs,
+            self.cursor.plateau_fraction,
+        )
+        self.optimizer.learning_rate = rate
+        return rate
+
+    def _state(self) -> dict[str, Any]:
+        """Every variable that a later step depends on, by a name that does not depend on the process."""
+        groups = {
+            "model": [variable.value for variable in self.model.variables],
+            "optimizer": [variable.value for variable in self.optimizer.variables],
+            "ema": self.step.ema,
+            "loss_scale": self.step.loss_scale.variables,
+        }
+        return {f"{name}/{index:04d}": v for name, group in groups.items() for index, v in enumerate(group)}
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of all state variables, as this worker's first replica holds them."""
+        return {name: local_value(self.strategy, value).numpy() for name, value in self._state().items()}
+
+    def save(self) -> None:
+        """Start saving a checkpoint at the cursor, in the background. Only the chief does anything."""
+        if self.world.is_chief:
+            self.checkpoints.save(self.snapshot(), self.cursor, self.facts, self.recipe)
+
+    def _restore(self) -> None:
+        """Go to the newest whole checkpoint. The chief chooses, so that all workers take the same one."""
+        checkpoint = self.checkpoints.restore() if self.world.is_chief else None
+        chosen = -1 if checkpoint is None else checkpoint.cursor.step
+        chosen = int(sum_over_workers(self.strategy, np.array([float(chosen if self.world.is_chief else 0)]))[0])
+        if chosen < 0:
+            return
+        if checkpoint is None:
+            checkpoint = self.checkpoints.restore(chosen)
+        if checkpoint is None:
+            raise OSError(f"worker {self.world.rank} cannot read the checkpoint of step {chosen} that the chief chose")
+        check_same_run(checkpoint, self.facts, self.folder)
+        self._load(checkpoint)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        state = self._state()
+        if set(state) != set(checkpoint.arrays):
+            raise UserError(
+                f"the checkpoint in {self.folder} holds {len(checkpoint.arrays)} variables, this recipe has "
+                f"{len(state)}; give the run another name (run.name=...)"
+            )
+        for name, variable in state.items():
+            variable.assign(checkpoint.arrays[name])
+        self.cursor = checkpoint.cursor
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The model holds the moving average of its weights inside the block, where the recipe keeps one."""
+        if not self.step.ema:
+            yield
+            return
+        trained = [local_value(self.strategy, weight).numpy() for weight in self.step.weights]
+        for weight, average in zip(self.step.weights, self.step.ema, strict=True):
+            weight.assign(local_value(self.strategy, average).numpy())
+        try:
+            yield
+        finally:
+            for weight, value in zip(self.step.weights, trained, strict=True):
+                weight.assign(value)
+
+    def export(self, url: str) -> None:
+        """Write the model as it stands to a `.keras` file that loads anywhere, without a strategy, in float32."""
+        precision = "float64" if self.recipe.train.precision == "float64" else "float32"
+        plain = build_model(self.recipe.model, dtype_policy=precision, seed=self.recipe.train.seed)
+        plain.set_weights([local_value(self.strategy, variable.value).numpy() for variable in self.model.variables])
+        with tempfile.TemporaryDirectory(prefix="segtrain-export-") as folder:
+            local = Path(folder) / "model.keras"
+            plain.save(local)
+            self.storage.write_file(url, local)
+
+
+def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:
+    if recipe.data.root is None:
+        raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
+    return read_manifest(storage, recipe.data.root)
+
+
+def _load_weights(model: keras.Model, source: str, storage: Storage) -> None:
+    """Weights of a run's best model, or of a `.keras` file, into `model`. Raises UserError where they do not fit."""
+    url = source if source.endswith(".keras") else join(source, "best", "model.keras")
+    with tempfile.TemporaryDirectory(prefix="segtrain-init-") as folder:
+        local = Path(folder) / "model.keras"
+        try:
+            local.write_bytes(storage.read_bytes(url))
+            other = keras.models.load_model(local, compile=False)
+            pairs = list(zip(model.variables, other.variables, strict=True))
+        except FileNotFoundError:
+            raise UserError(f"train.init_from: there is no {url}") from None
+        except ValueError as error:
+            raise UserError(f"train.init_from: {url} is no model of this shape ({error})") from None
+    for mine, theirs in pairs:
+        if tuple(mine.shape) != tuple(theirs.shape):
+            raise UserError(
+                f"train.init_from: {url} has a weight of shape {tuple(theirs.shape)} where this model has "
+                f"{tuple(mine.shape)}; the model section must be the same"
+            )
+        mine.assign(tf.cast(theirs.value, mine.dtype))

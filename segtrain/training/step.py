@@ -1,0 +1,227 @@
+"""One optimizer update over all replicas: the same function for one device and for sixty-four.
+
+Each replica sums the weighted losses of its pictures and divides by the global batch; gradients are summed over replicas
+once, judged once, clipped once, and applied once. So N replicas compute what one would.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from segtrain.config import Recipe
+from segtrain.losses import bce_per_image, dice_loss_from_sums, dice_sums_per_image
+from segtrain.models.forward import forward_pass
+
+LOSS_SCALE_GROWTH_STEPS = 2000
+
+
+class StepResult(NamedTuple):
+    """What one step tells the loop: scalars, equal on every replica."""
+
+    loss: tf.Tensor
+    """Sum of the pictures' losses over `global_batch_size`."""
+    dice: tf.Tensor
+    """Sum of the pictures' soft dice."""
+    samples: tf.Tensor
+    """Number of pictures that counted."""
+    applied: tf.Tensor
+    """False where an overflow in mixed_float16 made all replicas skip the update."""
+
+
+class LossScale:
+    """Dynamic loss scale of mixed_float16; it stays 1 under any other precision."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.dynamic = recipe.train.precision == "mixed_float16"
+        initial = recipe.train.initial_loss_scale if self.dynamic else 1.0
+        self.scale = tf.Variable(initial, dtype=tf.float32, trainable=False, name="loss_scale")
+        self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [self.scale, self.good_steps]
+
+    def succeed(self) -> None:
+        """Count a finite step; double the scale after 2,000 of them in a row."""
+        grow = self.good_steps + 1 >= LOSS_SCALE_GROWTH_STEPS
+        self.scale.assign(tf.where(grow, self.scale * 2.0, self.scale))
+        self.good_steps.assign(tf.where(grow, tf.zeros_like(self.good_steps), self.good_steps + 1))
+
+    def fail(self) -> None:
+        """Halve the scale, but not below 1."""
+        self.scale.assign(tf.maximum(self.scale / 2.0, 1.0))
+        self.good_steps.assign(tf.zeros_like(self.good_steps))
+
+
+class TrainStep:
+    """`step(batch, number) -> StepResult`, compiled. Build it, and everything it is given, inside `strategy.scope()`."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        recipe: Recipe,
+        *,
+        accumulation: int = 1,
+    ) -> None:
+        self.strategy = strategy
+        self.model = model
+        self.optimizer = optimizer
+        self.recipe = recipe
+        self.accumulation = accumulation
+        self.dtype = tf.float64 if recipe.train.precision == "float64" else tf.float32
+        self.weights = [variable.value for variable in model.trainable_variables]
+        optimizer.build(model.trainable_variables)
+        self.loss_scale = LossScale(recipe)
+        momentum = recipe.train.ema_momentum
+        self.ema = [] if momentum is None else [tf.Variable(w, trainable=False) for w in self._initial_weights()]
+        self._compiled = tf.function(self._step, jit_compile=recipe.train.xla or None, autograph=False)
+
+    def __call__(self, batch: Any, step: int) -> StepResult:
+        """Update the weights once. `batch` is a per-replica `ReplicaBatch`; `step` counts updates over all epochs."""
+        with self.strategy.scope():
+            return self._compiled(batch, tf.constant(step, tf.int64))
+
+    def _initial_weights(self) -> list[Any]:
+        return [self.strategy.experimental_local_results(weight)[0].numpy() for weight in self.weights]
+
+    def _step(self, batch: Any, step: tf.Tensor) -> StepResult:
+        gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step))
+        loss, dice, samples = (self._first(total) for total in totals)
+        finite = self._first(finite)
+        if not self.loss_scale.dynamic:
+            self._apply(gradients)
+            return StepResult(loss, dice, samples, tf.constant(True))
+        # Applied outside the replicas: they cannot merge inside a condition, and here Keras does not reduce again.
+        tf.cond(finite, lambda: self._apply(gradients), self._skip)
+        return StepResult(loss, dice, samples, finite)
+
+    def _first(self, value: Any) -> tf.Tensor:
+        return self.strategy.experimental_local_results(value)[0]
+
+    def _apply(self, gradients: list[Any]) -> tf.Tensor:
+        """Update weights, slots and averages where they lie, from gradients that are already reduced.
+
+        This is what Keras's `optimizer.apply` does, less its own sum over replicas, which would come after the
+        clipping and the judgement of finiteness.
+        """
+        optimizer, extended = self.optimizer, self.strategy.extended
+        rate = optimizer.learning_rate.value if hasattr(optimizer.learning_rate, "value") else optimizer.learning_rate
+        for gradient, weight in zip(gradients, self.weights, strict=True):
+            if optimizer.weight_decay:  # decoupled, before the update (Loshchilov and Hutter 2019, algorithm 2)
+                extended.update(weight, self._decay, args=(rate,))
+            extended.update(weight, lambda w, g, r: optimizer.update_step(g, w, r), args=(gradient, rate), group=False)
+        optimizer.iterations.value.assign_add(1)
+        for average, weight in zip(self.ema, self.weights[: len(self.ema)], strict=True):
+            extended.update(average, self._average, args=(weight,))
+        if self.loss_scale.dynamic:
+            self.loss_scale.succeed()
+        return tf.constant(True)
+
+    def _decay(self, weight: tf.Variable, rate: tf.Tensor) -> tf.Operation:
+        return weight.assign_sub(weight * tf.cast(rate * self.optimizer.weight_decay, weight.dtype))
+
+    def _average(self, average: tf.Variable, weight: tf.Tensor) -> tf.Operation:
+        momentum = tf.cast(self.recipe.train.ema_momentum, average.dtype)
+        return average.assign(momentum * average + (1.0 - momentum) * weight)
+
+    def _skip(self) -> tf.Tensor:
+        self.loss_scale.fail()
+        return tf.constant(False)
+
+    def _reduced_gradients(self, batch: Any, step: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+        """On one replica: gradients of the global loss (summed over replicas, unscaled, clipped), totals, finiteness."""
+        parts = [tf.nest.map_structure(lambda x, i=i: self._part(x, i), batch) for i in range(self.accumulation)]
+        dice_totals = self._batch_dice_totals(parts, step)
+        gradients: list[tf.Tensor] | None = None
+        totals = tf.zeros([3], self.dtype)
+        for part in parts:
+            # One part after the other, so that their activations are never in memory together.
+            with tf.control_dependencies(gradients or []):
+                part = tf.nest.map_structure(tf.identity, part)
+            part_gradients, part_totals = self._gradients(part, step, dice_totals)
+            gradients = part_gradients if gradients is None else _add(gradients, part_gradients)
+            totals += part_totals
+        *reduced, totals = _sum_over_replicas([*(gradients or []), totals])
+        scale = self.loss_scale.scale
+        reduced = [gradient / tf.cast(scale, gradient.dtype) for gradient in reduced]
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in reduced])
+        if self.recipe.train.clip_norm is not None:
+            reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
+        return reduced, tf.unstack(totals), finite
+
+    def _gradients(self, part: Any, step: tf.Tensor, dice_totals: tf.Tensor | None) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples)."""
+        with (
+            tf.GradientTape() as tape,
+            forward_pass(step=step, keys=part.keys, weights=part.weights),
+        ):
+            logits = self.model(part.images, training=True)
+            loss, totals = self._share_of_loss(part, logits, dice_totals)
+            scaled = loss * tf.cast(self.loss_scale.scale, loss.dtype)
+            gradients = tape.gradient(scaled, self.weights)
+        return gradients, totals
+
+    def _share_of_loss(self, part: Any, logits: tf.Tensor, dice_totals: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        config = self.recipe.loss
+        batch_size = tf.cast(self.recipe.train.global_batch_size, self.dtype)
+        masks = tf.cast(part.masks, self.dtype)
+        weights = tf.cast(part.weights, self.dtype)
+        sums = tf.cast(dice_sums_per_image(masks, logits), self.dtype)
+        dice = tf.reduce_sum(weights * (1.0 - dice_loss_from_sums(sums, 0.0)))
+        loss = tf.zeros([], self.dtype)
+        if config.terms.bce:
+            loss += config.terms.bce * tf.reduce_sum(weights * tf.cast(bce_per_image(masks, logits), self.dtype))
+        if config.terms.dice and config.dice_over == "image":
+            loss += config.terms.dice * tf.reduce_sum(weights * dice_loss_from_sums(sums, config.dice_smooth))
+        shown = loss
+        if config.terms.dice and config.dice_over == "batch":
+            # The value is the global batch's on every replica and part; the gradient is that of this part alone,
+            # so that the sum over replicas and parts is the gradient of the global dice.
+            own = _dice_totals(weights, sums)
+            everywhere = _sum_over_replicas([tf.stop_gradient(own)])[0] if dice_totals is None else dice_totals
+            global_sums = own[:2] + tf.stop_gradient(everywhere[:2] - own[:2])
+            whole = config.terms.dice * dice_loss_from_sums(global_sums, config.dice_smooth) * everywhere[2]
+            loss += whole
+            shown += whole / (self.strategy.num_replicas_in_sync * self.accumulation)
+        totals = tf.stack([shown / batch_size, dice, tf.reduce_sum(weights)])
+        return loss / batch_size, tf.stop_gradient(totals)
+
+    def _batch_dice_totals(self, parts: list[Any], step: tf.Tensor) -> tf.Tensor | None:
+        """Dice sums (3,) of the global batch: 2 x intersection, size, pictures. None where the one part tells them.
+
+        With several parts no part knows the others' sums, so they come from a first pass, without gradients, that
+        leaves the moving statistics alone.
+        """
+        if self.accumulation == 1 or self.recipe.loss.dice_over == "image" or not self.recipe.loss.terms.dice:
+            return None
+        totals = tf.zeros([3], self.dtype)
+        for part in parts:
+            with tf.control_dependencies([totals]):
+                images = tf.identity(part.images)
+            with forward_pass(step=step, keys=part.keys, weights=part.weights, update_statistics=False):
+                logits = self.model(images, training=True)
+            weights = tf.cast(part.weights, self.dtype)
+            sums = tf.cast(dice_sums_per_image(tf.cast(part.masks, self.dtype), logits), self.dtype)
+            totals += _dice_totals(weights, sums)
+        return _sum_over_replicas([tf.stop_gradient(totals)])[0]
+
+    def _part(self, value: tf.Tensor, index: int) -> tf.Tensor:
+        size = value.shape[0] // self.accumulation
+        return value[index * size : (index + 1) * size]
+
+
+def _dice_totals(weights: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
+    """Pictures' dice sums (B, 2) and weights (B,) to (3,): 2 x intersection, size, number of pictures."""
+    return tf.concat([tf.reduce_sum(weights[:, None] * sums, axis=0), [tf.reduce_sum(weights)]], axis=0)
+
+
+def _sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    summed: list[tf.Tensor] = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    return summed
+
+
+def _add(left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
+    return [a + b for a, b in zip(left, right, strict=True)]

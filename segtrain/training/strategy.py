@@ -1,0 +1,96 @@
+"""From rank facts to a `tf.distribute` strategy, and batches onto its replicas."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy as collective
+from tensorflow.python.distribute import collective_util
+
+from segtrain.errors import UserError
+from segtrain.training.world import World
+
+log = logging.getLogger(__name__)
+
+
+def configure_process(world: World, *, deterministic: bool, seed: int) -> None:
+    """Set devices, seeds and determinism. Must come before anything else touches TensorFlow in this process.
+
+    Raises UserError where TensorFlow sees another number of GPUs than was asked for: without this check a missing
+    driver silently trains on the CPU.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) != world.gpus_per_worker and world.gpus_per_worker:
+        raise UserError(
+            f"cluster.gpus_per_worker is {world.gpus_per_worker} but TensorFlow sees {len(gpus)} GPUs on this node; "
+            f"check the driver and CUDA libraries (pip install 'segtrain[gpu]')"
+        )
+    if world.gpus_per_worker:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    else:
+        tf.config.set_visible_devices([], "GPU")
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        if len(tf.config.get_logical_device_configuration(cpu) or [None]) < world.replicas_per_worker:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * world.replicas_per_worker
+            )
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def build_strategy(world: World) -> tf.distribute.Strategy:
+    """`MirroredStrategy` over one worker's replicas, `MultiWorkerMirroredStrategy` over those of several."""
+    if world.workers > 1:
+        strategy = _LogicalCpuWorkers(world.replicas_per_worker) if not world.gpus_per_worker else _gpu_workers()
+    else:
+        kind = "GPU" if world.gpus_per_worker else "CPU"
+        strategy = tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(world.replicas_per_worker)])
+    if strategy.num_replicas_in_sync != world.replicas:
+        raise AssertionError(f"{strategy.num_replicas_in_sync} replicas in sync, expected {world.replicas}")
+    return strategy
+
+
+def _gpu_workers() -> tf.distribute.Strategy:
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=tf.distribute.experimental.CommunicationImplementation.NCCL
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+class _CpuExtended(collective.CollectiveAllReduceExtended):  # type: ignore[misc]
+    """TensorFlow gives a worker without GPUs one replica; this gives it one for each logical CPU device."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, replicas: int) -> None:
+        self._replicas = replicas
+        super().__init__(strategy, cluster_resolver=None, communication_options=collective_util.Options())
+
+    def _initialize_local_devices(self, cluster_resolver: Any, worker_device: str) -> tuple[tuple[str, ...], str]:
+        return tuple(f"{worker_device}/device:CPU:{index}" for index in range(self._replicas)), "CPU"
+
+
+class _LogicalCpuWorkers(tf.distribute.MultiWorkerMirroredStrategy):  # type: ignore[misc]
+    """Several workers, each with several logical CPU devices: the arithmetic of a GPU cluster without GPUs."""
+
+    def __init__(self, replicas_per_worker: int) -> None:
+        # The parent's own constructor would build the parent's extended.
+        tf.distribute.Strategy.__init__(self, _CpuExtended(self, replicas_per_worker))
+
+
+def place(strategy: tf.distribute.Strategy, replicas: Sequence[Any]) -> Any:
+    """This worker's batches, one structure of tensors a local replica, copied to the devices as a per-replica value."""
+    placed = []
+    for device, batch in zip(strategy.extended.worker_devices, replicas, strict=True):
+        with tf.device(device):
+            placed.append(tf.nest.map_structure(tf.identity, batch))
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: placed[context.replica_id_in_sync_group % len(placed)]
+    )
+
+
+def local_value(strategy: tf.distribute.Strategy, value: Any) -> Any:
+    """This worker's first copy of a mirrored variable or of a value that is equal on all replicas."""
+    return strategy.experimental_local_results(value)[0]

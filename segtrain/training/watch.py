@@ -1,0 +1,118 @@
+"""The clock of a run: how long it waits for input, how fast it goes, when a checkpoint is due, how long is left."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from segtrain.config import Recipe
+from segtrain.training.checkpoint import Cursor
+from segtrain.training.tracking import Progress
+
+TELL_EVERY_S = 0.25
+
+
+class Watch:
+    """Measures one attempt of a run and tells `on_progress` about it, four times a second at most."""
+
+    def __init__(
+        self, recipe: Recipe, cursor: Cursor, steps_per_epoch: int, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._recipe = recipe
+        self._cursor = cursor
+        self._steps_per_epoch = steps_per_epoch
+        self._on_progress = on_progress
+        self._told = 0.0
+        self._saved_at = time.perf_counter()
+        self._evaluation_s = 0.0
+        self.images_per_s = 0.0
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Start measuring what is left of an epoch."""
+        self._started = self._ticked = time.perf_counter()
+        self._first_settled: float | None = None
+        self._samples = self._first_samples = self._waited_s = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The loop waits for input inside the block."""
+        started = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - started
+
+    def settled(self, samples: float) -> None:
+        """One more step's result has been read."""
+        now = time.perf_counter()
+        self._cursor.train_s += now - self._ticked
+        self._ticked = now
+        self._samples += samples
+        # An attempt's first step traces and compiles; the rate shown leaves it out.
+        if self._first_settled is None:
+            self._first_settled, self._first_samples = now, samples
+        elif now > self._first_settled:
+            self.images_per_s = (self._samples - self._first_samples) / (now - self._first_settled)
+        self.tell("training", quietly=True)
+
+    def finish_epoch(self) -> dict[str, float]:
+        """The epoch's measurements: mean loss and soft dice of its pictures, images/s, seconds of waiting and the rest."""
+        cursor = self._cursor
+        seconds = time.perf_counter() - self._started
+        self.images_per_s = self._samples / seconds
+        return {
+            "loss": cursor.loss_sum / max(cursor.samples, 1.0),
+            "dice_training": cursor.dice_sum / max(cursor.samples, 1.0),
+            "samples": cursor.samples,
+            "images_per_s": self.images_per_s,
+            "epoch_s": seconds,
+            "input_wait_s": self._waited_s,
+            "compute_s": seconds - self._waited_s,
+        }
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The run is being scored inside the block."""
+        self.tell("evaluating")
+        started = time.perf_counter()
+        yield
+        self._evaluation_s = time.perf_counter() - started
+        self._cursor.train_s += self._evaluation_s
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether this step or this minute calls for a checkpoint within the epoch."""
+        every_steps, minutes = self._recipe.checkpoint.every_steps, self._recipe.checkpoint.every_minutes
+        due = every_steps is not None and self._cursor.step % every_steps == 0
+        if due or time.perf_counter() - self._saved_at >= minutes * 60.0:
+            self._saved_at = time.perf_counter()
+            return True
+        return False
+
+    def tell(self, phase: str, *, dice: float | None = None, quietly: bool = False) -> None:
+        """Pass a `Progress` on; `quietly` leaves it out where one was passed on just now."""
+        now = time.perf_counter()
+        if quietly and now - self._told < TELL_EVERY_S:
+            return
+        self._told = now
+        cursor = self._cursor
+        samples = max(cursor.samples, 1.0)
+        self._on_progress(
+            Progress(
+                phase=phase,
+                epoch=cursor.epoch + 1,
+                epochs=self._recipe.train.epochs,
+                step=cursor.step_in_epoch,
+                steps_per_epoch=self._steps_per_epoch,
+                images_per_s=self.images_per_s,
+                loss=cursor.loss_sum / samples,
+                dice=cursor.dice_sum / samples if dice is None else dice,
+                left_s=self._left_s(),
+            )
+        )
+
+    def _left_s(self) -> float:
+        """Seconds to the last epoch's end at the present rate; 0 while there is none yet."""
+        if not self.images_per_s:
+            return 0.0
+        epochs = self._recipe.train.epochs - self._cursor.epoch
+        steps = epochs * self._steps_per_epoch - self._cursor.step_in_epoch
+        evaluations = epochs / self._recipe.evaluation.every_epochs
+        return steps * self._recipe.train.global_batch_size / self.images_per_s + evaluations * self._evaluation_s

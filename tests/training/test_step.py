@@ -1,0 +1,75 @@
+"""N replicas compute what one computes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).with_name("worlds.py")
+Found = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Found]:
+    """What 1, 2 and 4 replicas of one worker found, each in a process of its own, two processes at a time."""
+    folder = tmp_path_factory.mktemp("worlds")
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    processes = {
+        replicas: subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(replicas), str(folder / f"{replicas}.npz")], env=environment
+        )
+        for replicas in (1, 2, 4)
+    }
+    for replicas, process in processes.items():
+        assert process.wait(timeout=600) == 0, f"the world of {replicas} replicas failed"
+    return {replicas: dict(np.load(folder / f"{replicas}.npz")) for replicas in processes}
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_in_float64_losses_and_weights_of_20_steps_do_not_depend_on_replicas(
+    worlds: dict[int, Found], replicas: int
+) -> None:
+    compared = 0
+    for name, value in worlds[replicas].items():
+        if name.endswith(("losses", "weights")):
+            np.testing.assert_allclose(value, worlds[1][name], rtol=0, atol=1e-10, err_msg=name)
+            compared += 1
+    assert compared == 20
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_accumulation_changes_nothing_in_float64(worlds: dict[int, Found], replicas: int) -> None:
+    found = worlds[replicas]
+    for name in found:
+        if "accumulation 2" in name:
+            whole = name.replace("accumulation 2", "accumulation 1")
+            np.testing.assert_allclose(found[name], found[whole], rtol=0, atol=1e-10, err_msg=name)
+
+
+def test_losses_fall_and_settings_differ(worlds: dict[int, Found]) -> None:
+    losses = [value for name, value in worlds[1].items() if name.endswith("accumulation 1/losses")]
+    assert all(series[-1] < series[0] for series in losses)
+    assert len({tuple(series) for series in losses}) == len(losses)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("norm", ["no norm", "synchronized"])
+def test_in_float32_first_gradients_agree_to_1e_5(worlds: dict[int, Found], replicas: int, norm: str) -> None:
+    name = f"float32, {norm}/gradients"
+    assert np.abs(worlds[1][name]).max() > 0.01
+    np.testing.assert_allclose(worlds[replicas][name], worlds[1][name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_an_infinity_on_one_replica_skips_the_step_on_all_and_halves_the_scale(
+    worlds: dict[int, Found], replicas: int
+) -> None:
+    found = worlds[replicas]
+    assert found["overflow/sound step applied"]
+    assert not found["overflow/step applied"]
+    assert np.array_equal(found["overflow/change of weights"], np.zeros_like(found["overflow/change of weights"]))
+    assert found["overflow/scale"] == 0.5
+    assert found["overflow/replicas agree"]

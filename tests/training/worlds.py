@@ -1,0 +1,130 @@
+"""Trains the same steps in one world (so many workers and replicas) and returns losses, weights and gradients.
+
+Run as a script, `worlds.py REPLICAS OUT.npz`, it is one world of one process: collective operations remember the size
+of their group, so each number of replicas needs a process of its own. Through Ray, each worker calls `outcome`.
+"""
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from segtrain.config import Recipe, override
+from segtrain.models import build_model
+from segtrain.optimizers import build_optimizer
+from segtrain.training.step import StepResult, TrainStep
+from segtrain.training.strategy import build_strategy, configure_process, local_value, place
+from segtrain.training.world import World
+
+BATCH, HEIGHT, WIDTH, STEPS = 8, 16, 24, 20
+SMALL = ["model.filters=4", "model.depth=2", "model.norm_groups=2", f"train.global_batch_size={BATCH}"]
+EXACT = [*SMALL, "train.precision=float64", "optimizer.learning_rate=0.01"]
+# Every value of norm, loss, optimizer at least twice; dropout and the rest of the step's options once more.
+SETTINGS = {
+    "no norm, adam, dice per image": [*EXACT, "model.norm=none"],
+    "group norm, sgd, dice over batch": [*EXACT, "model.norm=group", "optimizer.kind=sgd", "loss.dice_over=batch"],
+    "no norm, sgd, dice over batch": [*EXACT, "model.norm=none", "optimizer.kind=sgd", "loss.dice_over=batch"],
+    "group norm, adam, dice per image": [*EXACT, "model.norm=group"],
+    "dropout, adamw, clipping, ema": [
+        *EXACT,
+        "model.norm=none",
+        "model.dropout=0.2",
+        "optimizer.kind=adamw",
+        "train.clip_norm=0.5",
+        "train.ema_momentum=0.9",
+    ],
+}
+# With a rate of 1 and plain SGD the change of the weights is the gradient.
+GRADIENTS = {
+    "float32, no norm": [*SMALL, "model.norm=none", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
+    "float32, synchronized": [*SMALL, "model.norm=synchronized", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
+}
+OVERFLOW = [*SMALL, "model.norm=none", "train.precision=mixed_float16"]
+
+
+class Part(NamedTuple):
+    images: np.ndarray
+    masks: np.ndarray
+    weights: np.ndarray
+    keys: np.ndarray
+
+
+class Trained:
+    """A network and its step, trained on made-up global batches that are the same in every world."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, world: World, settings: list[str], accumulation: int = 1):
+        recipe = override(Recipe(), settings)
+        self.strategy, self.world = strategy, world
+        with strategy.scope():
+            self.model = build_model(recipe.model, dtype_policy=recipe.train.precision, seed=7)
+            self.step = TrainStep(
+                strategy, self.model, build_optimizer(recipe.optimizer), recipe, accumulation=accumulation
+            )
+        self.precision = np.float64 if recipe.train.precision == "float64" else np.float32
+
+    def train(self, steps: int, *, damage: int | None = None) -> list[StepResult]:
+        """So many steps; an infinity is planted in picture `damage` of every global batch."""
+        return [self.step(self._batch(number, damage), number) for number in range(steps)]
+
+    def weights(self) -> list[np.ndarray]:
+        return [local_value(self.strategy, variable.value).numpy() for variable in self.model.variables]
+
+    def _batch(self, number: int, damage: int | None) -> Part:
+        random = np.random.default_rng(number)
+        images = random.random((BATCH, HEIGHT, WIDTH, 3)).astype(self.precision)
+        masks = (random.random((BATCH, HEIGHT, WIDTH, 1)) > 0.6).astype(np.float32)
+        if damage is not None:
+            images[damage] = np.inf
+        whole = Part(images, masks, np.ones(BATCH, np.float32), np.arange(BATCH, dtype=np.int64) + 1000 * number)
+        share, first = BATCH // self.world.replicas, self.world.rank * self.world.replicas_per_worker
+        starts = [(first + replica) * share for replica in range(self.world.replicas_per_worker)]
+        return place(self.strategy, [Part(*(value[start : start + share] for value in whole)) for start in starts])
+
+
+def outcome(world: World) -> dict[str, np.ndarray]:
+    """Losses and final weights of every setting, with and without accumulation; gradients; the overflow's effect."""
+    configure_process(world, deterministic=True, seed=0)
+    strategy = build_strategy(world)
+    found: dict[str, np.ndarray] = {}
+    for name, settings in SETTINGS.items():
+        for accumulation in (1, 2):
+            if BATCH // world.replicas % accumulation:
+                continue
+            trained = Trained(strategy, world, settings, accumulation)
+            losses = [float(result.loss) for result in trained.train(STEPS)]
+            found[f"{name}/accumulation {accumulation}/losses"] = np.array(losses)
+            found[f"{name}/accumulation {accumulation}/weights"] = _flat(trained.weights())
+    for name, settings in GRADIENTS.items():
+        trained = Trained(strategy, world, settings)
+        before = trained.weights()
+        trained.train(1)
+        found[f"{name}/gradients"] = _flat(before) - _flat(trained.weights())
+    found |= _overflow(strategy, world)
+    return found
+
+
+def _overflow(strategy: tf.distribute.Strategy, world: World) -> dict[str, np.ndarray]:
+    """An infinity on the last replica alone, after one sound step."""
+    trained = Trained(strategy, world, OVERFLOW)
+    (sound,) = trained.train(1)
+    before, scale = trained.weights(), float(local_value(strategy, trained.step.loss_scale.scale).numpy())
+    (skipped,) = trained.train(1, damage=BATCH - 1)
+    copies = [strategy.experimental_local_results(variable.value) for variable in trained.model.variables]
+    return {
+        "overflow/sound step applied": np.array(bool(sound.applied)),
+        "overflow/step applied": np.array(bool(skipped.applied)),
+        "overflow/change of weights": _flat(before) - _flat(trained.weights()),
+        "overflow/scale": np.array(float(local_value(strategy, trained.step.loss_scale.scale).numpy()) / scale),
+        "overflow/replicas agree": np.array(
+            all(np.array_equal(copy.numpy(), of_one[0].numpy()) for of_one in copies for copy in of_one)
+        ),
+    }
+
+
+def _flat(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[2], **outcome(World(replicas_per_worker=int(sys.argv[1]))))
