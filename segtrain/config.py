@@ -421,7 +421,7 @@ class Recipe(Section):
         if self.cluster.workers > self.data.lanes:
             raise ValueError(
                 f"cluster.workers is {self.cluster.workers} but data.lanes is {self.data.lanes}; "
-                f"a lane feeds one worker, so ask for at most {self.data.lanes} workers or raise data.lanes in a new run"
+                f"a lane feeds one worker; ask for at most {self.data.lanes} workers, or raise data.lanes in a new run"
             )
         return self
 
@@ -472,9 +472,7 @@ def identity_differences(old: Recipe, new: Recipe) -> list[str]:
     """One line for each identity field that differs: `model.filters: 16 -> 32`."""
     before, after = identity(old), identity(new)
     paths = [*before, *(path for path in after if path not in before)]
-    return [
-        f"{path}: {before.get(path)} -> {after.get(path)}" for path in paths if before.get(path) != after.get(path)
-    ]
+    return [f"{path}: {before.get(path)} -> {after.get(path)}" for path in paths if before.get(path) != after.get(path)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -490,7 +488,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `3e-4` as a string; people mean a number."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 

@@ -1,0 +1,73 @@
+# Everything runs in .venv, which the first target that needs it sets up from requirements.lock.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first Python 3.11 or 3.12 that runs here; `make PYTHON=/path/to/python3.12 ...` names another.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+DEMO := demo
+RECIPE := jobs/recipes/quickstart.yaml
+
+.PHONY: help setup demo test test-all bench lint types contracts format lock clean
+
+help:
+	@echo 'make demo       draw cars, train on them through Ray, score them: about 8 minutes on 2 cores'
+	@echo 'make test       the tests, without those marked slow or gpu'
+	@echo 'make test-all   all tests'
+	@echo 'make bench      the benchmarks, with their figures'
+	@echo 'make lint types contracts   ruff, mypy, import-linter'
+	@echo 'make format     let ruff mend what it can'
+	@echo 'make lock       resolve requirements.lock again, keeping what still fits'
+	@echo 'make clean      remove .venv, caches and the demo'
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or 3.12 is needed; install one or run make PYTHON=/path/to/python3.12' >&2; exit 2; }
+	@echo 'setup 1/3: $(VENV) with $(PYTHON)'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo 'setup 2/3: installing requirements.lock (about 3 GB, some minutes the first time)'
+	@$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo 'setup 3/3: installing segtrain'
+	@$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@rm -rf $(DEMO)
+	@echo 'demo 1/2: drawing cars and packing them into shards'
+	$(BIN)/python jobs/prepare.py $(RECIPE) $(DEMO)/data
+	@echo 'demo 2/2: training a U-Net on embedded Ray'
+	$(BIN)/python jobs/train.py $(RECIPE) data.root=$(DEMO)/data run.storage=$(DEMO)/runs
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m ''
+
+bench: $(READY)
+	$(BIN)/python -m pytest -m '' -s tests/bench
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy segtrain jobs
+
+contracts: $(READY)
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)
+	$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
+		--no-emit-find-links pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find segtrain jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

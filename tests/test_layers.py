@@ -1,0 +1,77 @@
+"""What import-linter cannot see: that its contracts name every module, and what a fresh interpreter really imports."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("segtrain.__init__", "segtrain.data.__init__")
+# Higher than layer 1, and light all the same: preparing and drawing need no TensorFlow.
+ALSO_LIGHT = ["segtrain.data.prepare", "segtrain.data.reader", "segtrain.data.describe", "segtrain.panels"]
+HEAVY = ("tensorflow", "keras", "ray", "s3fs", "botocore")
+
+
+def _layers() -> list[list[str]]:
+    """Names of each layer, highest first, without the marks of names still to come."""
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    lines = next(contract["layers"] for contract in contracts if contract["id"] == "layers")
+    return [[name.strip(" \n()") for name in line.replace("|", ":").split(":")] for line in lines]
+
+
+def _modules() -> list[str]:
+    """Every module of segtrain, but for the packages that hold no code."""
+    files = sorted((REPOSITORY / "segtrain").rglob("*.py"))
+    names = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in files]
+    return [name.removesuffix(".__init__") for name in names if name not in PACKAGES]
+
+
+def _within(module: str, names: list[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def test_every_module_has_its_layer() -> None:
+    named = [name for layer in _layers() for name in layer]
+    assert [module for module in _modules() if not _within(module, named)] == []
+
+
+def test_importing_the_light_modules_loads_nothing_heavy() -> None:
+    lowest = [name for layer in _layers()[-2:] for name in layer]
+    light = [module for module in _modules() if _within(module, lowest + ALSO_LIGHT) and module != "segtrain.s3"]
+    program = "import importlib, sys\n" + "\n".join(
+        f"importlib.import_module({module!r})\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        f"assert not heavy, ({module!r}, heavy)"
+        for module in light
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("job", sorted((REPOSITORY / "jobs").glob("*.py")), ids=lambda job: str(job.name))
+def test_the_help_of_a_job_loads_nothing_heavy(job: Path) -> None:
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = [{job.name!r}, '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(job)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code in (0, None), end.code\n"
+        f"heavy = [name for name in {(*HEAVY, 'pyarrow', 'numpy')!r} if name in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert "usage:" in done.stdout
+
+
+def test_the_lock_pins_and_hashes_everything_and_names_no_index() -> None:
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    assert "://" not in lock
+    entries = lock.replace("\\\n", " ").splitlines()
+    packages = [line for line in entries if line and not line.startswith((" ", "#"))]
+    assert len(packages) > 50
+    assert [line for line in packages if "==" not in line or "--hash=sha256:" not in line] == []

@@ -1,0 +1,266 @@
+"""Storage on local paths and on a real S3 server."""
+
+import concurrent.futures
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from segtrain.config import StorageConfig
+from segtrain.errors import StorageError, UserError
+from segtrain.storage import Storage, is_remote, join
+
+QUICK = StorageConfig(timeout_s=5.0, deadline_s=2.0)
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest) -> str:
+    """An empty folder in each kind of storage."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("s3_root"))
+    return str(request.getfixturevalue("tmp_path") / "root")
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage(QUICK)
+
+
+def test_what_was_written_is_read(root: str, storage: Storage) -> None:
+    url = join(root, "a", "b.bin")
+    storage.write_bytes(url, b"0123456789")
+    assert storage.read_bytes(url) == b"0123456789"
+    assert storage.size(url) == 10
+    assert storage.exists(url)
+    storage.write_bytes(url, b"")
+    assert storage.read_bytes(url) == b""
+    assert storage.size(url) == 0
+
+
+def test_a_range_has_exactly_the_bytes_asked_for(root: str, storage: Storage) -> None:
+    url = join(root, "shard")
+    data = os.urandom(300_000)
+    storage.write_bytes(url, data)
+    for offset, length in ((0, 1), (0, len(data)), (123_456, 70_000), (len(data) - 5, 5), (7, 0)):
+        assert storage.read_range(url, offset, length) == data[offset : offset + length]
+
+
+def test_a_range_past_the_end_is_an_error_and_not_a_short_answer(root: str, storage: Storage) -> None:
+    url = join(root, "shard")
+    storage.write_bytes(url, b"0123456789")
+    with pytest.raises(StorageError, match=r"shard ends before byte 16"):
+        storage.read_range(url, 6, 10)
+
+
+def test_a_missing_file_is_named(root: str, storage: Storage) -> None:
+    url = join(root, "none")
+    storage.write_bytes(join(root, "folder", "file"), b"x")
+    reads: list[Callable[[str], object]] = [
+        storage.read_bytes,
+        storage.size,
+        lambda each: storage.read_range(each, 0, 1),
+    ]
+    for read in reads:
+        for each in (url, join(root, "folder")):
+            with pytest.raises(FileNotFoundError) as caught:
+                read(each)
+            assert caught.value.filename == each
+            assert each in str(caught.value)
+    assert not storage.exists(url)
+    with pytest.raises(FileNotFoundError):
+        storage.write_file(url, Path("no/such/file"))
+
+
+def test_a_folder_lists_its_direct_children_alone(root: str, storage: Storage) -> None:
+    assert storage.list(root) == []
+    for name in ("b", "a/x", "a/y", "c/d/e"):
+        storage.write_bytes(join(root, name), b"x")
+    assert storage.list(root) == ["a", "b", "c"]
+    assert storage.list(join(root, "a/")) == ["x", "y"]
+    assert storage.list(join(root, "b")) == []
+    assert storage.exists(join(root, "c"))
+
+
+def test_deleting_takes_the_whole_tree_and_nothing_beside_it(root: str, storage: Storage) -> None:
+    for name in ("a/x", "a/deep/er/y", "ab", "b"):
+        storage.write_bytes(join(root, name), b"x")
+    storage.delete(join(root, "a"))
+    assert storage.list(root) == ["ab", "b"]
+    assert not storage.exists(join(root, "a"))
+    storage.delete(join(root, "b"))
+    storage.delete(join(root, "never was"))
+    assert storage.list(root) == ["ab"]
+
+
+def test_a_local_file_is_copied_whole(root: str, storage: Storage, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(os.urandom(200_000))
+    storage.write_file(join(root, "up", "loaded"), local)
+    assert storage.read_bytes(join(root, "up", "loaded")) == local.read_bytes()
+
+
+def test_a_reader_never_sees_half_a_write(root: str, storage: Storage) -> None:
+    url = join(root, "file")
+    contents = [bytes([letter]) * 100_000 for letter in (1, 2)]
+    storage.write_bytes(url, contents[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for turn in range(20):
+            storage.write_bytes(url, contents[turn % 2])
+        done.set()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        while not done.is_set() and not writer.done():
+            assert storage.read_bytes(url) in contents
+        writer.result()
+    assert storage.list(root) == ["file"]
+
+
+def test_threads_share_one_storage(root: str, storage: Storage) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        urls = [join(root, f"{number:02}") for number in range(32)]
+        list(pool.map(lambda url: storage.write_bytes(url, url.encode()), urls))
+        assert list(pool.map(lambda url: storage.read_range(url, 0, len(url)), urls)) == [u.encode() for u in urls]
+
+
+def test_storage_is_picklable_after_use(root: str, storage: Storage) -> None:
+    storage.write_bytes(join(root, "x"), b"x")
+    copy = pickle.loads(pickle.dumps(storage))
+    assert copy.config == QUICK
+    assert copy.read_bytes(join(root, "x")) == b"x"
+
+
+def test_a_failed_local_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "file")
+    storage.write_bytes(url, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"file: No space left on device"):
+        storage.write_bytes(url, b"new")
+    assert storage.read_bytes(url) == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_local_file_without_permission_is_the_users_to_mend(tmp_path: Path, storage: Storage) -> None:
+    (tmp_path / "shut").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="no permission"):
+        storage.write_bytes(str(tmp_path / "shut" / "file"), b"x")
+
+
+def _every_method(storage: Storage, root: str, local: Path) -> Iterator[Callable[[], object]]:
+    url = join(root, "x")
+    yield lambda: storage.read_bytes(url)
+    yield lambda: storage.read_range(url, 0, 1)
+    yield lambda: storage.write_bytes(url, b"x")
+    yield lambda: storage.write_file(url, local)
+    yield lambda: storage.exists(url)
+    yield lambda: storage.list(root)
+    yield lambda: storage.delete(url)
+    yield lambda: storage.size(url)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fix"),
+    [
+        ("AWS_ACCESS_KEY_ID", "notakeyatall", "AWS_ACCESS_KEY_ID"),
+        ("AWS_SECRET_ACCESS_KEY", "notthesecret", "AWS_SECRET_ACCESS_KEY"),
+        ("AWS_ACCESS_KEY_ID", None, "no credentials were found"),
+    ],
+)
+def test_wrong_keys_are_a_plain_message_without_the_key(
+    s3_root: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, fix: str
+) -> None:
+    if value is None:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    else:
+        monkeypatch.setenv(variable, value)
+    secrets = [os.environ.get("AWS_ACCESS_KEY_ID", "-none-"), os.environ.get("AWS_SECRET_ACCESS_KEY", "-none-")]
+    for method in _every_method(storage, s3_root, Path(__file__)):
+        with pytest.raises(UserError) as caught:
+            method()
+        message = str(caught.value)
+        assert s3_root in message
+        assert fix in message
+        assert "\n" not in message
+        assert not any(secret in message for secret in secrets)
+
+
+def test_a_missing_bucket_is_named_by_every_method(s3_root: str, storage: Storage) -> None:
+    for method in _every_method(storage, "s3://no-such-bucket/folder", Path(__file__)):
+        with pytest.raises(UserError, match=r"s3://no-such-bucket/.*the bucket does not exist"):
+            method()
+
+
+def test_a_key_that_may_only_read_reads_and_is_refused_a_write(
+    s3_root: str, s3_read_only: dict[str, str], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = join(s3_root, "x")
+    storage.write_bytes(url, b"0123")
+    for name, value in s3_read_only.items():
+        monkeypatch.setenv(name, value)
+    reader = Storage(QUICK)
+    assert reader.read_bytes(url) == b"0123"
+    assert reader.read_range(url, 1, 2) == b"12"
+    assert reader.list(s3_root) == ["x"]
+    for write in (
+        lambda: reader.write_bytes(url, b"new"),
+        lambda: reader.write_file(url, Path(__file__)),
+        lambda: reader.delete(url),
+    ):
+        with pytest.raises(UserError, match="access is denied"):
+            write()
+    assert storage.read_bytes(url) == b"0123"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://", "names no bucket"),
+        ("s3://bucket", "names only a bucket"),
+        ("s3://keyid:hunter2@bucket/x", "holds no keys"),
+        ("s3://Not_A_Bucket!/x", "no valid bucket name"),
+        ("gs://bucket/x", "gs:// is not supported"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_before_any_request(
+    url: str, message: str, s3_root: str, storage: Storage
+) -> None:
+    for method in (storage.read_bytes, storage.delete):
+        with pytest.raises(UserError, match=message) as caught:
+            method(url)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_local_storage_imports_no_client_of_s3(tmp_path: Path) -> None:
+    program = (
+        "import sys; from segtrain.storage import Storage; "
+        f"Storage().write_bytes({str(tmp_path / 'x')!r}, b'x'); "
+        "print(*(name for name in ('s3fs', 'botocore', 'pyarrow', 'tensorflow', 'ray') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_parts_join_with_single_slashes() -> None:
+    assert join("s3://bucket", "a", "b/") == "s3://bucket/a/b"
+    assert join("runs/", "/x") == "runs/x"
+    assert join("/", "x") == "/x"
+    assert join("", "a", "", "b") == "a/b"
+    assert join("runs") == "runs"
+    assert is_remote("s3://bucket/x")
+    assert not is_remote("relative/path")
