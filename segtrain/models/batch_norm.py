@@ -1,0 +1,129 @@
+"""Batch normalization that neither padding, nor the number of replicas, nor half precision changes."""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from segtrain.models import forward
+
+
+class Moments(NamedTuple):
+    """Of each channel, over the samples that count: tensors of the dtype of the weights."""
+
+    mean: tf.Tensor
+    """(C,)"""
+    variance: tf.Tensor
+    """(C,)"""
+    count: tf.Tensor
+    """Scalar: number of pixels."""
+
+
+@keras.saving.register_keras_serializable(package="segtrain")
+class BatchNorm(keras.layers.Layer):
+    """Batch normalization (Ioffe and Szegedy 2015) of (B, H, W, C) over all but the channels, by weighted samples.
+
+    Samples of weight 0 in the open `forward_pass` do not count; without a pass every sample does. `synchronized` takes
+    the statistics over the global batch, so that N replicas compute what one would, for one small all-reduce on the way
+    forward and one on the way back. Otherwise each replica normalizes by its own part. The moving averages are averaged
+    over the replicas at each update, so that any one replica's copy is the run's.
+
+    The variance is E[x^2] - E[x]^2 from sums in float32 (float64 under float64), never below 0: one look at the
+    activations, and the form that adds up over replicas.
+    """
+
+    def __init__(self, synchronized: bool = True, momentum: float = 0.99, epsilon: float = 1e-3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.synchronized = synchronized
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape=shape, name="gamma", initializer="ones", autocast=False)
+        self.beta = self.add_weight(shape=shape, name="beta", initializer="zeros", autocast=False)
+        moving = {"shape": shape, "trainable": False, "autocast": False, "aggregation": "mean"}
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if not training:
+            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            return _scale_and_shift(x, gamma * self._inverse_deviation(variance), beta, mean)
+        facts = forward.current()
+        weights = tf.ones(tf.shape(x)[:1], gamma.dtype) if facts is None else tf.cast(facts.weights, gamma.dtype)
+        moments = self._moments(tf.stop_gradient(x), weights)
+        if facts is None or facts.update_statistics:
+            self._move_statistics(moments)
+        return self._normalize(x, gamma, beta, moments, weights)
+
+    def _inverse_deviation(self, variance: tf.Tensor) -> tf.Tensor:
+        return tf.math.rsqrt(variance + self.epsilon)
+
+    def _over_replicas(self, values: tf.Tensor) -> tf.Tensor:
+        """Sum over the replicas where this layer is synchronized."""
+        replica = tf.distribute.get_replica_context()
+        if not self.synchronized or replica is None or replica.num_replicas_in_sync == 1:
+            return values
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    def _moments(self, x: tf.Tensor, weights: tf.Tensor) -> Moments:
+        wide = tf.cast(x, weights.dtype)
+        # Weights meet the sums of each sample, (B, 2 C), and not the activations: they cost no pass over the picture.
+        by_sample = tf.concat([tf.reduce_sum(wide, [1, 2]), tf.reduce_sum(tf.square(wide), [1, 2])], axis=1)
+        pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], weights.dtype) * tf.reduce_sum(weights)
+        sums = tf.concat([tf.linalg.matvec(by_sample, weights, transpose_a=True), [pixels]], axis=0)
+        sums = self._over_replicas(sums)
+        count = sums[-1]
+        mean, mean_square = tf.split(tf.math.divide_no_nan(sums[:-1], count), 2)
+        return Moments(mean, tf.maximum(mean_square - tf.square(mean), 0.0), count)
+
+    def _move_statistics(self, moments: Moments) -> None:
+        # A batch of padding alone, possible under accumulation, has no statistics to add.
+        seen = tf.cast(moments.count > 0, moments.count.dtype)
+        for moving, value in ((self.moving_mean, moments.mean), (self.moving_variance, moments.variance)):
+            old = tf.convert_to_tensor(moving)
+            moving.assign(old + seen * (1.0 - self.momentum) * (value - old))
+
+    def _normalize(
+        self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, moments: Moments, weights: tf.Tensor
+    ) -> tf.Tensor:
+        """gamma (x - mean) / sqrt(variance + epsilon) + beta, in x's dtype, for weights (B,) of the samples.
+
+        The gradient is written out because the derived one keeps a float32 copy of the activations under mixed
+        precision, adds them up in half precision, and passes over them more often.
+        """
+        mean, variance, count = moments
+        inverse = self._inverse_deviation(variance)
+        scale = gamma * inverse
+
+        def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+            def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                wide, dy = tf.cast(x, weights.dtype), tf.cast(dy, weights.dtype)
+                dbeta = tf.reduce_sum(dy, [0, 1, 2])
+                dgamma = (tf.reduce_sum(dy * wide, [0, 1, 2]) - mean * dbeta) * inverse
+                # d loss / d x = scale (dy - w (sum dy + x_hat sum(dy x_hat)) / count): the statistics depend on every
+                # sample of weight 1 on every replica.
+                by_mean, by_deviation = tf.split(
+                    tf.math.divide_no_nan(self._over_replicas(tf.concat([dbeta, dgamma], 0)), count), 2
+                )
+                slope = scale * inverse * by_deviation
+                level = scale * by_mean - slope * mean
+                sample = weights[:, None, None, None]
+                return tf.cast(scale * dy - (sample * slope * wide + sample * level), x.dtype), dgamma, dbeta
+
+            return _scale_and_shift(x, scale, beta, mean), gradient
+
+        return tf.custom_gradient(normalize)(x, gamma, beta)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"synchronized": self.synchronized, "momentum": self.momentum, "epsilon": self.epsilon}
+        return {**super().get_config(), **config}
+
+
+def _scale_and_shift(x: tf.Tensor, scale: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
+    return x * tf.cast(scale, x.dtype) + tf.cast(beta - mean * scale, x.dtype)
