@@ -91,10 +91,8 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def save(
-        self, arrays: Mapping[str, np.ndarray], cursor: Cursor, facts: Mapping[str, Any], recipe: Recipe
-    ) -> None:
-        """Write in the background; `arrays` must not change any more. Waits for the save before, and raises its fault."""
+    def save(self, arrays: Mapping[str, np.ndarray], cursor: Cursor, facts: Mapping[str, Any], recipe: Recipe) -> None:
+        """Write in the background; waits for the save before, and raises its fault. `arrays` must not change."""
         self.wait()
         state = json.dumps({"cursor": asdict(cursor), "facts": dict(facts)}, indent=1)
         protected = {_name(cursor.step), _name(cursor.best_step)}
@@ -143,7 +141,8 @@ class Checkpoints:
             sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
             self._storage.write_bytes(join(self._root, name, CHECKSUMS), json.dumps(sums, indent=1).encode())
             self._prune(protected)
-        except BaseException as failure:  # noqa: BLE001 - handed to the training thread, which raises it
+        except BaseException as failure:
+            # The training thread raises it at the next save.
             self._failure = failure
 
     def _prune(self, protected: set[str]) -> None:

@@ -33,8 +33,7 @@ class Scores:
         return dice(self.table[:, HARD])
 
     def summary(self) -> dict[str, float]:
-        """Means over pictures of hard dice and IoU and soft dice at original size, soft dice at training size; hard
-        dice over all pixels of the set."""
+        """Means over pictures, at original size but for `dice_soft_training`; `..._set` is over all pixels at once."""
         return {
             "dice_hard_original": float(self.dice_per_picture().mean()),
             "dice_soft": float(dice(self.table[:, SOFT]).mean()),
@@ -131,7 +130,8 @@ def compiled_forward(strategy: tf.distribute.Strategy, model: keras.Model) -> Ca
     def forward(batch: Any) -> Any:
         return strategy.run(lambda part: model(part.images, training=False), args=(batch,))
 
-    return forward
+    compiled: Callable[[Any], Any] = forward
+    return compiled
 
 
 def evenly_spread(ids: Sequence[str], count: int) -> set[str]:

@@ -10,9 +10,9 @@ from segtrain.errors import UserError
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.evaluation import evaluate
 from segtrain.training.run import Run
+from segtrain.training.status import Progress, RunSummary
 from segtrain.training.step import StepResult
 from segtrain.training.strategy import place
-from segtrain.training.tracking import Progress, RunSummary
 from segtrain.training.watch import Watch
 from segtrain.training.world import World
 

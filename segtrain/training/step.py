@@ -1,7 +1,7 @@
 """One optimizer update over all replicas: the same function for one device and for sixty-four.
 
-Each replica sums the weighted losses of its pictures and divides by the global batch; gradients are summed over replicas
-once, judged once, clipped once, and applied once. So N replicas compute what one would.
+Each replica sums the weighted losses of its pictures and divides by the global batch; gradients are summed over
+replicas once, judged once, clipped once, and applied once. So N replicas compute what one would.
 """
 
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class LossScale:
 
 
 class TrainStep:
-    """`step(batch, number) -> StepResult`, compiled. Build it, and everything it is given, inside `strategy.scope()`."""
+    """`step(batch, number) -> StepResult`, compiled. Build it and what it is given inside `strategy.scope()`."""
 
     def __init__(
         self,
@@ -82,7 +82,8 @@ class TrainStep:
     def __call__(self, batch: Any, step: int) -> StepResult:
         """Update the weights once. `batch` is a per-replica `ReplicaBatch`; `step` counts updates over all epochs."""
         with self.strategy.scope():
-            return self._compiled(batch, tf.constant(step, tf.int64))
+            result: StepResult = self._compiled(batch, tf.constant(step, tf.int64))
+        return result
 
     def _initial_weights(self) -> list[Any]:
         return [self.strategy.experimental_local_results(weight)[0].numpy() for weight in self.weights]
@@ -132,7 +133,7 @@ class TrainStep:
         return tf.constant(False)
 
     def _reduced_gradients(self, batch: Any, step: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """On one replica: gradients of the global loss (summed over replicas, unscaled, clipped), totals, finiteness."""
+        """On one replica: gradients of the global loss (reduced, unscaled, clipped), totals, whether all is finite."""
         parts = [tf.nest.map_structure(lambda x, i=i: self._part(x, i), batch) for i in range(self.accumulation)]
         dice_totals = self._batch_dice_totals(parts, step)
         gradients: list[tf.Tensor] | None = None
@@ -152,7 +153,9 @@ class TrainStep:
             reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
         return reduced, tf.unstack(totals), finite
 
-    def _gradients(self, part: Any, step: tf.Tensor, dice_totals: tf.Tensor | None) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _gradients(
+        self, part: Any, step: tf.Tensor, dice_totals: tf.Tensor | None
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples)."""
         with (
             tf.GradientTape() as tape,
@@ -164,7 +167,10 @@ class TrainStep:
             gradients = tape.gradient(scaled, self.weights)
         return gradients, totals
 
-    def _share_of_loss(self, part: Any, logits: tf.Tensor, dice_totals: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def _share_of_loss(
+        self, part: Any, logits: tf.Tensor, dice_totals: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """This part's share of the global loss, and its (loss, dice, samples) as they are reported."""
         config = self.recipe.loss
         batch_size = tf.cast(self.recipe.train.global_batch_size, self.dtype)
         masks = tf.cast(part.masks, self.dtype)

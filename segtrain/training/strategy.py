@@ -61,7 +61,7 @@ def _gpu_workers() -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
-class _CpuExtended(collective.CollectiveAllReduceExtended):  # type: ignore[misc]
+class _CpuExtended(collective.CollectiveAllReduceExtended):
     """TensorFlow gives a worker without GPUs one replica; this gives it one for each logical CPU device."""
 
     def __init__(self, strategy: tf.distribute.Strategy, replicas: int) -> None:
@@ -72,7 +72,7 @@ class _CpuExtended(collective.CollectiveAllReduceExtended):  # type: ignore[misc
         return tuple(f"{worker_device}/device:CPU:{index}" for index in range(self._replicas)), "CPU"
 
 
-class _LogicalCpuWorkers(tf.distribute.MultiWorkerMirroredStrategy):  # type: ignore[misc]
+class _LogicalCpuWorkers(tf.distribute.MultiWorkerMirroredStrategy):
     """Several workers, each with several logical CPU devices: the arithmetic of a GPU cluster without GPUs."""
 
     def __init__(self, replicas_per_worker: int) -> None:

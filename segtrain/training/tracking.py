@@ -1,9 +1,8 @@
-"""The record of a run: `metrics.jsonl`, TensorBoard files, and what a watcher is told while it runs."""
+"""The record of a run: `metrics.jsonl` and TensorBoard files."""
 
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,38 +69,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A moment of a run, for a progress bar or a line of text."""
-
-    phase: str
-    """`starting`, `training`, `evaluating` or `done`."""
-    epoch: int = 0
-    epochs: int = 0
-    step: int = 0
-    steps_per_epoch: int = 0
-    images_per_s: float = 0.0
-    loss: float = 0.0
-    dice: float = 0.0
-    """Soft dice of the epoch's pictures so far; hard dice at original resolution once evaluated."""
-    left_s: float = 0.0
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a finished run came to: the best epoch's scores on the validation fold."""
-
-    folder: str
-    epoch: int
-    dice_hard_original: float
-    dice_soft: float
-    iou_hard_original: float
-    train_seconds: float
-    images_per_s: float
-    stopped_early: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

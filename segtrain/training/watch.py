@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from segtrain.config import Recipe
 from segtrain.training.checkpoint import Cursor
-from segtrain.training.tracking import Progress
+from segtrain.training.status import Progress
 
 TELL_EVERY_S = 0.25
 
@@ -54,7 +54,7 @@ class Watch:
         self.tell("training", quietly=True)
 
     def finish_epoch(self) -> dict[str, float]:
-        """The epoch's measurements: mean loss and soft dice of its pictures, images/s, seconds of waiting and the rest."""
+        """The epoch's measurements: mean loss and soft dice, images/s, seconds of waiting and of the rest."""
         cursor = self._cursor
         seconds = time.perf_counter() - self._started
         self.images_per_s = self._samples / seconds
