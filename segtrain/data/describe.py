@@ -1,0 +1,76 @@
+"""What a data set holds, in words and numbers, and a few of its pictures."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from segtrain.data.manifest import Manifest
+from segtrain.data.reader import RowGroupReader
+from segtrain.data.shards import unpack_mask
+from segtrain.errors import UserError
+from segtrain.panels import contact_sheet
+from segtrain.storage import Storage
+
+MIB = 2**20
+
+
+def overview(manifest: Manifest, root: str) -> list[str]:
+    """Lines for `jobs/data.py inspect`: what is in the manifest."""
+    row_groups = sum(len(shard.row_groups) for shard in manifest.shards)
+    largest_bytes = max(max(shard.row_groups.length) for shard in manifest.shards)
+    total_bytes = sum(shard.bytes for shard in manifest.shards)
+    lines = [
+        f"{root}: format {manifest.format_version}, fingerprint {manifest.fingerprint}, "
+        f"from {manifest.source}, made {manifest.created}",
+        f"{manifest.pictures} pictures in {manifest.groups} groups, {manifest.labelled} with masks, "
+        f"foreground {manifest.mean_foreground:.1%}",
+        f"{manifest.min_width} to {manifest.max_width} pixels wide, "
+        f"{manifest.min_height} to {manifest.max_height} pixels high",
+        f"{len(manifest.shards)} shards, {total_bytes / MIB:.1f} MiB, "
+        f"{row_groups} row groups of at most {largest_bytes / MIB:.2f} MiB",
+        "fold  pictures  groups  foreground",
+    ]
+    return lines + [
+        f"{fold.fold:4d}  {fold.pictures:8d}  {fold.groups:6d}  {fold.foreground:10.1%}" for fold in manifest.folds
+    ]
+
+
+def statistics(index: pa.Table) -> list[str]:
+    """Lines for `jobs/data.py stats`: quantiles over pictures and groups, and the most frequent sizes."""
+    columns = {name: index[name].to_numpy() for name in ("height", "width", "foreground")}
+    group_sizes = np.unique(index["group"].to_numpy(zero_copy_only=False), return_counts=True)[1]
+    lines = [f"{'':20s}{'least':>10s}{'5 %':>10s}{'half':>10s}{'95 %':>10s}{'most':>10s}"]
+    for name, values in (*columns.items(), ("pictures in a group", group_sizes)):
+        digits = 4 if name == "foreground" else 0
+        quantiles = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
+        lines.append(f"{name:20s}" + "".join(f"{value:10.{digits}f}" for value in quantiles))
+    empty = int((columns["foreground"] == 0).sum())
+    full = int((columns["foreground"] == 1).sum())
+    lines.append(f"masks without any object: {empty}; masks that are all object: {full}")
+    sizes, counts = np.unique(np.stack([columns["width"], columns["height"]]), axis=1, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:5]
+    shown = ", ".join(f"{sizes[0, i]}x{sizes[1, i]} ({counts[i]})" for i in most)
+    lines.append(f"{len(counts)} sizes (width x height): {shown}{', ...' if len(counts) > len(most) else ''}")
+    return lines
+
+
+def preview(storage: Storage, root: str, manifest: Manifest, index: pa.Table, count: int) -> Image.Image:
+    """A contact sheet of `count` pictures with their masks, evenly over the data set.
+
+    Rows lie in random order, so these are a fair sample of every fold. Raises `UserError` for a `count` below 1 and
+    `DataError` for a failed checksum.
+    """
+    if count < 1:
+        raise UserError(f"--pictures is {count}; show at least 1")
+    reader = RowGroupReader(manifest, storage, root)
+    numbers = np.unique(np.linspace(0, index.num_rows - 1, min(count, index.num_rows)).round().astype(int))
+    items: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None, str]] = []
+    for place in index.take(pa.array(numbers)).select(["fold", "shard", "row_group", "row"]).to_pylist():
+        row = reader.read(place["shard"], place["row_group"])[place["row"]]
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(row.image)))
+        mask = None if row.mask is None else unpack_mask(row.mask, row.height, row.width)
+        items.append((np.asarray(upright.convert("RGB")), mask, f"fold {place['fold']}  {row.id}"))
+    return contact_sheet(items)

@@ -1,0 +1,186 @@
+"""The index of a data set: `manifest.json`, which names every other file, and one row a picture in Parquet.
+
+Nothing in a data set is ever listed: reading starts from the manifest, which is written last and swapped in whole.
+The models are columnar (`RowGroups` holds lists, not a list of models) so that 100,000 row groups parse in under a
+second.
+"""
+
+import io
+import json
+from typing import Self
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from segtrain.errors import DataError, UserError
+from segtrain.storage import Storage, join
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("foreground", pa.float32(), nullable=False),
+        pa.field("labelled", pa.bool_(), nullable=False),
+    ]
+)
+"""`shard` counts in `Manifest.shards`, `row_group` within the shard, `row` within the row group."""
+
+
+class _Facts(BaseModel):
+    """A frozen part of the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ByteRange(_Facts):
+    """Part of a file, with the CRC32C of its bytes."""
+
+    offset: int
+    length: int
+    crc32c: int
+
+
+class RowGroups(_Facts):
+    """One entry a row group; its column chunks lie in one contiguous byte range."""
+
+    offset: list[int]
+    length: list[int]
+    crc32c: list[int]
+    rows: list[int]
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> Self:
+        if not len(self.offset) == len(self.length) == len(self.crc32c) == len(self.rows):
+            raise ValueError("offset, length, crc32c and rows differ in length")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def byte_range(self, row_group: int) -> ByteRange:
+        return ByteRange(offset=self.offset[row_group], length=self.length[row_group], crc32c=self.crc32c[row_group])
+
+
+class Shard(_Facts):
+    """One Parquet file: pictures of one fold."""
+
+    path: str
+    """Relative to the data set: `fold=0/part-00000-5b1c09e2.parquet`."""
+    fold: int
+    bytes: int
+    rows: int
+    sha256: str
+    footer: ByteRange
+    """From the end of the last row group to the end of the file."""
+    row_groups: RowGroups
+
+
+class FoldFacts(_Facts):
+    """How much is in one fold."""
+
+    fold: int
+    pictures: int
+    groups: int
+    foreground: float
+    """Mean over its labelled pictures of the fraction of object pixels."""
+
+
+class IndexFile(_Facts):
+    """The Parquet file with one row a picture (`INDEX_SCHEMA`)."""
+
+    path: str
+    bytes: int
+    crc32c: int
+
+
+class Manifest(_Facts):
+    """Everything that reading a data set starts from."""
+
+    format_version: int = FORMAT_VERSION
+    fingerprint: str
+    """16 hex digits over ids, groups, folds, checksums and order: the same for the same contents, wherever they lie."""
+    created: str
+    """UTC, ISO 8601."""
+    source: str
+    """Kind of the source: carvana, folder or synthetic."""
+    pictures: int
+    groups: int
+    labelled: int
+    mean_foreground: float
+    """Mean over the labelled pictures of the fraction of object pixels."""
+    min_height: int
+    max_height: int
+    min_width: int
+    max_width: int
+    row_schema: str
+    """Arrow schema of a shard, as text."""
+    folds: list[FoldFacts]
+    shards: list[Shard]
+    index: IndexFile
+
+
+def read_manifest(storage: Storage, root: str) -> Manifest:
+    """The manifest of the data set at `root`.
+
+    Raises `UserError` where there is none, where it is not JSON, and where its version is not `FORMAT_VERSION`.
+    """
+    url = join(root, MANIFEST_NAME)
+    try:
+        text = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise UserError(f"there is no {MANIFEST_NAME} in {root}; make the data set with jobs/prepare.py") from None
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        raise UserError(f"{url} is not JSON; make the data set again with jobs/prepare.py") from None
+    version = tree.get("format_version") if isinstance(tree, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{url} has format_version {version}, this segtrain reads {FORMAT_VERSION}; "
+            "make the data set again with jobs/prepare.py or use the segtrain that wrote it"
+        )
+    try:
+        return Manifest.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
+
+
+def write_manifest(storage: Storage, root: str, manifest: Manifest) -> None:
+    """Write `manifest.json`. Call it last: from then on readers see the new data set."""
+    storage.write_bytes(join(root, MANIFEST_NAME), manifest.model_dump_json().encode())
+
+
+def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
+    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row).
+
+    Raises `DataError` where the file is not the one that the manifest promises.
+    """
+    url = join(root, manifest.index.path)
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise DataError(f"{url} is named in the manifest but is not there; make the data set again") from None
+    if len(data) != manifest.index.bytes or google_crc32c.value(data) != manifest.index.crc32c:
+        raise DataError(f"{url} does not match its checksum in the manifest; make the data set again")
+    # Not `pq.read_table`: its threads abort one short program in forty as the interpreter exits (pyarrow 26.0.1).
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+
+
+def encode_index(table: pa.Table) -> bytes:
+    """A table of `INDEX_SCHEMA` as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table.cast(INDEX_SCHEMA), buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,66 @@
+"""`images/` and `masks/`, matched by file stem."""
+
+import csv
+import io
+import re
+
+from segtrain.config import FolderSource
+from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
+from segtrain.errors import UserError
+from segtrain.storage import Storage, join
+
+
+def scan(config: FolderSource, storage: Storage) -> list[Picture]:
+    """Every picture, sorted by id, which is its file's stem.
+
+    Where no grouping is set each picture is a group of its own. A stem that the regular expression does not match, or
+    whose cell in the CSV file is empty, has the group "", which `prepare` rejects. Raises `UserError` for a missing
+    or empty folder, an image without a mask and the other way round, two files of one stem, and a wrong grouping.
+    """
+    root = require_path(config.path)
+    images = files_by_stem(storage, join(root, config.images), IMAGE_SUFFIXES)
+    masks = files_by_stem(storage, join(root, config.masks), MASK_SUFFIXES)
+    require_pairs(images, masks)
+    groups = _groups(config, storage, root, list(images))
+    return [Picture(stem, groups[stem], url, mask=masks[stem]) for stem, url in images.items()]
+
+
+def _groups(config: FolderSource, storage: Storage, root: str, ids: list[str]) -> dict[str, str]:
+    """Group of each id; `ids` are sorted."""
+    if config.group_run is not None:
+        # A run is named after its first picture, so that pictures added behind it leave the name alone.
+        return {stem: ids[number - number % config.group_run] for number, stem in enumerate(ids)}
+    if config.group_regex is not None:
+        return _groups_by_regex(config.group_regex, ids)
+    if config.group_csv is not None and config.group_column is not None:
+        return _groups_by_csv(storage, join(root, config.group_csv), config.group_column, ids)
+    return {stem: stem for stem in ids}
+
+
+def _groups_by_regex(regex: str, ids: list[str]) -> dict[str, str]:
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise UserError(f"source.group_regex: '{regex}' is not a regular expression: {error}") from None
+    number = 1 if pattern.groups else 0
+    return {stem: (match[number] or "") if (match := pattern.search(stem)) else "" for stem in ids}
+
+
+def _groups_by_csv(storage: Storage, url: str, column: str, ids: list[str]) -> dict[str, str]:
+    try:
+        text = storage.read_bytes(url).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"source.group_csv: {url} is not there; the path is relative to source.path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"source.group_csv: {url} is not UTF-8 text; save it as UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text))
+    names = list(reader.fieldnames or ())
+    for wanted in ("id", column):
+        if wanted not in names:
+            raise UserError(f"source.group_csv: {url} has no column '{wanted}'; its columns are {', '.join(names)}")
+    cells = {row["id"]: (row[column] or "").strip() for row in reader}
+    missing = [stem for stem in ids if stem not in cells]
+    if missing:
+        more = f" (and {len(missing) - 1} more pictures)" if len(missing) > 1 else ""
+        raise UserError(f"source.group_csv: {url} has no row for '{missing[0]}'{more}; add it")
+    return {stem: cells[stem] for stem in ids}

@@ -1,0 +1,60 @@
+"""Folds: which group goes where. A group is never torn apart, and keeps its fold when pictures are added."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segtrain.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSize:
+    """What one group weighs in the balance of the folds."""
+
+    pictures: int
+    foreground: float
+    """Sum over its pictures of the fraction of object pixels."""
+
+
+def assign_folds(
+    groups: Mapping[str, GroupSize], folds: int, *, seed: int = 0, kept: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Fold of each group, 0 to `folds - 1`, balanced by number of pictures and by foreground.
+
+    Groups named in `kept` stay in that fold. The others are placed one by one, the heaviest first, each where it adds
+    least to the sum of squares of the folds' shares of pictures and of foreground: where most is missing. `seed`
+    decides between equally heavy groups. The result does not depend on the order of `groups`.
+
+    Raises `UserError` where there are fewer groups than folds, or a fold would stay empty.
+    """
+    if len(groups) < folds:
+        raise UserError(
+            f"prepare.folds is {folds} but there are only {len(groups)} groups, and a group is never torn apart; "
+            f"set prepare.folds to at most {len(groups)} or group the pictures more finely"
+        )
+    assigned = {group: fold for group, fold in (kept or {}).items() if group in groups}
+    total = np.array([[size.pictures, size.foreground] for size in groups.values()]).sum(axis=0)
+    share = {
+        group: np.array([size.pictures, size.foreground]) / np.maximum(total, 1e-12) for group, size in groups.items()
+    }
+    load = np.zeros((folds, 2))
+    for group in sorted(assigned):
+        load[assigned[group]] += share[group]
+    for group in _heaviest_first([group for group in sorted(groups) if group not in assigned], share, seed):
+        added = (share[group] * (2 * load + share[group])).sum(axis=1)  # (load + share)^2 - load^2
+        fold = int(np.argmin(added))
+        assigned[group] = fold
+        load[fold] += share[group]
+    empty = sorted(set(range(folds)) - set(assigned.values()))
+    if empty:
+        raise UserError(
+            f"fold {empty[0]} would have no pictures, because the groups in the data set keep their folds; "
+            "add pictures of new groups or prepare into another folder"
+        )
+    return {group: assigned[group] for group in sorted(groups)}
+
+
+def _heaviest_first(groups: list[str], share: Mapping[str, np.ndarray], seed: int) -> list[str]:
+    shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    return sorted(shuffled, key=lambda group: -float((share[group] ** 2).sum()))

@@ -1,0 +1,148 @@
+"""The second half of `prepare`: checked pictures are laid out, and each shard is written on its own."""
+
+import hashlib
+import json
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from segtrain.config import PrepareConfig
+from segtrain.data.layout import Entry, cut_rows, cut_shards, shuffled
+from segtrain.data.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shard
+from segtrain.data.pairs import BadPairError, Checked, make_row, read_sources, unchanged
+from segtrain.data.shards import Row, write_shard
+from segtrain.data.sources import Picture
+from segtrain.errors import UserError
+from segtrain.storage import Storage, join
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture that passed every check, and its fold."""
+
+    picture: Picture
+    checked: Checked
+    fold: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What goes into one shard, in order."""
+
+    path: str
+    """Relative to the data set. It ends in a digest of the contents, so a file of another content is never replaced:
+    a data set stays whole, for its readers too, until the new manifest takes the old one's place."""
+    fold: int
+    row_groups: list[list[Pair]]
+
+
+def plan_shards(pairs: Sequence[Pair], config: PrepareConfig) -> list[ShardPlan]:
+    """The shards of a data set, fold by fold; a function of the pairs and the settings, not of the pairs' order."""
+    by_fold: defaultdict[int, dict[str, Pair]] = defaultdict(dict)
+    for pair in pairs:
+        by_fold[pair.fold][pair.picture.id] = pair
+    plans = []
+    for fold, members in sorted(by_fold.items()):
+        entries = [Entry(name, pair.checked.image_bytes + pair.checked.mask_bytes) for name, pair in members.items()]
+        fewest = math.ceil(config.min_row_groups * len(members) / len(pairs))
+        row_groups = cut_rows(shuffled(entries, config.seed), config.row_group_bytes, fewest)
+        for number, shard in enumerate(cut_shards(row_groups, config.shard_bytes)):
+            content = [[members[entry.id] for entry in row_group] for row_group in shard]
+            path = f"fold={fold}/part-{number:05d}-{_digest(content)[:8]}.parquet"
+            plans.append(ShardPlan(path, fold, content))
+    return plans
+
+
+def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | None, facts: str) -> Shard:
+    """Write one shard and keep its facts as a JSON file in the folder `facts`.
+
+    A shard that is `finished` and whose stored bytes still match is left alone. Raises `UserError` where a picture
+    has changed since it was checked.
+    """
+    url = join(root, plan.path)
+    if finished is not None and _is_stored(storage, url, finished):
+        return finished
+    with tempfile.TemporaryDirectory(prefix="segtrain-prepare-") as folder:
+        local = Path(folder) / "shard.parquet"
+        shard = write_shard(local, plan.path, plan.fold, (_rows(storage, group) for group in plan.row_groups))
+        storage.write_file(url, local)
+    storage.write_bytes(join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
+    return shard
+
+
+def load_finished(storage: Storage, facts: str) -> dict[str, Shard]:
+    """Path -> facts of the shards that an earlier, killed `prepare` finished."""
+    names = [name for name in storage.list(facts) if name.endswith(".parquet.json")]
+    shards = [Shard.model_validate_json(storage.read_bytes(join(facts, name))) for name in names]
+    return {shard.path: shard for shard in shards}
+
+
+def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
+    try:
+        return hashlib.sha256(storage.read_bytes(url)).hexdigest() == shard.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _rows(storage: Storage, row_group: Sequence[Pair]) -> list[Row]:
+    rows = []
+    for pair in row_group:
+        try:
+            image, mask = read_sources(pair.picture, storage)
+        except BadPairError as error:
+            raise UserError(f"{pair.picture.id}: {error}; run the same command again") from None
+        if not unchanged(pair.checked, image, mask):
+            raise UserError(f"{pair.picture.image} or its mask changed meanwhile; run the same command again")
+        rows.append(make_row(pair.picture, pair.checked, image, mask))
+    return rows
+
+
+def fingerprint(plans: Sequence[ShardPlan]) -> str:
+    """16 hex digits over ids, groups, folds, checksums and order."""
+    return _digest([[[plan.fold], *(_identity(pair) for pair in group)] for plan in plans for group in plan.row_groups])
+
+
+def _digest(content: object) -> str:
+    text = json.dumps([FORMAT_VERSION, content], default=_identity)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _identity(pair: Pair) -> list[object]:
+    """What makes two rows the same row."""
+    return [pair.picture.id, pair.picture.group, pair.checked.image_digest, pair.checked.mask_crc32c]
+
+
+def index_table(plans: Sequence[ShardPlan]) -> pa.Table:
+    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row)."""
+    rows = list(_index_rows(plans))
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=INDEX_SCHEMA)
+
+
+def _index_rows(plans: Sequence[ShardPlan]) -> Iterator[tuple[object, ...]]:
+    for shard, plan in enumerate(plans):
+        for row_group, pairs in enumerate(plan.row_groups):
+            for row, pair in enumerate(pairs):
+                place = (plan.fold, shard, row_group, row)
+                facts = (pair.checked.height, pair.checked.width, pair.checked.foreground, True)
+                yield (pair.picture.id, pair.picture.group, *place, *facts)
+
+
+def fold_facts(pairs: Sequence[Pair], folds: int) -> list[FoldFacts]:
+    """How much is in each fold."""
+    facts = []
+    for fold in range(folds):
+        members = [pair for pair in pairs if pair.fold == fold]
+        foreground = math.fsum(pair.checked.foreground for pair in members) / max(1, len(members))
+        groups = len({pair.picture.group for pair in members})
+        facts.append(FoldFacts(fold=fold, pictures=len(members), groups=groups, foreground=foreground))
+    return facts
+
+
+def pair_up(pictures: Sequence[Picture], good: Mapping[str, Checked], folds: Mapping[str, int]) -> list[Pair]:
+    """The pictures that passed, with their facts and their groups' folds."""
+    return [Pair(one, good[one.id], folds[one.group]) for one in pictures if one.id in good]

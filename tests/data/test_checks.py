@@ -1,0 +1,52 @@
+"""What the check of pictures keeps for a restart, and what it reports."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from segtrain.data.checks import (
+    Rejected,
+    check_chunk,
+    duplicates_across_groups,
+    duplicates_csv,
+    load_facts,
+    rejected_csv,
+    save_facts,
+)
+from segtrain.data.pairs import Checked
+from segtrain.data.sources import Picture
+from segtrain.storage import Storage
+
+FACTS = Checked("a", 6, 8, 1, 0.25, 100, 1, "digest", 20, 2, 3)
+
+
+def test_facts_come_back_and_those_of_another_version_are_passed_over(tmp_path: Path) -> None:
+    save_facts(Storage(), str(tmp_path), [FACTS, replace(FACTS, id="b")])
+    save_facts(Storage(), str(tmp_path), [replace(FACTS, id="c")])
+    (tmp_path / "checked-old.json").write_text('[{"id": "d", "height": 3}]')
+    assert load_facts(Storage(), str(tmp_path)) == {name: replace(FACTS, id=name) for name in "abc"}
+    assert load_facts(Storage(), str(tmp_path / "nowhere")) == {}
+
+
+def test_a_missing_file_is_a_rejection_and_the_others_go_on(tmp_path: Path) -> None:
+    pictures = [Picture(name, "g", str(tmp_path / f"{name}.png"), run_lengths="") for name in ("gone", "broken")]
+    (tmp_path / "broken.png").write_bytes(b"?")
+    found = check_chunk(Storage(), pictures, {})
+    assert found.good == []
+    assert [(one.id, one.reason) for one in found.bad] == [
+        ("gone", f"{tmp_path}/gone.png is not there any more"),
+        ("broken", "image is none of JPEG, PNG, BMP, or is damaged"),
+    ]
+
+
+def test_duplicates_count_only_across_groups() -> None:
+    pictures = [Picture(name, group, name) for name, group in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "3"))]
+    good = {name: replace(FACTS, id=name, image_digest=digest) for name, digest in zip("abc", "xxx", strict=True)}
+    assert duplicates_across_groups(pictures[:2], good) == []
+    (same,) = duplicates_across_groups(pictures, good)
+    assert [picture.id for picture in same] == ["a", "b", "c"]
+    assert duplicates_csv([same]) == b"set,id,group\n0,a,1\n0,b,1\n0,c,2\n"
+
+
+def test_the_list_of_rejected_pictures_is_sorted_and_quoted() -> None:
+    bad = [Rejected("b", "b.jpg", "mask has 3 values (0, 1, 2)"), Rejected("a", "a.jpg", "truncated")]
+    assert rejected_csv(bad) == b'id,image,reason\na,a.jpg,truncated\nb,b.jpg,"mask has 3 values (0, 1, 2)"\n'

@@ -1,0 +1,248 @@
+"""What a picture and its mask must be; each way of being wrong has its reason."""
+
+import dataclasses
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segtrain.data.pairs import BadPairError, check, decode_image, decode_mask, make_row, read_sources, unchanged
+from segtrain.data.shards import unpack_mask
+from segtrain.data.sources import Picture
+from segtrain.storage import Storage
+
+MASK = np.zeros((6, 8), np.uint8)
+MASK[1:4, 2:7] = 1
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+PICTURE = Picture("a", "g", "a.jpg", mask="a.png")
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def image_bytes(pixels: np.ndarray = PIXELS, kind: str = "JPEG", **options: object) -> bytes:
+    return encode(Image.fromarray(pixels), kind, **options)
+
+
+def mask_bytes(values: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: object) -> bytes:
+    image = Image.fromarray(values)
+    return encode(image.convert(mode) if mode else image, kind, **options)
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def palette_mask(indices: np.ndarray, colours: list[int], kind: str) -> bytes:
+    image = Image.fromarray(indices, "L").copy()
+    image.putpalette(colours)
+    return encode(image, kind)
+
+
+def png_16_bit_rgb(height: int, width: int) -> bytes:
+    """Pillow cannot write one, and opens one as 8-bit."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(6 * width)) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+@pytest.mark.parametrize("pixels", [PIXELS, PIXELS[..., 0]], ids=["rgb", "grey"])
+def test_rgb_and_grey_images_are_taken(kind: str, pixels: np.ndarray) -> None:
+    assert decode_image(image_bytes(pixels, kind)) == (6, 8, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_height_and_width_are_those_after_exif_orientation(orientation: int) -> None:
+    size = (6, 8) if orientation < 5 else (8, 6)
+    assert decode_image(image_bytes(exif=exif(orientation))) == (*size, orientation)
+
+
+def test_an_orientation_that_does_not_exist_counts_as_upright() -> None:
+    assert decode_image(image_bytes(exif=exif(9))) == (6, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encode(Image.new("CMYK", (8, 6)), "JPEG"), r"JPEG \(CMYK\); only 8-bit RGB and grey"),
+        (encode(Image.new("I;16", (8, 6)), "PNG"), "16-bit PNG"),
+        (png_16_bit_rgb(6, 8), r"16-bit PNG \(RGB\)"),
+        (encode(Image.new("RGBA", (8, 6)), "PNG"), "RGBA"),
+        (encode(Image.new("P", (8, 6)), "PNG"), r"PNG \(P\)"),
+        (encode(Image.new("L", (8, 6)), "TIFF"), "none of JPEG, PNG, BMP"),
+        (b"", "none of JPEG, PNG, BMP, or is damaged"),
+        (b"not a picture at all", "none of JPEG, PNG, BMP, or is damaged"),
+    ],
+    ids=["cmyk", "grey-16", "rgb-16", "alpha", "palette", "tiff", "nothing", "text"],
+)
+def test_other_kinds_of_images_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(BadPairError, match=reason):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("missing", [2, 3, 20, 200, 2000])
+def test_a_truncated_jpeg_is_refused_even_where_only_its_end_mark_is_missing(missing: int) -> None:
+    data = image_bytes(np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8))
+    assert decode_image(data) == (90, 90, 1)
+    assert decode_image(data + b"trailer of a phone") == (90, 90, 1)
+    with pytest.raises(BadPairError, match=r"truncated|cannot be decoded|damaged"):
+        decode_image(data[:-missing])
+
+
+def test_a_truncated_or_damaged_png_is_refused() -> None:
+    data = image_bytes(np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8), "PNG")
+    for missing in (1, 12, 100):
+        with pytest.raises(BadPairError, match=r"truncated|cannot be decoded"):
+            decode_image(data[:-missing])
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 255
+    with pytest.raises(BadPairError, match="cannot be decoded"):
+        decode_image(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        mask_bytes(MASK * 255),
+        mask_bytes(MASK),
+        mask_bytes(MASK * 7, "BMP"),
+        mask_bytes(MASK * 255, "GIF"),
+        mask_bytes(MASK * 255, mode="1"),
+        mask_bytes(MASK * 255, mode="RGB"),
+        mask_bytes(MASK * 255, "BMP", mode="RGB"),
+        mask_bytes(np.stack([MASK * 200, MASK * 0, MASK * 30], axis=-1)),
+        palette_mask(MASK, [0, 0, 0, 255, 255, 255], "GIF"),
+        palette_mask(1 - MASK, [255, 255, 255, 0, 0, 0], "PNG"),
+        palette_mask(1 - MASK, [255, 255, 255, 0, 0, 0], "GIF"),
+        mask_bytes(np.rot90(MASK * 255), exif=exif(6)),
+    ],
+    ids=[
+        "255",
+        "1",
+        "bmp-7",
+        "gif",
+        "1-bit",
+        "rgb",
+        "bmp-rgb",
+        "colour",
+        "kaggle-gif",
+        "white-0",
+        "white-0-gif",
+        "exif",
+    ],
+)
+def test_every_way_to_store_two_values_gives_the_same_mask(data: bytes) -> None:
+    mask = decode_mask(data)
+    np.testing.assert_array_equal(mask, MASK)
+    assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "JPEG"])
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_mask_may_be_empty_or_full(kind: str, value: int) -> None:
+    mask = decode_mask(mask_bytes(np.full((6, 8), value, np.uint8), kind))
+    np.testing.assert_array_equal(mask, np.full((6, 8), value > 0))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("quality", [60, 95])
+def test_a_jpeg_mask_loses_its_blurred_edges(mode: str, quality: int) -> None:
+    rows, columns = np.ogrid[:200, :300]
+    disc = ((rows - 90) ** 2 + (columns - 140) ** 2 < 70**2).astype(np.uint8)
+    np.testing.assert_array_equal(decode_mask(mask_bytes(disc * 255, "JPEG", mode, quality=quality)), disc)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (mask_bytes(np.array([[0, 1, 2]], np.uint8)), r"3 values \(0, 1, 2\)"),
+        (mask_bytes(np.array([[1, 2]], np.uint8)), r"2 values \(1, 2\); one has to be 0"),
+        (mask_bytes(np.arange(256, dtype=np.uint8).reshape(16, 16), "GIF"), r"256 values \(0, 1, 2, 3, \.\.\.\)"),
+        (mask_bytes(np.eye(3, dtype=np.uint8)[None] * 255), "3 colours"),
+        (mask_bytes(np.tile(np.arange(256, dtype=np.uint8), (64, 1)), "JPEG"), "values other than two"),
+        (mask_bytes(np.full((16, 16), 20, np.uint8), "JPEG"), "values other than two"),
+        (mask_bytes(MASK * 255, mode="LA"), r"PNG \(LA\)"),
+        (palette_mask(MASK, [0, 0, 0, 0, 0, 0], "PNG"), "2 values"),
+        (encode(Image.new("L", (8, 6)), "TIFF"), "none of PNG, GIF, BMP, JPEG"),
+        (mask_bytes(MASK * 255, "GIF", save_all=True, append_images=[Image.fromarray(255 - MASK)]), "2 frames"),
+        (mask_bytes(MASK * 255)[:-20], "cannot be decoded"),
+    ],
+    ids=[
+        "three",
+        "no-black",
+        "gif-grey",
+        "colours",
+        "jpeg-grey",
+        "jpeg-dark",
+        "alpha",
+        "two-blacks",
+        "tiff",
+        "frames",
+        "truncated",
+    ],
+)
+def test_masks_of_more_than_two_values_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(BadPairError, match=reason):
+        decode_mask(data)
+
+
+def test_sizes_that_differ_are_refused() -> None:
+    with pytest.raises(BadPairError, match=r"image is 8x6 and mask 6x8 \(width x height\)"):
+        check(PICTURE, image_bytes(), mask_bytes(MASK.T))
+
+
+def test_sizes_are_compared_after_exif_orientation() -> None:
+    turned = image_bytes(exif=exif(6))
+    checked = check(PICTURE, turned, mask_bytes(np.ascontiguousarray(MASK.T) * 255))
+    assert (checked.height, checked.width, checked.orientation) == (8, 6, 6)
+    with pytest.raises(BadPairError, match="image is 6x8 and mask 8x6"):
+        check(PICTURE, turned, mask_bytes(MASK))
+
+
+def test_an_empty_group_is_refused() -> None:
+    with pytest.raises(BadPairError, match="has no group"):
+        check(dataclasses.replace(PICTURE, group=""), image_bytes(), mask_bytes(MASK))
+
+
+def test_a_row_holds_the_original_bytes_and_the_packed_mask() -> None:
+    image, mask = image_bytes(exif=exif(1)), mask_bytes(MASK, "GIF")
+    row = make_row(PICTURE, check(PICTURE, image, mask), image, mask)
+    assert row.image == image
+    assert row.foreground == pytest.approx(MASK.mean())
+    assert row.mask is not None
+    np.testing.assert_array_equal(unpack_mask(row.mask, 6, 8), MASK)
+
+
+def test_run_lengths_are_checked_against_the_images_size() -> None:
+    picture = Picture("a", "g", "a.jpg", run_lengths="1 2 48 1")
+    checked = check(picture, image_bytes(), b"1 2 48 1")
+    assert checked.foreground == pytest.approx(3 / 48)
+    with pytest.raises(BadPairError, match="mask's run lengths end at pixel 49; the picture has 48"):
+        check(picture, image_bytes(), b"1 2 48 2")
+
+
+def test_a_file_that_changed_is_noticed_and_one_that_went_is_named(tmp_path: Path) -> None:
+    picture = Picture("a", "g", str(tmp_path / "a.jpg"), mask=str(tmp_path / "a.png"))
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
+    (tmp_path / "a.png").write_bytes(mask_bytes(MASK))
+    checked = check(picture, *read_sources(picture, Storage()))
+    assert unchanged(checked, *read_sources(picture, Storage()))
+    (tmp_path / "a.png").write_bytes(mask_bytes(1 - MASK))
+    assert not unchanged(checked, *read_sources(picture, Storage()))
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(BadPairError, match=r"a\.png is not there"):
+        read_sources(picture, Storage())

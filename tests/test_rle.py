@@ -1,0 +1,58 @@
+"""Run lengths against hand-computed cases, Kaggle's first picture and random masks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from segtrain import rle
+
+
+@pytest.mark.parametrize(
+    ("pixels", "text"),
+    [
+        ([1, 0, 0, 1], "1 1 4 1"),
+        ([1, 1, 1, 1], "1 4"),
+        ([1, 1, 0, 0], "1 2"),
+        ([0, 0, 0, 0], ""),
+        ([0, 1, 1, 0], "2 2"),
+    ],
+)
+def test_corners_are_right(pixels: list[int], text: str) -> None:
+    mask = np.array(pixels, np.uint8).reshape(2, 2)
+    assert rle.encode(mask) == text
+    np.testing.assert_array_equal(rle.decode(text, 2, 2), mask)
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_any_mask_comes_back(mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(rle.decode(rle.encode(mask), *mask.shape), mask)
+
+
+def test_pixels_are_counted_row_by_row() -> None:
+    mask = rle.decode("879386 40 881253 141 883140 205", 1280, 1918)  # starts of Kaggle's 00087a6bd4dc_01
+    rows, columns = np.nonzero(mask)
+    assert rows.min() == 458
+    assert rows.max() == 460
+    assert abs(columns[rows == 458].mean() - 960) < 2
+    assert mask.sum() == 40 + 141 + 205
+
+
+def test_a_mask_of_any_object_value_is_encoded_alike() -> None:
+    mask = np.array([[0, 255], [255, 0]], np.uint8)
+    assert rle.encode(mask) == rle.encode(mask > 0) == "2 2"
+
+
+def test_runs_that_touch_are_one_run() -> None:
+    np.testing.assert_array_equal(rle.decode("1 2 3 1", 1, 4), [[1, 1, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("1", "pairs"), ("1 x", "whole numbers"), ("1 5", "end at pixel 5"), ("0 1", "below 1"), ("3 1 1 1", "overlap"),
+     ("1 0", "below 1"), ("1 2 2 1", "overlap")],
+)  # fmt: skip
+def test_a_malformed_text_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        rle.decode(text, 2, 2)
