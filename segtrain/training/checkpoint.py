@@ -88,6 +88,7 @@ class Checkpoints:
         self._root = join(folder, "checkpoints")
         self._storage = storage
         self._keep = keep
+        self._damaged: set[str] = set()
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -113,23 +114,22 @@ class Checkpoints:
     def restore(self, step: int | None = None) -> Checkpoint | None:
         """The newest checkpoint whose checksums hold (or the one of `step`); None where there is none.
 
-        A damaged one is named in the log, skipped, and left where it is.
+        A damaged one is named in the log, skipped, and left where it is. Raises StorageError where storage does not
+        answer: that is no damage, and an older checkpoint would throw work away.
         """
-        names = [_name(step)] if step is not None else self._names()[::-1]
-        for name in names:
+        finished = self._finished()
+        for name in finished[::-1] if step is None else [_name(step)]:
             try:
                 return self._read(name)
-            except (OSError, ValueError, KeyError) as fault:
+            except (FileNotFoundError, ValueError, KeyError) as fault:
                 log.warning("checkpoint %s is damaged (%s); it is kept, and an older one is tried", name, fault)
+                self._damaged.add(name)
         return None
 
-    def newest_step(self) -> int:
-        """The step of the newest whole checkpoint, or -1."""
-        checkpoint = self.restore()
-        return -1 if checkpoint is None else checkpoint.cursor.step
-
-    def _names(self) -> list[str]:
-        return [name for name in self._storage.list(self._root) if name.startswith("step-")]
+    def _finished(self) -> list[str]:
+        """Names of the checkpoints that were written to their end, oldest first."""
+        names = [name for name in self._storage.list(self._root) if name.startswith("step-")]
+        return [name for name in names if self._storage.exists(join(self._root, name, CHECKSUMS))]
 
     def _write(self, arrays: dict[str, np.ndarray], state: str, recipe: str, name: str, protected: set[str]) -> None:
         try:
@@ -140,6 +140,7 @@ class Checkpoints:
                 self._storage.write_bytes(join(self._root, name, file), data)
             sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
             self._storage.write_bytes(join(self._root, name, CHECKSUMS), json.dumps(sums, indent=1).encode())
+            self._damaged.discard(name)
             self._prune(protected)
         except BaseException as failure:
             # The training thread raises it at the next save.
@@ -147,8 +148,8 @@ class Checkpoints:
 
     def _prune(self, protected: set[str]) -> None:
         """Delete finished checkpoints beyond the newest `keep`; the best and anything unfinished or damaged stay."""
-        finished = [name for name in self._names() if self._storage.exists(join(self._root, name, CHECKSUMS))]
-        for name in finished[: -self._keep]:
+        whole = [name for name in self._finished() if name not in self._damaged]
+        for name in whole[: -self._keep]:
             if name not in protected:
                 # Checksums first: a deletion cut short leaves an unfinished folder, not a damaged checkpoint.
                 self._storage.delete(join(self._root, name, CHECKSUMS))

@@ -80,9 +80,13 @@ def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.
         return table
     parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)
 
-    @tf.function
+    def total(part: tf.Tensor) -> tf.Tensor:
+        # An argument has no device yet, which the reduction asks for; what an operation returns has one.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
+
+    @tf.function(autograph=False)
     def add(value: Any) -> Any:
-        return strategy.run(lambda v: tf.distribute.get_replica_context().all_reduce("SUM", v), args=(value,))
+        return strategy.run(total, args=(value,))
 
     summed: np.ndarray = local_value(strategy, add(place(strategy, parts))).numpy()
     return summed

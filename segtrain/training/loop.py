@@ -51,10 +51,9 @@ def train_epoch(run: Run, watch: Watch) -> dict[str, float]:
     cursor, steps = run.cursor, run.training_data.steps_per_epoch
     unread: tuple[StepBatch, StepResult, float] | None = None
     watch.start_epoch()
-    batches = run.training_data.batches(cursor.epoch, cursor.step_in_epoch)
     while cursor.step_in_epoch < steps:
         with watch.waiting():
-            batch = next(batches)
+            batch = next(run.batches)
         rate = run.set_learning_rate()
         result = run.step(place(run.strategy, batch.replicas), cursor.step)
         # Read the step before while this one runs: a GPU then never waits for the host.

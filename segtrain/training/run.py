@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,9 @@ class Run:
         if world.is_chief:
             self.storage.write_bytes(join(self.folder, "recipe.yaml"), recipe.to_yaml().encode())
             self.record = Record(self.folder, self.storage, resumed_step=self.cursor.step)
+        # One iterator for the whole run: it reads ahead into the next epoch while this one is scored. It starts
+        # threads, so it comes last: what fails before it leaves nothing behind.
+        self.batches = self.training_data.batches(self.cursor.epoch, self.cursor.step_in_epoch)
 
     def __enter__(self) -> Self:
         return self
@@ -60,10 +63,15 @@ class Run:
     ) -> None:
         self.training_data.close()
         self.validation_data.close()
-        if self.record is not None:
-            self.record.close()
-        if kind is None:
+        try:
+            # Also after an error: the next attempt may follow in this process, and goes on from what is being saved.
             self.checkpoints.wait()
+            if self.record is not None:
+                self.record.close()
+        except Exception:
+            if kind is None:
+                raise
+            log.exception("%s could not be closed", self.folder)
 
     def _build_network(self) -> None:
         train = self.recipe.train
@@ -122,7 +130,9 @@ class Run:
 
     def save(self) -> None:
         """Start saving a checkpoint at the cursor, in the background. Only the chief does anything."""
-        if self.world.is_chief:
+        if self.record is not None:
+            # Before the checkpoint: a run that goes on from it writes only the lines beyond it.
+            self.record.flush()
             self.checkpoints.save(self.snapshot(), self.cursor, self.facts, self.recipe)
 
     def _restore(self) -> None:
@@ -141,10 +151,10 @@ class Run:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         state = self._state()
-        if set(state) != set(checkpoint.arrays):
+        if _shapes(state) != _shapes(checkpoint.arrays):
             raise UserError(
-                f"the checkpoint in {self.folder} holds {len(checkpoint.arrays)} variables, this recipe has "
-                f"{len(state)}; give the run another name (run.name=...)"
+                f"the checkpoint of step {checkpoint.cursor.step} in {self.folder} does not hold the variables of this "
+                f"recipe's model and optimizer; give the run another name (run.name=...)"
             )
         for name, variable in state.items():
             variable.assign(checkpoint.arrays[name])
@@ -174,6 +184,10 @@ class Run:
             local = Path(folder) / "model.keras"
             plain.save(local)
             self.storage.write_file(url, local)
+
+
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(variable.shape) for name, variable in variables.items()}
 
 
 def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:

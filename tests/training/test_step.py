@@ -70,6 +70,6 @@ def test_an_infinity_on_one_replica_skips_the_step_on_all_and_halves_the_scale(
     found = worlds[replicas]
     assert found["overflow/sound step applied"]
     assert not found["overflow/step applied"]
-    assert np.array_equal(found["overflow/change of weights"], np.zeros_like(found["overflow/change of weights"]))
+    assert np.array_equal(found["overflow/change"], np.zeros_like(found["overflow/change"]))
     assert found["overflow/scale"] == 0.5
     assert found["overflow/replicas agree"]

@@ -5,6 +5,7 @@ of their group, so each number of replicas needs a process of its own. Through R
 """
 
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,16 +83,14 @@ class Trained:
         return place(self.strategy, [Part(*(value[start : start + share] for value in whole)) for start in starts])
 
 
-def outcome(world: World) -> dict[str, np.ndarray]:
-    """Losses and final weights of every setting, with and without accumulation; gradients; the overflow's effect."""
+def outcome(world: World, names: Sequence[str] = tuple(SETTINGS)) -> dict[str, np.ndarray]:
+    """Losses and final weights of these settings, with and without accumulation; gradients; the overflow's effect."""
     configure_process(world, deterministic=True, seed=0)
     strategy = build_strategy(world)
     found: dict[str, np.ndarray] = {}
-    for name, settings in SETTINGS.items():
+    for name in names:
         for accumulation in (1, 2):
-            if BATCH // world.replicas % accumulation:
-                continue
-            trained = Trained(strategy, world, settings, accumulation)
+            trained = Trained(strategy, world, SETTINGS[name], accumulation)
             losses = [float(result.loss) for result in trained.train(STEPS)]
             found[f"{name}/accumulation {accumulation}/losses"] = np.array(losses)
             found[f"{name}/accumulation {accumulation}/weights"] = _flat(trained.weights())
@@ -114,7 +113,7 @@ def _overflow(strategy: tf.distribute.Strategy, world: World) -> dict[str, np.nd
     return {
         "overflow/sound step applied": np.array(bool(sound.applied)),
         "overflow/step applied": np.array(bool(skipped.applied)),
-        "overflow/change of weights": _flat(before) - _flat(trained.weights()),
+        "overflow/change": _flat(before) - _flat(trained.weights()),
         "overflow/scale": np.array(float(local_value(strategy, trained.step.loss_scale.scale).numpy()) / scale),
         "overflow/replicas agree": np.array(
             all(np.array_equal(copy.numpy(), of_one[0].numpy()) for of_one in copies for copy in of_one)

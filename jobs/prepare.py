@@ -1,0 +1,50 @@
+"""Make a data set: pictures and masks in, checked shards and a manifest out.
+
+    python jobs/prepare.py SOURCE DEST [key=value ...] [--debug]
+
+    python jobs/prepare.py synthetic demo/cars source.cars=16
+    python jobs/prepare.py carvana s3://bucket/carvana source.path=/data/carvana
+    python jobs/prepare.py folder data/nuclei source.path=/data/nuclei prepare.folds=5
+    python jobs/prepare.py jobs/recipes/nuclei.yaml data/nuclei
+
+SOURCE is a kind of source or a recipe file; DEST a local folder or an s3:// URL. After a kill the same command goes
+on where it was. Give an existing data set as DEST to add pictures: its groups keep their folds.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from segtrain import cli
+
+KINDS = ("carvana", "folder", "synthetic")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(KINDS)}, or a recipe file")
+    parser.add_argument("dest", metavar="DEST")
+    parser.add_argument("overrides", metavar="key=value", nargs="*")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_intermixed_args(argv)
+    return cli.main(lambda: run(args.source, args.dest, args.overrides), debug=args.debug)
+
+
+def run(source: str, dest: str, overrides: Sequence[str]) -> None:
+    from segtrain.config import load_recipe
+    from segtrain.data.describe import overview
+    from segtrain.data.prepare import prepare
+    from segtrain.errors import UserError
+
+    if source in KINDS:
+        recipe = load_recipe(None, [f"source.kind={source}", *overrides])
+    elif source.endswith((".yaml", ".yml")):
+        recipe = load_recipe(source, overrides)
+    else:
+        raise UserError(f"SOURCE '{source}' is none of {', '.join(KINDS)} and no recipe file (.yaml); give one of them")
+    print("\n".join(overview(prepare(recipe, dest), dest)))
+    print(f"look at it: python jobs/data.py preview {dest}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

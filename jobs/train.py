@@ -1,0 +1,43 @@
+"""Train a network as a recipe says; started again after a kill, it goes on from the newest checkpoint.
+
+    python jobs/train.py RECIPE.yaml [key=value ...] [--dry-run] [--extend] [--debug]
+
+    python jobs/train.py jobs/recipes/quickstart.yaml data.root=demo/cars
+    python jobs/train.py jobs/recipes/carvana.yaml data.root=s3://bucket/carvana cluster.gpus_per_worker=4
+    python jobs/train.py jobs/recipes/quickstart.yaml data.root=demo/cars train.epochs=20 --extend
+
+It uses the Ray cluster that RAY_ADDRESS or `ray start` names, else one of its own on this machine.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from segtrain import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", metavar="RECIPE.yaml")
+    parser.add_argument("overrides", metavar="key=value", nargs="*")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    parser.add_argument("--extend", action="store_true", help="let train.epochs grow over what the run was trained for")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_intermixed_args(argv)
+    return cli.main(lambda: run(args), debug=args.debug)
+
+
+def run(args: argparse.Namespace) -> None:
+    from segtrain.config import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from segtrain.launch import dry_run, launch  # a mistake in the recipe shows before Ray takes its second to import
+
+    if args.dry_run:
+        print("\n".join(dry_run(recipe, extend=args.extend)))
+    else:
+        launch(recipe, extend=args.extend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

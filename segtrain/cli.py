@@ -1,0 +1,56 @@
+"""What every job does around its one library call: plain messages for known failures, exit codes, logging."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from segtrain.errors import DataError, StorageError, UserError
+
+USER_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+
+def main(run: Callable[[], None], *, debug: bool = False) -> int:
+    """Call `run` and return the job's exit code.
+
+    0 when it returns; 2 with one message on stderr for a `UserError`; 1 with one message for a fault of storage, a
+    file that is gone, or damaged data; 130 on Ctrl-C. `debug` shows the traceback too. Any other exception is a bug
+    and passes through with its traceback. Log lines go to stdout, so that stderr holds the one message alone.
+    """
+    _log_to_stdout()
+    try:
+        run()
+        sys.stdout.flush()
+    except UserError as error:
+        return _fail(error, USER_ERROR, debug)
+    except (StorageError, DataError) as error:
+        return _fail(error, FAILURE, debug)
+    except FileNotFoundError as error:
+        return _fail(f"{error.filename} is not there", FAILURE, debug)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `| head` closed stdout; point it at nothing so that the interpreter's last flush does not fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    return 0
+
+
+def _log_to_stdout() -> None:
+    logger = logging.getLogger("segtrain")
+    logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+def _fail(error: Exception | str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,120 @@
+"""The jobs on a cluster that `ray start` made: joined from its machine, and through `ray job submit`."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(closing(socket.socket())) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """`ray start --head` with a dashboard and token authentication, as users start it."""
+    folder = tempfile.mkdtemp(prefix="sh")  # a socket's path has at most 107 bytes, so not below tmp_path
+    gcs, dashboard, agent, client = free_ports(4)
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "segtrain-test", "HOME": folder}
+    environment["PATH"] = f"{RAY.parent}:{environment['PATH']}"  # a job's `python` is the one that Ray was started with
+    command = [str(RAY), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--dashboard-host=127.0.0.1"]
+    command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    command += [f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--object-store-memory=150000000"]
+    with Path(folder, "head.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_for_port(dashboard)
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
+    finally:
+        process.kill()  # SIGTERM would drain the node for 30 s; all that the node started dies with this process
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 90.0
+    while time.monotonic() < deadline:
+        with closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, data_root: str, tiny_recipe: Path) -> Path:
+    """A checkout without an environment, a recipe, and a data set in `set`.
+
+    The copy's loop says where it was loaded from, because the tests' own environment has segtrain installed too.
+    """
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("segtrain", "jobs"):
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "segtrain/training/loop.py").open("a") as loop:
+        loop.write('\nimport logging\nlogging.getLogger("segtrain").warning("loaded from %s", __file__)\n')
+    shutil.copy(tiny_recipe, folder)
+    shutil.copytree(data_root, folder / "set")
+    return folder
+
+
+def submit(head: Head, project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    submission = [str(RAY), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *command]
+    return subprocess.run(
+        submission, cwd=project, env=head.environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, project: Path, tmp_path: Path) -> None:
+    job = ("python", "jobs/train.py", "tiny.yaml", "data.root=set", f"run.storage={tmp_path}")
+    result = submit(head, project, *job)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "hard dice" in result.stdout
+    assert (tmp_path / "tiny/best/model.keras").exists()
+    loaded = next(line for line in result.stdout.splitlines() if "loaded from" in line)
+    assert "working_dir_files" in loaded, "workers must not take another segtrain from their environment"
+
+
+def test_a_submitted_jobs_mistake_is_its_message_and_a_failed_job(head: Head, project: Path) -> None:
+    result = submit(head, project, "python", "jobs/train.py", "tiny.yaml", "data.root=set")
+    assert result.returncode != 0
+    assert "error: run.storage: 'runs' would be deleted with this job's copy" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_a_job_on_the_clusters_machine_joins_it(head: Head, project: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "jobs/train.py"), "tiny.yaml", "data.root=set"]
+    command += [f"run.storage={tmp_path}", "cluster.cpus_per_worker=2", "--dry-run"]
+    environment = {**head.environment, "RAY_ADDRESS": head.address}
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "cluster   1 node with 2 CPUs and 0 GPUs" in result.stdout

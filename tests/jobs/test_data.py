@@ -1,0 +1,96 @@
+"""`jobs/data.py` through its command line."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from segtrain.config import Recipe, override
+from segtrain.data.prepare import prepare
+
+JOB = Path(__file__).parents[2] / "jobs/data.py"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"job_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("cars")
+    settings = ["source.kind=synthetic", "source.cars=2", "source.views=2", "source.height=48", "source.width=72"]
+    prepare(override(Recipe(), [*settings, "prepare.folds=2"]), str(root / "set"))
+    return str(root / "set")
+
+
+def test_inspect_and_stats_describe_the_set(data_set: str, capsys: pytest.CaptureFixture[str]) -> None:
+    job = load(JOB)
+    assert job.main(["inspect", data_set]) == 0
+    assert "4 pictures in 2 groups" in capsys.readouterr().out
+    assert job.main(["stats", data_set]) == 0
+    assert "72x48 (4)" in capsys.readouterr().out
+
+
+def test_preview_draws_a_contact_sheet(data_set: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(JOB), "preview", data_set, "--pictures", "3"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "drew preview.png\n", "")
+    assert Image.open(tmp_path / "preview.png").format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "{empty}"], "there is no manifest.json in"),
+        (["stats", "{strange}"], "has format_version 9, this segtrain reads 1"),
+        (["preview", "{set}", "--pictures", "0"], "--pictures is 0"),
+        (["inspect", "{set}", "storage.endpoint=x"], "did you mean 'storage.endpoint_url'"),
+        (["inspect", "gs://bucket/set"], "gs:// is not supported"),
+    ],
+)
+def test_a_mistake_is_one_message_and_code_2(
+    data_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/manifest.json").write_text('{"format_version": 9}')
+    names = {"set": data_set, "empty": tmp_path, "strange": tmp_path / "strange"}
+    assert load(JOB).main([text.format(**names) for text in arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_damage_is_one_message_and_code_1(data_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in Path(data_set).rglob("*"):
+        if path.is_file():
+            copy = tmp_path / path.relative_to(data_set)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    for shard in tmp_path.rglob("part-*"):
+        shard.write_bytes(shard.read_bytes().replace(b"JFIF", b"JFIX"))
+    assert load(JOB).main(["preview", str(tmp_path), "--out", str(tmp_path / "sheet.png")]) == 1
+    assert "part-00000" in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("name", ["data.py", "prepare.py"])
+def test_help_answers_within_a_second(name: str) -> None:
+    best_s = 9.0
+    for _ in range(3):
+        start_s = time.perf_counter()
+        command = [sys.executable, str(JOB.with_name(name)), "--help"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        best_s = min(best_s, time.perf_counter() - start_s)
+        assert "python jobs/" in result.stdout
+    assert best_s < 1.0

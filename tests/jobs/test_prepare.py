@@ -1,0 +1,87 @@
+"""`jobs/prepare.py` through its command line."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+JOB = Path(__file__).parents[2] / "jobs/prepare.py"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"job_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for folder in ("images", "masks"):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"source/images/p{number}.jpg")
+        Image.fromarray((pixels[..., 0] > 128).astype(np.uint8) * 255).save(tmp_path / f"source/masks/p{number}.gif")
+    return tmp_path / "source"
+
+
+def test_a_folder_becomes_a_data_set(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(JOB), "folder", "set", f"source.path={source}", "prepare.folds=3"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    for part in ("checked 6 pictures", "wrote 6 pictures", "6 pictures in 6 groups", "python jobs/data.py preview set"):
+        assert part in result.stdout
+    assert (tmp_path / "set/manifest.json").exists()
+
+
+def test_a_recipe_names_the_source(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "pictures.yaml"
+    recipe.write_text(f"source: {{path: {source}, group_run: 2}}\nprepare: {{folds: 3}}\n")
+    assert load(JOB).main([str(recipe), str(tmp_path / "set"), "prepare.seed=4"]) == 0
+    assert "6 pictures in 3 groups" in capsys.readouterr().out
+
+
+def test_a_bad_pair_is_one_message_and_code_2(source: Path, tmp_path: Path) -> None:
+    broken = source / "images/p3.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    command = [sys.executable, str(JOB), "folder", "set", f"source.path={source}", "prepare.folds=3"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: 1 bad pair (all in set/rejected.csv): ")
+    assert "p3.jpg: image" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["rejected.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kaggel", "{set}"], "SOURCE 'kaggel' is none of carvana, folder, synthetic and no recipe file"),
+        (["folder", "{set}"], "source.path is not set"),
+        (["folder", "{set}", "source.path={set}"], "images is not there"),
+        (["folder", "{set}", "source.pth=x"], "did you mean 'source.path'"),
+        (["folder", "{set}", "prepare.folds=1"], "prepare.folds: "),
+        (["folder", "{set}", "source.path={source}", "source.masks=images", "prepare.folds=3"], "6 bad pairs"),
+        (["folder", "{set}", "source.path={source}", "prepare.folds=7"], "there are only 6 groups"),
+        (["missing.yaml", "{set}"], "there is no such recipe"),
+        (["synthetic", "{set}", "source.views=100"], "source.views: "),
+    ],
+)
+def test_a_mistake_is_one_message_and_code_2(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    names = {"set": tmp_path / "set", "source": source}
+    assert load(JOB).main([text.format(**names) for text in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("set/*manifest*"))
+    assert not list(tmp_path.glob("set/fold*"))

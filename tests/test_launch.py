@@ -1,0 +1,210 @@
+"""Launching without TensorFlow: a NumPy training function stands in, so that only the machinery is under test."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from segtrain import launch
+from segtrain.config import Recipe, override
+from segtrain.data.prepare import prepare
+from segtrain.errors import StorageError, UserError
+from segtrain.failures import WorkerError
+from segtrain.training.status import Progress, RunSummary
+from segtrain.training.world import World
+
+Tell = Callable[[Progress], None]
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data set of 12 pictures in 4 folds."""
+    folder = tmp_path_factory.mktemp("raw")
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    random = np.random.default_rng(0)
+    for number in range(12):
+        mask = np.zeros((16, 24), np.uint8)
+        mask[4:12, 6 : 10 + number] = 255
+        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
+        Image.fromarray(random.integers(0, 256, (16, 24, 3), np.uint8)).save(folder / "images" / f"{number:02d}.png")
+    recipe = override(Recipe(), [f"source.path={folder}", "prepare.folds=4"])
+    root = tmp_path_factory.mktemp("data") / "set"
+    prepare(recipe, str(root), parallel=False)
+    return str(root)
+
+
+@pytest.fixture
+def recipe(data_root: str, tmp_path: Path) -> Recipe:
+    """One worker, four pictures a step, 9 to train on."""
+    fields = [f"data.root={data_root}", f"run.storage={tmp_path}", "run.name=test", "train.global_batch_size=4"]
+    return override(Recipe(), fields)
+
+
+def summary_of(recipe: Recipe, **changes: float) -> RunSummary:
+    facts = {"epoch": 1, "dice_hard_original": 0.9, "dice_soft": 0.8, "iou_hard_original": 0.7}
+    return RunSummary(**{"folder": recipe.run.folder, "train_seconds": 1.0, "images_per_s": 2.0, **facts, **changes})
+
+
+def count_attempt(recipe: Recipe, world: World) -> int:
+    """How many times this rank has started, this time included."""
+    mark = Path(recipe.run.storage) / f"attempts-{world.rank}"
+    with mark.open("a") as file:
+        file.write("x")
+    return mark.stat().st_size
+
+
+def write_facts(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+    facts = {
+        "workers": world.workers,
+        "tf_config": os.environ.get("TF_CONFIG"),
+        "legacy_keras": os.environ.get("TF_USE_LEGACY_KERAS"),
+        "tensorflow": "tensorflow" in sys.modules,
+        "folder": os.getcwd(),
+    }
+    Path(recipe.run.storage, f"facts-{world.rank}.json").write_text(json.dumps(facts))
+    logging.getLogger("segtrain.training").warning("a checkpoint is damaged")
+    for step in range(1, 4):
+        tell(Progress("training", 1, 1, step, 3, images_per_s=5.0, loss=1.0 / step, dice=0.5))
+    return summary_of(recipe)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestRuns:
+    def test_one_worker_trains_and_its_summary_comes_back(
+        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert launch.run(recipe, write_facts) == summary_of(recipe)
+        facts = json.loads((tmp_path / "facts-0.json").read_text())
+        assert facts["workers"] == 1
+        assert facts["tf_config"] is None, "one worker needs no cluster"
+        assert not facts["tensorflow"]
+        shown = capsys.readouterr().out
+        assert "worker 0: a checkpoint is damaged" in shown
+        assert "step 3/3" in shown
+        assert "hard dice 0.9000 at original resolution" in shown
+        assert f"{tmp_path}/test/best/model.keras" in shown
+        assert f"python jobs/evaluate.py {tmp_path}/test {recipe.data.root}" in shown
+        assert "tensorflow" not in sys.modules, "the driver must not import TensorFlow"
+
+    def test_a_killed_worker_is_started_again_and_the_run_ends_right(
+        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def die_once(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+            attempt = count_attempt(recipe, world)
+            if attempt == 1 and world.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if attempt == 1:
+                time.sleep(60.0)  # as in a collective that the other worker never joins
+            write_facts(recipe, world, tell)
+            return summary_of(recipe, epoch=attempt)
+
+        summary = launch.run(override(recipe, ["cluster.workers=2"]), die_once)
+        assert summary.epoch == 2
+        assert "worker 1 lost; restarting from the last checkpoint (1 of 3)" in capsys.readouterr().out
+        self.check_that_workers_know_of_each_other(tmp_path)
+
+    def check_that_workers_know_of_each_other(self, tmp_path: Path) -> None:
+        facts = [json.loads((tmp_path / f"facts-{rank}.json").read_text()) for rank in (0, 1)]
+        configs = [json.loads(fact["tf_config"]) for fact in facts]
+        assert [config["task"] for config in configs] == [{"type": "worker", "index": rank} for rank in (0, 1)]
+        assert configs[0]["cluster"] == configs[1]["cluster"]
+        assert len(set(configs[0]["cluster"]["worker"])) == 2
+        assert all(fact["legacy_keras"] is None for fact in facts)
+
+    def test_a_users_mistake_found_by_one_worker_ends_the_run_at_once(self, recipe: Recipe, tmp_path: Path) -> None:
+        def fail(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+            count_attempt(recipe, world)
+            if world.rank == 0:
+                time.sleep(60.0)  # as in a collective that the other worker never joins
+            raise UserError("data.x: mend it")
+
+        with pytest.raises(UserError, match=r"^data\.x: mend it$"):
+            launch.run(override(recipe, ["cluster.workers=2"]), fail)
+        assert (tmp_path / "attempts-1").stat().st_size == 1
+
+    def test_a_worker_that_keeps_dying_ends_the_run_with_one_message(self, recipe: Recipe) -> None:
+        def die(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+            os._exit(1)
+
+        with pytest.raises(RuntimeError, match=r"^worker 0 lost, after 0 restarts \(cluster.max_failures\)"):
+            launch.run(override(recipe, ["cluster.max_failures=0"]), die)
+
+    def test_ctrl_c_stops_the_workers(self, recipe: Recipe, tmp_path: Path) -> None:
+        def wait(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+            Path(recipe.run.storage, "pid").write_text(str(os.getpid()))
+            time.sleep(600.0)
+            return summary_of(recipe)
+
+        def interrupt() -> None:
+            while not (tmp_path / "pid").exists():
+                time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        handler = signal.getsignal(signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            launch.run(recipe, wait)
+        assert signal.getsignal(signal.SIGINT) is handler
+        worker = Path("/proc", (tmp_path / "pid").read_text())
+        deadline = time.monotonic() + 20.0
+        while worker.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not worker.exists()
+
+    def test_more_than_the_cluster_has_is_refused_at_once(self, recipe: Recipe) -> None:
+        with pytest.raises(UserError, match=r"1 worker with 1 CPU and 1 GPU each.* has 1 node with 4 CPUs and 0 GPUs"):
+            launch.run(override(recipe, ["cluster.gpus_per_worker=1"]), write_facts)
+        with pytest.raises(UserError, match=r"lower cluster.workers or cluster.cpus_per_worker"):
+            launch.run(override(recipe, ["cluster.cpus_per_worker=3", "cluster.workers=2"]), write_facts)
+
+    def test_resources_that_never_become_free_end_in_a_plain_message(self, recipe: Recipe) -> None:
+        import ray
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        taken = placement_group([{"CPU": 4}])
+        ray.get(taken.ready())
+        impatient = override(recipe, ["cluster.start_timeout_s=2", "cluster.max_failures=1"])
+        try:
+            with pytest.raises(
+                UserError, match=r"cluster.start_timeout_s: no room for 1 worker with 1 CPU each within 2"
+            ):
+                launch.run(impatient, write_facts)
+        finally:
+            remove_placement_group(taken)
+
+    def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(self, recipe: Recipe, tmp_path: Path) -> None:
+        lines = launch.dry_run(override(recipe, ["cluster.workers=2", "train.epochs=3"]))
+        text = "\n".join(lines)
+        assert "pictures  9 to train on, 3 to validate on" in text
+        assert "steps     3 an epoch, 9 in 3 epochs" in text
+        assert "batch     4 = 2 workers x 1 replica x 1 pass x 2 pictures" in text
+        assert "cluster   1 node with 4 CPUs and 0 GPUs" in text
+        assert not (tmp_path / "test").exists()
+
+
+class TestPlainMessages:
+    """What becomes of Ray Train's exceptions; without Ray."""
+
+    def test_a_bug_reaches_the_user_with_the_workers_traceback(self, recipe: Recipe) -> None:
+        told = WorkerError("KeyError: 'x'", "Traceback ...\nKeyError: 'x'", False)
+        with pytest.raises(RuntimeError, match=r"(?s)^Traceback.*KeyError: 'x'$"):
+            raise launch.plain(ControllerError(told), recipe)
+
+    def test_a_fault_of_storage_that_outlived_the_restarts_keeps_its_message(self, recipe: Recipe) -> None:
+        fault = StorageError("s3://bucket/key: no answer in 120 s")
+        wrapped = WorkerGroupError("lost", {1: UserExceptionWithTraceback(fault, "trace")})
+        with pytest.raises(StorageError, match=r"^s3://bucket/key: no answer in 120 s$"):
+            raise launch.plain(wrapped, recipe)

@@ -1,0 +1,67 @@
+"""Several worker processes, started by Ray, compute what one process computes."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ray
+
+SCRIPT = Path(__file__).with_name("worlds.py")
+# Collectives between processes are slow on two cores, so each value of norm, loss and optimizer comes once here.
+NAMES = ("no norm, adam, dice per image", "group norm, sgd, dice over batch")
+
+
+def work(config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What each worker runs."""
+    import ray.train
+
+    from segtrain.training.world import World
+    from tests.training.worlds import outcome
+
+    context = ray.train.get_context()
+    world = World(context.get_world_size(), context.get_world_rank(), config["replicas_per_worker"])
+    return outcome(world, NAMES)
+
+
+@pytest.fixture(scope="module")
+def one_replica() -> dict[str, np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, str(SCRIPT), "1", f"{folder}/one.npz"], check=True, timeout=600)
+        return dict(np.load(f"{folder}/one.npz"))
+
+
+@pytest.mark.parametrize("replicas_per_worker", [1, 2])
+def test_two_workers_compute_what_one_replica_computes(
+    ray_session: str, one_replica: dict[str, np.ndarray], tmp_path: Path, replicas_per_worker: int
+) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from segtrain.launch import TensorFlowCluster
+
+    trainer = DataParallelTrainer(
+        work,
+        train_loop_config={"replicas_per_worker": replicas_per_worker},
+        backend_config=TensorFlowCluster(),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(storage_path=str(tmp_path)),
+    )
+    found = trainer.fit().return_value
+    compared = 0
+    for name, value in found.items():
+        if name.endswith(("losses", "weights")):
+            np.testing.assert_allclose(value, one_replica[name], rtol=0, atol=1e-10, err_msg=name)
+            compared += 1
+        elif name.endswith("gradients"):
+            np.testing.assert_allclose(value, one_replica[name], rtol=0, atol=1e-5, err_msg=name)
+            compared += 1
+    assert compared == 4 * len(NAMES) + 2
+    assert not found["overflow/step applied"]
+    assert found["overflow/scale"] == 0.5
+    assert found["overflow/replicas agree"]
+    assert not found["overflow/change"].any()
