@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from segtrain.errors import DataError, StorageError, UserError
+from segtrain.errors import DataError, RunError, StorageError, UserError
 
 USER_ERROR = 2
 FAILURE = 1
@@ -17,7 +17,7 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
     """Call `run` and return the job's exit code.
 
     0 when it returns; 2 with one message on stderr for a `UserError`; 1 with one message for a fault of storage, a
-    file that is gone, or damaged data; 130 on Ctrl-C. `debug` shows the traceback too. Any other exception is a bug
+    file that is gone, damaged data, or workers lost too often; 130 on Ctrl-C. `debug` shows the traceback too. Any other exception is a bug
     and passes through with its traceback. Log lines go to stdout, so that stderr holds the one message alone.
     """
     _log_to_stdout()
@@ -26,7 +26,7 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
         sys.stdout.flush()
     except UserError as error:
         return _fail(error, USER_ERROR, debug)
-    except (StorageError, DataError) as error:
+    except (StorageError, DataError, RunError) as error:
         return _fail(error, FAILURE, debug)
     except FileNotFoundError as error:
         return _fail(f"{error.filename} is not there", FAILURE, debug)

@@ -2,15 +2,18 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray._private.state import state
+from ray._private.utils import read_ray_address
 
 from segtrain.errors import UserError
 from segtrain.preflight import Node, Offer
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 @contextmanager
@@ -24,23 +27,34 @@ def connection() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     # Ray would start a worker for each core at once; ours have an environment of their own and cannot use them.
     with environment(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0"):
-        try:
-            ray.init(**quiet)
-        except ConnectionError:
-            address = os.environ.get("RAY_ADDRESS")
-            if address:
-                raise UserError(
-                    f"RAY_ADDRESS: no Ray cluster answers at {address}; start it or unset RAY_ADDRESS"
-                ) from None
-            # Left behind by a `ray start` that was killed.
-            ray.init("local", **quiet)
+        ray.init(_where(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _where() -> str | None:
+    """What `ray.init` is to be given: None where a cluster answers, `local` where there is none.
+
+    Ray itself would try a dead address for three minutes.
+    """
+    named = os.environ.get("RAY_ADDRESS", "").replace("auto", "")
+    address = named or read_ray_address(None)
+    if not address or address == "local":
+        return "local"
+    if "://" in address:
+        raise UserError(f"RAY_ADDRESS: {address} is for `ray job submit`; give host:port of the head node, or unset it")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError):
+        if named:
+            raise UserError(f"RAY_ADDRESS: no cluster answers at {address}; start Ray there or unset it") from None
+        return "local"  # a `ray start` that was killed left its address behind
+    return None
 
 
 def offer() -> Offer:

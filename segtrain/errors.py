@@ -1,4 +1,4 @@
-"""The two kinds of failure that segtrain tells apart: a user's mistake and a fault of the world."""
+"""The failures that segtrain tells apart: a user's mistake, and faults of the world of three kinds."""
 
 
 class UserError(Exception):
@@ -14,3 +14,7 @@ class StorageError(OSError):
 
 class DataError(Exception):
     """Stored bytes that are not what the manifest promises. The message names shard, row group and id."""
+
+
+class RunError(Exception):
+    """A run that lost its workers more often than it may. The message says how to go on."""

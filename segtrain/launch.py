@@ -32,7 +32,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from segtrain import cluster, preflight
 from segtrain.config import Recipe
-from segtrain.errors import UserError
+from segtrain.errors import RunError, UserError
 from segtrain.failures import KNOWN_ERRORS, WorkerError, comes_again, portable, what_happened
 from segtrain.progress import Display, Mailbox, closing_lines, open_display
 from segtrain.storage import Storage
@@ -53,7 +53,7 @@ def launch(recipe: Recipe, *, extend: bool = False) -> RunSummary:
 
     `extend` lets `train.epochs` grow over what the run's folder was trained for. Returns the scores of the best epoch.
     Raises UserError before anything starts where the data, the run's folder or the cluster does not fit, and the
-    worker's own UserError, DataError or StorageError where it fails later; RuntimeError where workers were lost more
+    worker's own UserError, DataError or StorageError where it fails later; RunError where workers were lost more
     often than `cluster.max_failures`; KeyboardInterrupt on Ctrl-C and SIGTERM.
     """
     return run(recipe, train_with_tensorflow, extend=extend)
@@ -372,7 +372,7 @@ def plain(error: TrainingFailedError, recipe: Recipe) -> Exception:
             if isinstance(cause, KNOWN_ERRORS):
                 return cause
         traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError))
-        return RuntimeError(
+        return RunError(
             f"{what_happened(causes)}, after {asked.max_failures} restarts (cluster.max_failures); "
             f"the same command goes on from the last checkpoint{traces}"
         )

@@ -19,7 +19,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from segtrain import launch
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
-from segtrain.errors import StorageError, UserError
+from segtrain.errors import RunError, StorageError, UserError
 from segtrain.failures import WorkerError
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
@@ -139,7 +139,7 @@ class TestRuns:
         def die(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
             os._exit(1)
 
-        with pytest.raises(RuntimeError, match=r"^worker 0 lost, after 0 restarts \(cluster.max_failures\)"):
+        with pytest.raises(RunError, match=r"^worker 0 lost, after 0 restarts \(cluster.max_failures\)"):
             launch.run(override(recipe, ["cluster.max_failures=0"]), die)
 
     def test_ctrl_c_stops_the_workers(self, recipe: Recipe, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from segtrain import launch
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
+from segtrain.errors import RunError
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
 
@@ -136,7 +137,7 @@ def undisturbed(folder: Path, ray_session: str) -> Attempt:
 @pytest.fixture(scope="module")
 def two_workers_killed(folder: Path, ray_session: str) -> Path:
     """The folder of a run of two workers that ended when one of them was killed, with its notes beside it."""
-    with pytest.raises(RuntimeError, match=r"the same command goes on from the last checkpoint"):
+    with pytest.raises(RunError, match=r"the same command goes on from the last checkpoint"):
         run(folder, "two", workers=2, kill_at=KILLED_AT, max_failures=0)
     return folder / "runs" / "two"
 

@@ -105,6 +105,11 @@ def _assemble(
         return [ReplicaBatch(*(field[at : at + slots] for field in whole)) for at in range(0, len(filled), slots)]
 
 
+def _failed(future: Future[_Picture]) -> bool:
+    """Whether a picture is to be read once more: a fault of storage may have passed."""
+    return future.done() and (future.cancelled() or future.exception() is not None)
+
+
 def _root(recipe: Recipe) -> str:
     assert recipe.data.root is not None, "the manifest was read from data.root"
     return recipe.data.root
@@ -217,7 +222,7 @@ class TrainingData(_Feed[StepBatch]):
             epoch, step = epoch + 1, 0
 
     def _start(self, sample: Sample, reading: dict[int, Future[list[Row]]]) -> Future[_Picture]:
-        if sample in self._kept:
+        if sample in self._kept and not _failed(self._kept[sample]):
             return self._kept[sample]
         group, row = sample
         if group not in reading:

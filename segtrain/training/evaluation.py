@@ -1,5 +1,7 @@
 """Exact scores on a fold: every picture once, at its original size, over any number of workers."""
 
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -57,16 +59,24 @@ def evaluate(
     with its probabilities (height, width) at original size.
     """
     table = np.zeros((len(data.ids), COLUMNS))
-    pending: list[tuple[int, Future[np.ndarray]]] = []
-    with ThreadPoolExecutor(thread_name_prefix="score") as pool:
+    threads = os.cpu_count() or 1
+    pending: deque[tuple[int, Future[np.ndarray]]] = deque()
+
+    def settle(at_most: int) -> None:
+        while len(pending) > at_most:
+            number, scored = pending.popleft()
+            table[number] = scored.result()
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
         for batch in data.batches():
             logits = forward(place(strategy, batch.replicas))
             local = np.concatenate([part.numpy() for part in strategy.experimental_local_results(logits)])
             masks = np.concatenate([part.masks for part in batch.replicas])
             for slot, (number, row) in enumerate(batch.pictures):
                 pending.append((number, pool.submit(_score, row, local[slot], masks[slot], threshold, watch)))
-        for number, scored in pending:
-            table[number] = scored.result()
+            # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
+            settle(at_most=2 * threads)
+        settle(at_most=0)
     table = sum_over_workers(strategy, table)
     if not (table[:, SEEN] == 1).all():
         raise AssertionError("a picture was not scored exactly once")

@@ -94,6 +94,11 @@ def evaluate_epoch(run: Run, artist: PanelArtist) -> dict[str, float]:
             run.forward, run.strategy, run.validation_data, threshold=run.recipe.evaluation.threshold, watch=artist
         )
         metrics = scores.summary()
+        if not math.isfinite(metrics["dice_soft"]):
+            raise UserError(
+                f"the weights are no longer finite after step {run.cursor.step}; "
+                f"lower optimizer.learning_rate or set train.clip_norm"
+            )
         if _is_better(run, metrics["dice_hard_original"]):
             run.cursor.best_metrics = metrics
             if run.world.is_chief:

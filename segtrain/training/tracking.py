@@ -1,6 +1,7 @@
 """The record of a run: `metrics.jsonl` and TensorBoard files."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,15 @@ class Record:
         self._remote = folder if is_remote(folder) else None
         self._local = Path(tempfile.mkdtemp(prefix="segtrain-record-")) if self._remote else Path(folder)
         self._path = self._local / "metrics.jsonl"
-        self._local.mkdir(parents=True, exist_ok=True)
-        if self._remote and storage.exists(join(folder, "metrics.jsonl")):
-            self._path.write_bytes(storage.read_bytes(join(folder, "metrics.jsonl")))
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        try:
+            lines = storage.read_bytes(join(folder, "metrics.jsonl")).splitlines()
+        except FileNotFoundError:
+            lines = []
         kept = [line for line in lines if _step_of(line) <= resumed_step]
-        self._path.write_text("".join(f"{line}\n" for line in kept))
+        storage.write_bytes(str(self._path), b"".join(line + b"\n" for line in kept))
         self._lines = self._path.open("a")
         self._events = tf.summary.create_file_writer(str(self._local / "tensorboard"))
+        self._uploaded_bytes: dict[Path, int] = {}
 
     def step(self, **values: Any) -> None:
         """One line for one optimizer step."""
@@ -54,16 +56,23 @@ class Record:
         self._events.flush()
         if self._remote:
             for path in [self._path, *sorted((self._local / "tensorboard").iterdir())]:
-                self._storage.write_file(join(self._remote, *path.relative_to(self._local).parts), path)
+                size = path.stat().st_size  # these files only grow
+                if self._uploaded_bytes.get(path) != size:
+                    self._storage.write_file(join(self._remote, *path.relative_to(self._local).parts), path)
+                    self._uploaded_bytes[path] = size
 
     def close(self) -> None:
         """Flush and release the files."""
-        self.flush()
-        self._lines.close()
-        self._events.close()
+        try:
+            self.flush()
+        finally:
+            self._lines.close()
+            self._events.close()
+            if self._remote:
+                shutil.rmtree(self._local)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     """The step of a line; a line cut off by a kill counts as beyond any step."""
     try:
         return float(json.loads(line)["step"])

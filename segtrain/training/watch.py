@@ -56,7 +56,8 @@ class Watch:
     def finish_epoch(self) -> dict[str, float]:
         """The epoch's measurements: mean loss and soft dice, images/s, seconds of waiting and of the rest."""
         cursor = self._cursor
-        seconds = time.perf_counter() - self._started
+        self._saved_at = time.perf_counter()  # a checkpoint follows
+        seconds = self._saved_at - self._started
         self.images_per_s = self._samples / seconds
         return {
             "loss": cursor.loss_sum / max(cursor.samples, 1.0),

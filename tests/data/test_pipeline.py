@@ -12,8 +12,8 @@ import pytest
 from segtrain.data.pipeline import EvaluationData, StepBatch, TrainingData
 from segtrain.data.plan import BatchSplit, batch_split, sample_key
 from segtrain.data.reader import RowGroupReader
-from segtrain.data.shards import unpack_mask
-from segtrain.errors import DataError
+from segtrain.data.shards import Row, unpack_mask
+from segtrain.errors import DataError, StorageError
 from segtrain.storage import Storage
 
 BATCH = 5
@@ -111,6 +111,20 @@ def test_starting_at_any_step_gives_what_would_have_come(tiny, cache: str) -> No
             assert (batch.epoch, batch.step, batch.ids) == (expected.epoch, expected.step, expected.ids)
             for one, other in zip(expected.replicas, batch.replicas, strict=True):
                 np.testing.assert_array_equal(one.images, other.images)
+
+
+def test_pictures_that_could_not_be_read_are_not_kept_as_failures(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = RowGroupReader.read
+
+    def fail(self: RowGroupReader, shard: int, row_group: int) -> list[Row]:
+        raise StorageError("no answer")
+
+    with training(tiny, data={"cache": "memory"}) as data:
+        monkeypatch.setattr(RowGroupReader, "read", fail)
+        with pytest.raises(StorageError):
+            next(data.batches(0, 0))
+        monkeypatch.setattr(RowGroupReader, "read", read)
+        assert len(next(data.batches(0, 0)).ids) == BATCH
 
 
 def test_a_new_iterator_ends_the_one_before(tiny) -> None:

@@ -1,0 +1,93 @@
+"""Pictures of what a run predicts: the right ones, upright, from the probabilities as computed."""
+
+import io
+from types import SimpleNamespace
+
+import google_crc32c
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from segtrain.config import Recipe, override
+from segtrain.data.shards import Row, pack_mask
+from segtrain.training.best import PanelArtist, open_picture
+from segtrain.training.world import World
+
+HEIGHT, WIDTH = 12, 18
+
+
+def row_of(name: str, image: Image.Image, mask: np.ndarray | None, orientation: int = 1) -> Row:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    upright = image.size if orientation < 5 else image.size[::-1]
+    packed = None if mask is None else pack_mask(mask)
+    return Row(
+        id=name,
+        group="g",
+        height=upright[1],
+        width=upright[0],
+        orientation=orientation,
+        foreground=0.0,
+        image=buffer.getvalue(),
+        image_crc32c=google_crc32c.value(buffer.getvalue()),
+        mask=packed,
+        mask_crc32c=None if packed is None else google_crc32c.value(packed),
+    )
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+
+
+def artist(world: World, ids: list[str], panels: int) -> PanelArtist:
+    recipe = override(Recipe(), [f"evaluation.panels={panels}"])
+    return PanelArtist(SimpleNamespace(recipe=recipe, world=world, validation_data=SimpleNamespace(ids=ids)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_orientation_says(orientation: int) -> None:
+    stored = picture()
+    expected = stored.copy()
+    expected.getexif()[0x0112] = orientation
+    expected = ImageOps.exif_transpose(expected)
+    found = open_picture(row_of("a", stored, None, orientation))
+    assert found.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_a_picture_of_any_mode_is_drawn_in_colour(mode: str) -> None:
+    assert open_picture(row_of("a", picture().convert(mode), None)).mode == "RGB"
+
+
+def test_only_chosen_pictures_are_drawn_and_only_by_the_chief() -> None:
+    ids = [f"p{number}" for number in range(9)]
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[2:8, 3:12] = 1
+    rows = [row_of(name, picture(), mask) for name in ids]
+    for world, expected in ((World(workers=2), {"p0", "p4", "p8"}), (World(workers=2, rank=1), set())):
+        drawing = artist(world, ids, panels=3)
+        for row in rows:
+            drawing(row, mask.astype(np.float32))
+        assert drawing.panels.keys() == expected
+        for panel in drawing.panels.values():
+            assert (panel.dtype, panel.ndim, panel.shape[-1]) == (np.uint8, 3, 3)
+
+
+def test_a_panel_shows_the_prediction() -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[2:8, 3:12] = 1
+    row = row_of("p0", picture(), mask)
+    drawn = []
+    for probability in (mask, 1 - mask, mask):
+        drawing = artist(World(), ["p0"], panels=1)
+        drawing(row, probability.astype(np.float32))
+        drawn.append(drawing.panels["p0"])
+    assert np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_a_run_may_do_without_panels() -> None:
+    drawing = artist(World(), ["p0"], panels=0)
+    drawing(row_of("p0", picture(), np.ones((HEIGHT, WIDTH), np.uint8)), np.ones((HEIGHT, WIDTH), np.float32))
+    assert drawing.panels == {}

@@ -1,0 +1,224 @@
+"""Exact scores: each picture once, at its own size, whatever the batches; scikit-learn agrees."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import f1_score, jaccard_score
+
+from segtrain.data.manifest import read_manifest
+from segtrain.data.pipeline import EvaluationBatch, EvaluationData
+from segtrain.data.shards import Row
+from segtrain.models import build_model
+from segtrain.storage import Storage
+from segtrain.training.evaluation import (
+    COLUMNS,
+    SEEN,
+    Scores,
+    compiled_forward,
+    evaluate,
+    evenly_spread,
+    sum_over_workers,
+    upsample_probability,
+)
+
+Forward = Callable[[Any], Any]
+THRESHOLD = 0.4
+
+
+@pytest.fixture
+def forward(strategy: tf.distribute.Strategy) -> Forward:
+    """Logits that follow the green channel, which the boxes brighten; padding shouts that all of it is object."""
+
+    def logits(part: Any) -> tf.Tensor:
+        padding = tf.reshape(1.0 - part.weights, [-1, 1, 1, 1])
+        return 12.0 * (part.images[..., 1:2] - 0.45) + 1000.0 * padding
+
+    return lambda batch: strategy.run(logits, args=(batch,))
+
+
+@pytest.fixture
+def data(tiny_set) -> Iterator[Callable[..., EvaluationData]]:
+    """Opens the evaluation data of fold 1, and closes it after the test."""
+    opened = []
+
+    def open_data(batch_size: int = 3) -> EvaluationData:
+        recipe = tiny_set.recipe(f"evaluation.batch_size={batch_size}", "data.fold=1")
+        manifest = read_manifest(Storage(), tiny_set.root)
+        opened.append(EvaluationData(recipe, manifest, Storage(), worker=0, workers=1, replicas=1))
+        return opened[-1]
+
+    yield open_data
+    for each in opened:
+        each.close()
+
+
+def test_scores_are_those_of_scikit_learn_over_pictures_at_their_own_size(
+    tiny_set, strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
+) -> None:
+    probabilities: dict[str, np.ndarray] = {}
+
+    def keep(row: Row, probability: np.ndarray) -> None:
+        probabilities[row.id] = probability
+
+    scores = evaluate(forward, strategy, data(), threshold=THRESHOLD, watch=keep)
+    truths = {
+        name: np.asarray(Image.open(tiny_set.masks / f"{name}.png")).astype(bool) for name in sorted(probabilities)
+    }
+    assert sorted(scores.ids) == sorted(truths)
+    assert len({truth.shape for truth in truths.values()}) > 4
+    pairs = [(truths[name].ravel(), probabilities[name].ravel()) for name in scores.ids]
+    hard = [f1_score(truth, probability >= THRESHOLD) for truth, probability in pairs]
+    assert 0.2 < min(hard) < max(hard) < 1.0
+    np.testing.assert_allclose(scores.dice_per_picture(), hard, rtol=0, atol=1e-12)
+    found = scores.summary()
+    assert found["dice_hard_original"] == pytest.approx(np.mean(hard), abs=1e-12)
+    overlap = np.mean([jaccard_score(truth, probability >= THRESHOLD) for truth, probability in pairs])
+    assert found["iou_hard_original"] == pytest.approx(overlap, abs=1e-12)
+    soft = np.mean([2 * p[t].sum(dtype=float) / (p.sum(dtype=float) + t.sum()) for t, p in pairs])
+    assert found["dice_soft"] == pytest.approx(soft, abs=1e-12)
+    everything = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]
+    assert found["dice_hard_original_set"] == pytest.approx(
+        f1_score(everything[0], everything[1] >= THRESHOLD), abs=1e-12
+    )
+
+
+def test_dice_at_training_size_is_that_of_the_resized_pictures(
+    strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
+) -> None:
+    wanted = []
+    for batch in data().batches():
+        probability = tf.sigmoid(tf.cast(forward(batch.replicas[0]), tf.float64)).numpy()
+        for p, t in list(zip(probability, batch.replicas[0].masks.numpy(), strict=True))[: len(batch.pictures)]:
+            wanted.append(2 * (p * t).sum() / (p.sum() + t.sum()))
+    assert len(wanted) == 8
+    found = evaluate(forward, strategy, data(), threshold=THRESHOLD).summary()["dice_soft_training"]
+    assert found == pytest.approx(np.mean(wanted), abs=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 50])
+def test_any_batch_size_gives_the_same_scores_and_padding_never_counts(
+    strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData], batch_size: int
+) -> None:
+    expected = evaluate(forward, strategy, data(3), threshold=THRESHOLD)
+    found = evaluate(forward, strategy, data(batch_size), threshold=THRESHOLD)
+    assert found.ids == expected.ids
+    assert (found.table[:, SEEN] == 1).all()
+    np.testing.assert_array_equal(found.table, expected.table)
+
+
+class Altered:
+    """Evaluation data whose batches a test has changed."""
+
+    def __init__(self, data: EvaluationData, change: Callable[[list[EvaluationBatch]], list[EvaluationBatch]]) -> None:
+        self.ids = data.ids
+        self._data, self._change = data, change
+
+    def batches(self) -> list[EvaluationBatch]:
+        return self._change(list(self._data.batches()))
+
+
+def test_a_picture_that_is_missing_is_noticed(
+    strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
+) -> None:
+    with pytest.raises(AssertionError, match="exactly once"):
+        evaluate(forward, strategy, Altered(data(), lambda batches: batches[1:]), threshold=THRESHOLD)
+
+
+def test_no_more_pictures_wait_for_their_scores_than_threads_can_take(
+    strategy: tf.distribute.Strategy,
+    forward: Forward,
+    data: Callable[..., EvaluationData],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    passed, scored, waiting = [], [], []
+
+    def noting(batch: Any) -> Any:
+        waiting.append(len(passed) - len(scored))
+        passed.append(batch)
+        return forward(batch)
+
+    evaluate(noting, strategy, data(1), threshold=THRESHOLD, watch=lambda row, _: scored.append(row.id))
+    assert len(passed) == len(scored) == 8
+    assert max(waiting) <= 2
+
+
+def test_what_the_watcher_raises_is_not_swallowed(
+    strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
+) -> None:
+    def fail(row: Row, probability: np.ndarray) -> None:
+        raise RuntimeError(f"cannot draw {row.id}")
+
+    with pytest.raises(RuntimeError, match="cannot draw"):
+        evaluate(forward, strategy, data(), threshold=THRESHOLD, watch=fail)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("score")]
+
+
+def test_logits_are_interpolated_between_pixel_centres_before_the_sigmoid() -> None:
+    logits = np.random.default_rng(1).normal(0.0, 4.0, (5, 7, 1)).astype(np.float32)
+    found = upsample_probability(logits, 13, 9)
+    rows, columns = (_weights(new, old) for new, old in ((13, 5), (9, 7)))
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-(rows @ logits[..., 0] @ columns.T))), atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def _weights(new: int, old: int) -> np.ndarray:
+    """(new, old): linear interpolation at the centres of `new` pixels over `old` ones, whose border goes on outside."""
+    places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(old)))
+
+
+def test_one_worker_alone_has_the_whole_sum(strategy: tf.distribute.Strategy) -> None:
+    table = np.random.default_rng(0).random((5, COLUMNS))
+    np.testing.assert_array_equal(sum_over_workers(strategy, table), table)
+
+
+def test_scores_add_up_over_pictures_or_over_pixels() -> None:
+    rows = [[1, 10, 10, 20, 5, 5, 20, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]]  # half right; rightly empty
+    found = Scores(["a", "b"], np.array(rows, np.float64)).summary()
+    assert found["dice_hard_original"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["iou_hard_original"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["dice_hard_original_set"] == pytest.approx(2 / 3)
+    assert found["dice_soft"] == pytest.approx((0.4 + 1) / 2)
+
+
+def test_forward_neither_drops_out_nor_moves_statistics(strategy: tf.distribute.Strategy, tiny_set) -> None:
+    config = tiny_set.recipe("model.dropout=0.5").model
+    with strategy.scope():
+        model = build_model(config)
+    before = [variable.numpy() for variable in model.variables]
+    forward = compiled_forward(strategy, model)
+    part = _Part(tf.random.stateless_uniform((2, 16, 24, 3), [1, 2]))
+    first, second = (strategy.experimental_local_results(forward(part))[0].numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, keras.ops.convert_to_numpy(model(part.images, training=False)), atol=1e-5)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+class _Part(tf.experimental.ExtensionType):
+    """A batch of images alone."""
+
+    images: tf.Tensor
+
+
+@given(pictures=st.integers(0, 50), count=st.integers(0, 60))
+def test_chosen_pictures_are_spread_from_the_first_to_the_last(pictures: int, count: int) -> None:
+    ids = [f"p{number:02d}" for number in range(pictures)]
+    chosen = evenly_spread(ids, count)
+    assert len(chosen) == min(pictures, count)
+    assert chosen <= set(ids)
+    if len(chosen) > 1:
+        places = [number for number, name in enumerate(ids) if name in chosen]
+        assert (places[0], places[-1]) == (0, pictures - 1)
+        gaps = np.diff(places)
+        assert gaps.max() - gaps.min() <= 1

@@ -1,0 +1,165 @@
+"""What a worker holds: built from a recipe, restored from a checkpoint, started from another model, let go of."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from segtrain.config import Recipe, override
+from segtrain.data.manifest import Manifest, read_manifest
+from segtrain.errors import StorageError, UserError
+from segtrain.storage import Storage
+from segtrain.training import run as running
+from segtrain.training.run import Run
+from segtrain.training.strategy import build_strategy
+from segtrain.training.world import World
+
+
+def weights_of(run: Run) -> list[np.ndarray]:
+    """Variables of the model, moving statistics included."""
+    return [value for name, value in sorted(run.snapshot().items()) if name.startswith("model/")]
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return [value.tobytes() for value in one] == [value.tobytes() for value in other]
+
+
+def best_of(finished) -> list[np.ndarray]:
+    model = keras.models.load_model(finished.path / "best" / "model.keras", compile=False)
+    return [variable.numpy() for variable in model.variables]
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(finished) -> None:
+    with Run(finished.recipe, World()) as run:
+        assert (run.cursor.epoch, run.cursor.step_in_epoch, run.cursor.step) == (2, 0, 8)
+        assert run.cursor.best_metrics["dice_hard_original"] == finished.summary.dice_hard_original
+        found, expected = run.snapshot(), finished.arrays()
+    assert found.keys() == expected.keys()
+    assert same([found[name] for name in found], [expected[name] for name in found])
+    assert {name.partition("/")[0] for name in found} == {"model", "optimizer", "ema", "loss_scale"}
+
+
+@pytest.mark.parametrize("ending", ["", "best/model.keras"])
+def test_a_run_starts_from_the_weights_of_another(finished, recipe: Callable[..., Recipe], ending: str) -> None:
+    storage = f"run.storage={recipe().run.storage}"
+    source = str(finished.path / ending)
+    with Run(override(finished.recipe, [storage, f"train.init_from={source}", "train.seed=5"]), World()) as run:
+        assert run.cursor.step == 0
+        assert same(weights_of(run), best_of(finished))
+        average = [value for name, value in sorted(run.snapshot().items()) if name.startswith("ema/")]
+        trained = [weight.numpy() for weight in run.step.weights]
+        assert same(average, trained)
+
+
+def test_another_models_weights_may_be_of_another_precision(finished, recipe: Callable[..., Recipe]) -> None:
+    storage = f"run.storage={recipe().run.storage}"
+    wide = override(finished.recipe, [storage, f"train.init_from={finished.path}", "train.precision=float64"])
+    with Run(wide, World()) as run:
+        assert same(weights_of(run), [value.astype(np.float64) for value in best_of(finished)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.init_from=nowhere"], "train.init_from: there is no nowhere/best/model.keras"),
+        (["model.filters=8"], "shape .* where this model has .*; the model section must be the same"),
+        (["model.depth=2"], "is no model of this shape"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    finished, recipe: Callable[..., Recipe], settings: list[str], message: str
+) -> None:
+    given = [f"run.storage={recipe().run.storage}", f"train.init_from={finished.path}", *settings]
+    with pytest.raises(UserError, match=message):
+        Run(override(finished.recipe, given), World())
+    assert not Path(recipe().run.folder).exists()
+
+
+def test_a_file_that_is_no_model_is_refused(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "weights.keras").write_bytes(b"no model at all")
+    with pytest.raises(UserError, match=r"train\.init_from: .*weights\.keras"):
+        Run(recipe(f"train.init_from={tmp_path / 'weights.keras'}"), World())
+
+
+def test_a_run_is_not_continued_on_another_data_set(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (finished.path / "metrics.jsonl").read_bytes()
+
+    def read_another(storage: Storage, root: str) -> Manifest:
+        return read_manifest(storage, root).model_copy(update={"fingerprint": "0123456789abcdef"})
+
+    monkeypatch.setattr(running, "read_manifest", read_another)
+    with pytest.raises(UserError, match=r"feedfacefeedface, this one is 0123456789abcdef"):
+        Run(finished.recipe, World())
+    assert (finished.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("settings", ["model.filters=8", "optimizer.kind=sgd", "train.ema_momentum=null"])
+def test_a_checkpoint_of_another_model_or_optimizer_is_refused(finished, settings: str) -> None:
+    """Jobs compare recipes field by field before; this guards those who call the loop themselves."""
+    with pytest.raises(UserError, match=r"the checkpoint of step 8 .* does not hold the variables"):
+        Run(override(finished.recipe, [settings]), World())
+
+
+def test_only_the_chief_writes(finished, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recipe()
+    monkeypatch.setattr(running, "build_strategy", _alone)
+    monkeypatch.setattr(running, "sum_over_workers", lambda strategy, table: np.array([-1.0]))  # the chief's answer
+    with Run(settings, World(workers=2, rank=1)) as run:
+        assert run.record is None
+        run.save()
+    assert not Path(settings.run.folder).exists()
+
+
+def _alone(world: World) -> tf.distribute.Strategy:
+    """The strategy of a world of one, whatever the world is."""
+    return build_strategy(World())
+
+
+def test_a_worker_that_cannot_read_the_chiefs_checkpoint_says_so(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "build_strategy", _alone)
+    monkeypatch.setattr(running, "sum_over_workers", lambda strategy, table: np.array([6.0]))
+    with pytest.raises(OSError, match="worker 1 cannot read the checkpoint of step 6"):
+        Run(recipe(), World(workers=2, rank=1))
+
+
+def save_and_fail(recipe: Recipe) -> None:
+    with Run(recipe, World()) as run:
+        next(run.batches)
+        run.save()
+        raise RuntimeError("from within")
+
+
+def test_leaving_a_run_ends_its_threads_and_completes_its_checkpoint(recipe: Callable[..., Recipe], run_folder) -> None:
+    settings = recipe()
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError, match="from within"):
+        save_and_fail(settings)
+    assert run_folder(settings.run.folder).checkpoints() == [0]
+    assert [thread.name for thread in set(threading.enumerate()) - before] == []
+
+
+class Full(Storage):
+    """Takes no checkpoint."""
+
+    def write_bytes(self, url: str, data: bytes) -> None:
+        if "checkpoints" in url:
+            raise StorageError(f"{url}: no space left on device")
+        super().write_bytes(url, data)
+
+
+def test_a_failed_save_ends_the_run_but_never_hides_what_ended_it_before(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(running, "Storage", Full)
+    with pytest.raises(StorageError, match="no space left"), Run(recipe(), World()) as run:
+        run.save()
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError, match="from within"):
+        save_and_fail(recipe())
+    assert "no space left" in caplog.text
