@@ -259,6 +259,10 @@ class EvaluationData(_Feed[EvaluationBatch]):
         rows = self._selection.table.rows
         self._first_numbers = np.cumsum(rows) - rows
         self._row_groups = range(worker, rows.size, workers)
+        self.own_ids = [
+            self.ids[self._first_numbers[group] + row] for group in self._row_groups for row in range(rows[group])
+        ]
+        """This worker's pictures, in the order in which they come."""
         slots = replicas * recipe.evaluation.batch_size
         self.steps = max(-(-int(rows[other::workers].sum()) // slots) for other in range(workers))
 

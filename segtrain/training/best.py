@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segtrain.data.decode import decode_image
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.panels import panel
 from segtrain.storage import join
@@ -15,12 +16,12 @@ from segtrain.training.run import Run
 
 
 class PanelArtist:
-    """Draws the same few validation pictures at every evaluation, from the probabilities as they are computed."""
+    """Draws the same few of the chief's validation pictures at every evaluation, from the probabilities as computed."""
 
     def __init__(self, run: Run) -> None:
         self._threshold = run.recipe.evaluation.threshold
         count = run.recipe.evaluation.panels if run.world.is_chief else 0
-        self._chosen = evenly_spread(run.validation_data.ids, count)
+        self._chosen = evenly_spread(run.validation_data.own_ids, count)
         self.panels: dict[str, np.ndarray] = {}
         """Picture id -> uint8 (H, W, 3)."""
 
@@ -28,29 +29,10 @@ class PanelArtist:
         """Draw this picture if it is one of the chosen. `probability` is float32 (height, width)."""
         if row.id not in self._chosen or row.mask is None:
             return
-        image = np.asarray(open_picture(row))
+        image = decode_image(row, row.height, row.width)
         truth = unpack_mask(row.mask, row.height, row.width).astype(bool)
         drawn = panel(image, truth, probability, threshold=self._threshold, title=row.id)
         self.panels[row.id] = np.asarray(drawn.convert("RGB"))
-
-
-def open_picture(row: Row) -> Image.Image:
-    """The stored picture as RGB, turned as its EXIF orientation says."""
-    picture = Image.open(io.BytesIO(row.image)).convert("RGB")
-    turn = _TURNS.get(row.orientation)
-    return picture if turn is None else picture.transpose(turn)
-
-
-# EXIF orientation -> the transposition that undoes it (EXIF 2.32, tag 274).
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:

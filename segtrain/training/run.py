@@ -84,8 +84,6 @@ class Run:
         )
         with self.strategy.scope():
             self.model = build_model(self.recipe.model, dtype_policy=train.precision, seed=train.seed)
-            if train.init_from is not None:
-                _load_weights(self.model, train.init_from, self.storage)
             self.optimizer = build_optimizer(self.recipe.optimizer)
             self.step = TrainStep(
                 self.strategy, self.model, self.optimizer, self.recipe, accumulation=split.accumulation
@@ -136,11 +134,17 @@ class Run:
             self.checkpoints.save(self.snapshot(), self.cursor, self.facts, self.recipe)
 
     def _restore(self) -> None:
-        """Go to the newest whole checkpoint. The chief chooses, so that all workers take the same one."""
+        """Go to the newest whole checkpoint, or start from other weights where the recipe says so.
+
+        The chief chooses the checkpoint, so that all workers take the same one.
+        """
         checkpoint = self.checkpoints.restore() if self.world.is_chief else None
         chosen = -1 if checkpoint is None else checkpoint.cursor.step
         chosen = int(sum_over_workers(self.strategy, np.array([float(chosen if self.world.is_chief else 0)]))[0])
         if chosen < 0:
+            if self.recipe.train.init_from is not None:
+                _load_weights(self.model, self.recipe.train.init_from, self.storage)
+                self.step.restart_average()
             return
         if checkpoint is None:
             checkpoint = self.checkpoints.restore(chosen)

@@ -76,7 +76,7 @@ class TrainStep:
         optimizer.build(model.trainable_variables)
         self.loss_scale = LossScale(recipe)
         momentum = recipe.train.ema_momentum
-        self.ema = [] if momentum is None else [tf.Variable(w, trainable=False) for w in self._initial_weights()]
+        self.ema = [] if momentum is None else [tf.Variable(w, trainable=False) for w in self._local_weights()]
         self._compiled = tf.function(self._step, jit_compile=recipe.train.xla or None, autograph=False)
 
     def __call__(self, batch: Any, step: int) -> StepResult:
@@ -85,7 +85,12 @@ class TrainStep:
             result: StepResult = self._compiled(batch, tf.constant(step, tf.int64))
         return result
 
-    def _initial_weights(self) -> list[Any]:
+    def restart_average(self) -> None:
+        """Set the moving average to the weights as they are."""
+        for average, weight in zip(self.ema, self._local_weights()[: len(self.ema)], strict=True):
+            average.assign(weight)
+
+    def _local_weights(self) -> list[Any]:
         return [self.strategy.experimental_local_results(weight)[0].numpy() for weight in self.weights]
 
     def _step(self, batch: Any, step: tf.Tensor) -> StepResult:

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 
 import google_crc32c
 import numpy as np
-import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from segtrain.config import Recipe, override
 from segtrain.data.shards import Row, pack_mask
-from segtrain.training.best import PanelArtist, open_picture
+from segtrain.training.best import PanelArtist
 from segtrain.training.world import World
 
 HEIGHT, WIDTH = 12, 18
@@ -41,23 +40,7 @@ def picture() -> Image.Image:
 
 def artist(world: World, ids: list[str], panels: int) -> PanelArtist:
     recipe = override(Recipe(), [f"evaluation.panels={panels}"])
-    return PanelArtist(SimpleNamespace(recipe=recipe, world=world, validation_data=SimpleNamespace(ids=ids)))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_as_its_orientation_says(orientation: int) -> None:
-    stored = picture()
-    expected = stored.copy()
-    expected.getexif()[0x0112] = orientation
-    expected = ImageOps.exif_transpose(expected)
-    found = open_picture(row_of("a", stored, None, orientation))
-    assert found.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_a_picture_of_any_mode_is_drawn_in_colour(mode: str) -> None:
-    assert open_picture(row_of("a", picture().convert(mode), None)).mode == "RGB"
+    return PanelArtist(SimpleNamespace(recipe=recipe, world=world, validation_data=SimpleNamespace(own_ids=ids)))
 
 
 def test_only_chosen_pictures_are_drawn_and_only_by_the_chief() -> None:
