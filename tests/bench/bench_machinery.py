@@ -3,8 +3,9 @@
     make bench                                  all benchmarks
     .venv/bin/python -m pytest -m '' -s tests/bench/bench_machinery.py
 
-A U-Net of 16 filters at 96x128, batch 16, from the second epoch on. The three take turns, each in processes of its
-own; the table gives the median of their epochs. Ratios count, not the absolute rates of this machine.
+A U-Net of 16 filters at 96x128, batch 16, from the second epoch on. The rate of a shared machine drifts by a fifth
+within minutes, so epochs of the real loop and as many bare steps take turns in one process and each pair gives a
+ratio; the loop with and without Ray, which must be processes of their own, take turns too.
 """
 
 import json
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[2]
-PICTURES, EPOCHS, TURNS = 200, 4, 2
+PICTURES, EPOCHS, TURNS, PAIRS = 200, 4, 2, 6
 RECIPE = [
     "data.height=96",
     "data.width=128",
@@ -30,34 +31,47 @@ RECIPE = [
     f"evaluation.every_epochs={EPOCHS}",
     "evaluation.panels=0",
 ]
-BARE = """
+PAIRED = """
 import sys, time
 import numpy as np, tensorflow as tf
 from segtrain.config import Recipe, override
 from segtrain.losses import loss_per_image
 from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer
+from segtrain.training.loop import train_epoch
+from segtrain.training.run import Run
+from segtrain.training.watch import Watch
+from segtrain.training.world import World
 
 recipe = override(Recipe(), sys.argv[2:])
-model, optimizer = build_model(recipe.model), build_optimizer(recipe.optimizer)
-optimizer.build(model.trainable_variables)
 random = np.random.default_rng(0)
 images = tf.constant(random.random((16, 96, 128, 3), np.float32))
 masks = tf.constant((random.random((16, 96, 128, 1)) > 0.5).astype(np.float32))
 
-@tf.function
-def step():
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(loss_per_image(recipe.loss, masks, model(images, training=True)))
-    optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-    return loss
+with Run(recipe, World()) as run:
+    model, optimizer = build_model(recipe.model), build_optimizer(recipe.optimizer)
+    optimizer.build(model.trainable_variables)
 
-step()
-for _ in range(int(sys.argv[1])):
-    started = time.perf_counter()
-    for _ in range(10):
-        float(step())
-    print(160 / (time.perf_counter() - started))
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(loss_per_image(recipe.loss, masks, model(images, training=True)))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    watch = Watch(recipe, run.cursor, run.training_data.steps_per_epoch, lambda progress: None)
+    for epoch in range(int(sys.argv[1])):
+        started = time.perf_counter()
+        measured = train_epoch(run, watch)
+        run.record.epoch(run.cursor.step, measured, {})
+        run.cursor.start_epoch(epoch + 1)
+        run.save()
+        loop = measured["samples"] / (time.perf_counter() - started)
+        run.checkpoints.wait()
+        started = time.perf_counter()
+        for _ in range(run.training_data.steps_per_epoch):
+            float(step())
+        print(loop, 16 * run.training_data.steps_per_epoch / (time.perf_counter() - started))
 """
 LOOP = """
 import sys
@@ -85,23 +99,32 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_loop_and_ray_beside_the_bare_step(data_set: Path) -> None:
-    rates: dict[str, list[float]] = {"bare step": [], "loop": [], "loop through Ray": []}
+def test_the_loop_beside_the_bare_step(data_set: Path) -> None:
+    lines = _python("-c", PAIRED, str(PAIRS + 1), "run.name=paired", *_settings(data_set)).splitlines()[1:]
+    pairs = [tuple(map(float, line.split())) for line in lines]
+    ratios = [loop / bare for loop, bare in pairs]
+    print("\nreal loop / bare step, images/s: " + "  ".join(f"{loop:.1f}/{bare:.1f}" for loop, bare in pairs))
+    print(f"median ratio {statistics.median(ratios):.3f}  ({' '.join(f'{ratio:.3f}' for ratio in ratios)})")
+
+
+def test_the_loop_through_ray_beside_the_loop(data_set: Path) -> None:
+    rates: dict[str, list[float]] = {"loop": [], "loop through Ray": []}
+    recipe = data_set / "empty.yaml"
+    recipe.write_text("")
     for turn in range(TURNS):
-        rates["bare step"] += [float(line) for line in _python("-c", BARE, str(EPOCHS), *RECIPE).splitlines()[1:]]
-        common = [f"data.root={data_set / 'data'}", f"run.storage={data_set / 'runs'}", *RECIPE]
-        _python("-c", LOOP, f"run.name=loop-{turn}", *common)
+        _python("-c", LOOP, f"run.name=loop-{turn}", *_settings(data_set))
         rates["loop"] += _epoch_rates(data_set / "runs" / f"loop-{turn}")
-        recipe = data_set / "empty.yaml"
-        recipe.write_text("")
-        _python("jobs/train.py", str(recipe), f"run.name=ray-{turn}", *common)
+        _python("jobs/train.py", str(recipe), f"run.name=ray-{turn}", *_settings(data_set))
         rates["loop through Ray"] += _epoch_rates(data_set / "runs" / f"ray-{turn}")
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"\n{'':20}  images/s  of the bare step   (epochs)")
+    print()
     for name, values in rates.items():
-        spread = " ".join(f"{value:.1f}" for value in values)
-        print(f"{name:20}  {medians[name]:8.2f}  {medians[name] / medians['bare step']:16.3f}   ({spread})")
+        print(f"{name:18} {medians[name]:6.2f} images/s  ({' '.join(f'{value:.1f}' for value in values)})")
     print(f"through Ray, of the same loop without Ray: {medians['loop through Ray'] / medians['loop']:.3f}")
+
+
+def _settings(data_set: Path) -> list[str]:
+    return [f"data.root={data_set / 'data'}", f"run.storage={data_set / 'runs'}", *RECIPE]
 
 
 def test_help_answers_quickly() -> None:
