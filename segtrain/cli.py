@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from segtrain.errors import DataError, RunError, StorageError, UserError
 
@@ -21,10 +22,10 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
     other exception is a bug and passes through with its traceback. Log lines go to stdout, so that stderr holds the
     one message alone.
     """
-    _log_to_stdout()
     try:
-        run()
-        sys.stdout.flush()
+        with _log_to_stdout():
+            run()
+            sys.stdout.flush()
     except UserError as error:
         return _fail(error, USER_ERROR, debug)
     except (StorageError, DataError, RunError) as error:
@@ -41,13 +42,20 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
     return 0
 
 
-def _log_to_stdout() -> None:
+@contextmanager
+def _log_to_stdout() -> Iterator[None]:
+    """Show the library's log lines, from INFO on, as plain lines while the block runs."""
     logger = logging.getLogger("segtrain")
-    logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]
-    logger.propagate = False
+    level, handlers, propagate = logger.level, logger.handlers, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:
