@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.config import Recipe, override
+from segtrain.config import Recipe, SyntheticSource, override
 from segtrain.data import prepare as preparing
 from segtrain.data import writing
 from segtrain.data.manifest import Manifest, read_index, read_manifest
 from segtrain.data.prepare import prepare
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import Row, unpack_mask
+from segtrain.data.sources.synthetic import draw as draw_cars
 from segtrain.errors import UserError
 from segtrain.storage import Storage
 
@@ -103,6 +104,21 @@ def test_no_group_is_in_two_folds(source: Path, tmp_path: Path) -> None:
     pairs = set(zip(index["group"].to_pylist(), index["fold"].to_pylist(), strict=True))
     assert len(pairs) == 20
     assert {shard.fold for shard in manifest.shards} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "carvana, masks in GIFs", "carvana, masks in a CSV"])
+def test_no_car_is_in_two_folds(kind: str, tmp_path: Path) -> None:
+    cars = SyntheticSource(path=str(tmp_path / "cars"), cars=5, views=3, height=64, width=96)
+    settings = {"kind": "synthetic", "path": cars.path, "cars": 5, "views": 3, "height": 64, "width": 96}
+    if kind != "synthetic":
+        draw_cars(cars, tmp_path / "cars")
+        settings = {"kind": "carvana", "path": cars.path, "masks": "csv" if "CSV" in kind else "gif"}
+    recipe = Recipe.from_dict({"source": settings})
+    index = read_index(Storage(), str(tmp_path / "set"), prepare(recipe, str(tmp_path / "set"), parallel=False))
+    views = list(zip(index["id"].to_pylist(), index["group"].to_pylist(), index["fold"].to_pylist(), strict=True))
+    assert len(views) == 15
+    assert all(name.startswith(f"{car}_") for name, car, _ in views)
+    assert len({(car, fold) for _, car, fold in views}) == 5
 
 
 def test_small_sets_still_have_many_row_groups(source: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The jobs on a cluster that `ray start` made: joined from its machine, and through `ray job submit`."""
 
+import json
 import os
 import shutil
 import socket
@@ -102,6 +103,19 @@ def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, project: Path
     assert (tmp_path / "tiny/best/model.keras").exists()
     loaded = next(line for line in result.stdout.splitlines() if "loaded from" in line)
     assert "working_dir_files" in loaded, "workers must not take another segtrain from their environment"
+
+    scored = submit(head, project, "python", "jobs/evaluate.py", str(tmp_path / "tiny"), str(project / "set"))
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    best = json.loads((tmp_path / "tiny/best/metrics.json").read_text())["dice_hard_original"]
+    assert f"{best:.6g}" in scored.stdout
+
+
+def test_submitted_jobs_prepare_and_look_at_data(head: Head, project: Path, tmp_path: Path) -> None:
+    small = ("source.cars=5", "source.views=2", "source.height=64", "source.width=96")
+    prepared = submit(head, project, "python", "jobs/prepare.py", "synthetic", str(tmp_path / "cars"), *small)
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    looked_at = submit(head, project, "python", "jobs/data.py", "inspect", str(tmp_path / "cars"))
+    assert "10 pictures in 5 groups" in looked_at.stdout
 
 
 def test_a_submitted_jobs_mistake_is_its_message_and_a_failed_job(head: Head, project: Path) -> None:
