@@ -12,7 +12,7 @@ RECIPE := jobs/recipes/quickstart.yaml
 .PHONY: help setup demo test test-all bench lint types contracts format lock clean
 
 help:
-	@echo 'make demo       draw cars, train on them through Ray, score them: about 8 minutes on 2 cores'
+	@echo 'make demo       draw cars, train on them through Ray, score them: five to seven minutes on 2 cores'
 	@echo 'make test       the tests, without those marked slow or gpu'
 	@echo 'make test-all   all tests'
 	@echo 'make bench      the benchmarks, with their figures'
