@@ -114,7 +114,7 @@ class TrainStep:
         clipping and the judgement of finiteness.
         """
         optimizer, extended = self.optimizer, self.strategy.extended
-        rate = optimizer.learning_rate.value if hasattr(optimizer.learning_rate, "value") else optimizer.learning_rate
+        rate = keras.ops.convert_to_tensor(optimizer.learning_rate)
         for gradient, weight in zip(gradients, self.weights, strict=True):
             if optimizer.weight_decay:  # decoupled, before the update (Loshchilov and Hutter 2019, algorithm 2)
                 extended.update(weight, self._decay, args=(rate,))
