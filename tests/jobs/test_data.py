@@ -1,11 +1,10 @@
 """`jobs/data.py` through its command line."""
 
-import importlib.util
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -14,15 +13,6 @@ from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
 
 JOB = Path(__file__).parents[2] / "jobs/data.py"
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"job_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +24,10 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_inspect_and_stats_describe_the_set(data_set: str, capsys: pytest.CaptureFixture[str]) -> None:
-    job = load(JOB)
-    assert job.main(["inspect", data_set]) == 0
+    main = runpy.run_path(str(JOB))["main"]
+    assert main(["inspect", data_set]) == 0
     assert "4 pictures in 2 groups" in capsys.readouterr().out
-    assert job.main(["stats", data_set]) == 0
+    assert main(["stats", data_set]) == 0
     assert "72x48 (4)" in capsys.readouterr().out
 
 
@@ -64,7 +54,7 @@ def test_a_mistake_is_one_message_and_code_2(
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/manifest.json").write_text('{"format_version": 9}')
     names = {"set": data_set, "empty": tmp_path, "strange": tmp_path / "strange"}
-    assert load(JOB).main([text.format(**names) for text in arguments]) == 2
+    assert runpy.run_path(str(JOB))["main"]([text.format(**names) for text in arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -79,7 +69,7 @@ def test_damage_is_one_message_and_code_1(data_set: str, tmp_path: Path, capsys:
             copy.write_bytes(path.read_bytes())
     for shard in tmp_path.rglob("part-*"):
         shard.write_bytes(shard.read_bytes().replace(b"JFIF", b"JFIX"))
-    assert load(JOB).main(["preview", str(tmp_path), "--out", str(tmp_path / "sheet.png")]) == 1
+    assert runpy.run_path(str(JOB))["main"](["preview", str(tmp_path), "--out", str(tmp_path / "sheet.png")]) == 1
     assert "part-00000" in capsys.readouterr().err
     assert not (tmp_path / "sheet.png").exists()
 

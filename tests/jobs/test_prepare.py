@@ -1,25 +1,15 @@
 """`jobs/prepare.py` through its command line."""
 
-import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 JOB = Path(__file__).parents[2] / "jobs/prepare.py"
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"job_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -45,7 +35,7 @@ def test_a_folder_becomes_a_data_set(source: Path, tmp_path: Path) -> None:
 def test_a_recipe_names_the_source(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "pictures.yaml"
     recipe.write_text(f"source: {{path: {source}, group_run: 2}}\nprepare: {{folds: 3}}\n")
-    assert load(JOB).main([str(recipe), str(tmp_path / "set"), "prepare.seed=4"]) == 0
+    assert runpy.run_path(str(JOB))["main"]([str(recipe), str(tmp_path / "set"), "prepare.seed=4"]) == 0
     assert "6 pictures in 3 groups" in capsys.readouterr().out
 
 
@@ -79,7 +69,7 @@ def test_a_mistake_is_one_message_and_code_2(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     names = {"set": tmp_path / "set", "source": source}
-    assert load(JOB).main([text.format(**names) for text in arguments]) == 2
+    assert runpy.run_path(str(JOB))["main"]([text.format(**names) for text in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
