@@ -1,4 +1,4 @@
-"""The failures that segtrain tells apart: a user's mistake, and faults of the world of three kinds."""
+"""The failures that segtrain tells apart: a user's mistake, and faults of the world of four kinds."""
 
 
 class UserError(Exception):
@@ -10,6 +10,10 @@ class UserError(Exception):
 
 class StorageError(OSError):
     """A fault of storage that outlived its retries. The message names the URL and what was tried."""
+
+
+class ConflictError(Exception):
+    """A file that is no longer the version it was when it was read; the message names the URL."""
 
 
 class DataError(Exception):

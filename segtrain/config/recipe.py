@@ -95,8 +95,13 @@ NOT_IDENTITY = frozenset(
         "data.root",
         "data.cache",
         "data.cache_bytes",
+        "data.node_cache",
+        "data.node_cache_bytes",
+        "data.read_ahead_bytes",
         "data.decode_threads",
         "data.prefetch_batches",
+        "data.prefetch_bytes",
+        "data.max_quarantined",
         "train.per_replica_batch_size",
         "train.xla",
     }
@@ -142,7 +147,7 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
 
 def _dotted(location: tuple[int | str, ...]) -> str:
     """pydantic's location without the tags of unions and the names of validators that it puts between the keys."""
-    tags = {"carvana", "folder", "synthetic", "unet", "fcn", "adam", "adamw", "sgd", "rmsprop"}
+    tags = {"carvana", "folder", "kaggle", "synthetic", "unet", "fcn", "adam", "adamw", "sgd", "rmsprop"}
     tags |= {"constant", "cosine", "plateau"}
     parts = [str(part) for index, part in enumerate(location) if not (index == 1 and part in tags)]
     return ".".join(part for part in parts if "[" not in part and part not in ("float", "tuple"))

@@ -32,7 +32,9 @@ class CarvanaSource(Section):
 
     kind: Literal["carvana"] = "carvana"
     path: str | None = None
-    """Folder that holds `train/` and the masks."""
+    """Folder that holds the pictures' folder and the masks."""
+    images: str = "train"
+    """The pictures' folder in `path`: `train`, or `train_hq` for the high-quality ones."""
     masks: Literal["gif", "csv"] = "gif"
     """Take masks from `train_masks/*.gif` or from `train_masks.csv`."""
 
@@ -63,6 +65,19 @@ class FolderSource(Section):
         return self
 
 
+class KaggleSource(Section):
+    """A competition's archives, downloaded with the `kaggle` client, unpacked, and read as `carvana`."""
+
+    kind: Literal["kaggle"] = "kaggle"
+    competition: str = "carvana-image-masking-challenge"
+    files: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("train_hq.zip", "train_masks.zip")
+    """Only these are downloaded, one after the other."""
+    path: str | None = None
+    """Local folder for the archives and the pictures, kept so that nothing is downloaded twice."""
+    masks: Literal["gif", "csv"] = "gif"
+    """As in `carvana`."""
+
+
 class SyntheticSource(Section):
     """Drawn cars in Kaggle's layout, the same for the same seed; for demos, tests and benchmarks."""
 
@@ -79,6 +94,7 @@ class SyntheticSource(Section):
 Source = Annotated[
     Annotated[CarvanaSource, Tag("carvana")]
     | Annotated[FolderSource, Tag("folder")]
+    | Annotated[KaggleSource, Tag("kaggle")]
     | Annotated[SyntheticSource, Tag("synthetic")],
     _by_kind("folder"),
 ]
@@ -115,12 +131,27 @@ class DataConfig(Section):
     """Fixed number of sample streams that workers share out; the order of samples does not depend on the workers."""
     shuffle_window_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
     """Within a lane, samples of row groups up to so many bytes are shuffled together."""
-    cache: Literal["auto", "memory", "off"] = "auto"
-    """Keep decoded pictures in memory, as uint8 after resizing: always, never, or where `cache_bytes` is enough."""
+    fit: Literal["resize", "crop"] = "resize"
+    """Whole pictures resized to `height` x `width`; or windows of that size cut from them, another one each epoch."""
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """`memory` keeps decoded pictures (uint8, before augmentation), `disk` the stored bytes in the node cache.
+    `auto` keeps decoded pictures where `cache_bytes` is enough, and stored bytes where `root` is in object storage."""
     cache_bytes: Annotated[int, Field(ge=0)] = 4 * 1024 * MIB
+    """Memory for decoded pictures, in each worker."""
+    node_cache: str | None = None
+    """Local folder that all processes on a node share; `segtrain-cache-<user>` in the temporary folder by default."""
+    node_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * MIB
+    """The least recently used go where there is more in the node cache."""
+    read_ahead_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
+    """Stored bytes that a worker holds in memory before it reads more ahead of the windows in use."""
     decode_threads: Count | None = None
     """Threads that decode; as many as there are cores where nothing is given."""
     prefetch_batches: Count = 4
+    """Batches decoded ahead of their step, as far as `prefetch_bytes` allows."""
+    prefetch_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
+    """Decoded pictures that wait for their step; one batch does however large it is."""
+    max_quarantined: Annotated[int, Field(ge=0)] = 16
+    """So many pictures an epoch may be left out because their bytes are damaged; one more stops the run."""
 
     @model_validator(mode="after")
     def _folds_differ(self) -> Self:
