@@ -9,13 +9,14 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
 
-.PHONY: help setup demo test test-all bench lint types contracts format lock clean
+.PHONY: help setup demo test test-all bench bench-input bench-memory lint types contracts format lock clean
 
 help:
 	@echo 'make demo       draw cars, train on them through Ray, score them: five to seven minutes on 2 cores'
 	@echo 'make test       the tests, without those marked slow or gpu'
 	@echo 'make test-all   all tests'
-	@echo 'make bench      the benchmarks, with their figures'
+	@echo 'make bench      the benchmarks of the loop, with their figures'
+	@echo 'make bench-input bench-memory   how fast pictures come in beside other readers; whether memory stays flat'
 	@echo 'make lint types contracts   ruff, mypy, import-linter'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make lock       resolve requirements.lock again, keeping what still fits'
@@ -48,6 +49,12 @@ test-all: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest -m '' -s tests/bench
+
+bench-input: $(READY)
+	$(BIN)/python -m tests.bench.input
+
+bench-memory: $(READY)
+	$(BIN)/python -m tests.bench.memory_growth
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,14 +1,16 @@
-"""Look at a data set: what it holds, its statistics, or some pictures with their masks.
+"""Look at a data set: what it holds, whether all of it is sound, its statistics, or some pictures with their masks.
 
     python jobs/data.py inspect DATASET [key=value ...] [--debug]
+    python jobs/data.py verify  DATASET
     python jobs/data.py stats   DATASET
     python jobs/data.py preview DATASET [--out preview.png] [--pictures 12]
 
-DATASET is a local folder or an s3:// URL; `storage.endpoint_url=...` reaches another S3 server.
+DATASET is a local folder or an s3:// URL; `storage.endpoint_url=...` reaches another S3 server. `verify` reads every
+byte, compares every checksum and decodes every pair; it lists all that is wrong and ends with code 1 if anything is.
+`inspect` and `stats` read no shard.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +19,7 @@ from segtrain import cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("inspect", "stats", "preview"))
+    parser.add_argument("what", choices=("inspect", "verify", "stats", "preview"))
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--out", default="preview.png", metavar="FILE.png", help="where preview is drawn")
@@ -31,21 +33,25 @@ def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
     from segtrain.data import describe
     from segtrain.data.manifest import read_index, read_manifest
+    from segtrain.data.verify import verify
+    from segtrain.errors import DataError
     from segtrain.storage import Storage
 
-    storage = Storage(load_recipe(None, args.overrides).storage)
+    recipe = load_recipe(None, args.overrides)
+    storage = Storage(recipe.storage)
     manifest = read_manifest(storage, args.dataset)
     if args.what == "inspect":
         print("\n".join(describe.overview(manifest, args.dataset)))
-        return
-    index = read_index(storage, args.dataset, manifest)
-    if args.what == "stats":
-        print("\n".join(describe.statistics(index)))
-        return
-    sheet = io.BytesIO()
-    describe.preview(storage, args.dataset, manifest, index, args.pictures).save(sheet, "PNG")
-    storage.write_bytes(args.out, sheet.getvalue())
-    print(f"drew {args.out}")
+    elif args.what == "stats":
+        print("\n".join(describe.statistics(read_index(storage, args.dataset, manifest))))
+    elif args.what == "preview":
+        describe.write_preview(storage, args.dataset, manifest, args.pictures, args.out)
+        print(f"drew {args.out}")
+    elif problems := verify(storage, args.dataset, manifest, recipe.run.progress_every_s):
+        print("\n".join(map(str, problems)))
+        raise DataError(f"{args.dataset} is damaged (lines above: {len(problems)}); make it again with jobs/prepare.py")
+    else:
+        print(f"{manifest.pictures} pictures in {len(manifest.shards)} shards: all right")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
     python jobs/prepare.py synthetic demo/cars source.cars=16
     python jobs/prepare.py carvana s3://bucket/carvana source.path=/data/carvana
+    python jobs/prepare.py kaggle s3://bucket/carvana source.path=/data/carvana
     python jobs/prepare.py folder data/nuclei source.path=/data/nuclei prepare.folds=5
     python jobs/prepare.py jobs/recipes/nuclei.yaml data/nuclei
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 
 from segtrain import cli
 
-KINDS = ("carvana", "folder", "synthetic")
+KINDS = ("carvana", "folder", "kaggle", "synthetic")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

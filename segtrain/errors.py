@@ -12,6 +12,10 @@ class StorageError(OSError):
     """A fault of storage that outlived its retries. The message names the URL and what was tried."""
 
 
+class ShortFileError(StorageError):
+    """A file that ends before the bytes that were asked for: no other attempt makes it longer."""
+
+
 class ConflictError(Exception):
     """A file that is no longer the version it was when it was read; the message names the URL."""
 

@@ -10,19 +10,21 @@ URL comes. Every method raises
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtrain.config import StorageConfig
-from segtrain.errors import StorageError, UserError
+from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError
 
 if TYPE_CHECKING:
-    from segtrain.s3 import S3Files
+    from segtrain.s3.files import S3Files
 
 TEMPORARY_SUFFIX = ".segtrain-tmp"
 
@@ -53,6 +55,9 @@ class Storage:
 
     def __init__(self, config: StorageConfig | None = None) -> None:
         self.config = config or StorageConfig()
+        self._local = LocalFiles()
+        self._remote: S3Files | None = None
+        self._opening = threading.Lock()
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[StorageConfig]]:
         return Storage, (self.config,)
@@ -62,12 +67,28 @@ class Storage:
         return self._files(url).read_bytes(url)
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises `StorageError` where the file ends before."""
+        """Exactly `length` bytes from `offset`. Raises `ShortFileError` where the file ends before.
+
+        In object storage this is one request, after a first one for each of the last few hundred objects. Nothing
+        checks the bytes but the caller. What is read by ranges does not change under its name while it is read.
+        """
         return self._files(url).read_range(url, offset, length)
 
     def write_bytes(self, url: str, data: bytes) -> None:
         """Write a file; a reader sees the old file or the whole new one, never a part."""
         self._files(url).write_bytes(url, data)
+
+    def read_versioned(self, url: str) -> tuple[bytes, str]:
+        """The whole file and its version, for `write_if_version`: its ETag or, of a local file, a digest."""
+        return self._files(url).read_versioned(url)
+
+    def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
+        """Write a file over exactly this version, or, where `version` is None, only where nothing is there.
+
+        Of several such writers that start from one version exactly one succeeds; plain writes do not wait for them.
+        Raises `ConflictError` where the file is not that version any more.
+        """
+        self._files(url).write_if_version(url, data, version)
 
     def write_file(self, url: str, local: Path) -> None:
         """Copy or upload a local file, with the promise of `write_bytes`."""
@@ -91,19 +112,20 @@ class Storage:
         """Bytes of a file."""
         return self._files(url).size(url)
 
+    @property
+    def retries(self) -> int:
+        """How many failed attempts were followed by another one, in this process and over all its threads."""
+        return self._remote.retries if self._remote else 0
+
     def _files(self, url: str) -> "LocalFiles | S3Files":
-        return self._remote if is_remote(url) else self._local
+        if not is_remote(url):
+            return self._local
+        with self._opening:
+            if self._remote is None:
+                from segtrain.s3.files import S3Files  # s3fs takes a third of a second to import
 
-    # Two threads may both build one of these; they are alike and the later one stays.
-    @cached_property
-    def _local(self) -> "LocalFiles":
-        return LocalFiles()
-
-    @cached_property
-    def _remote(self) -> "S3Files":
-        from segtrain.s3 import S3Files  # s3fs takes half a second to import
-
-        return S3Files(self.config)
+                self._remote = S3Files(self.config)
+            return self._remote
 
 
 class LocalFiles:
@@ -118,11 +140,24 @@ class LocalFiles:
             file.seek(offset)
             data = file.read(length)
         if len(data) != length:
-            raise StorageError(f"{url} ends before byte {offset + length}: {len(data)} of {length} bytes could be read")
+            raise ShortFileError(
+                f"{url} ends before byte {offset + length}: {len(data)} of {length} bytes could be read"
+            )
         return data
 
     def write_bytes(self, url: str, data: bytes) -> None:
         with _errors_name(url), _replacing(_path(url)) as temporary:
+            temporary.write_bytes(data)
+
+    def read_versioned(self, url: str) -> tuple[bytes, str]:
+        data = self.read_bytes(url)
+        return data, _version(data)
+
+    def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
+        path = _path(url)
+        with _errors_name(url), _locked(path), _replacing(path) as temporary:
+            if version != (_version(path.read_bytes()) if path.exists() else None):
+                raise ConflictError(f"{url} was written by somebody else in the meantime")
             temporary.write_bytes(data)
 
     def write_file(self, url: str, local: Path) -> None:
@@ -164,6 +199,10 @@ def _path(url: str) -> Path:
     return Path(url).expanduser()
 
 
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 @contextlib.contextmanager
 def _errors_name(url: str) -> Iterator[None]:
     """Turn the operating system's errors into ours. A folder where a file should be counts as missing."""
@@ -189,6 +228,24 @@ def _replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep out all others that lock this path, in any process. The kernel frees the lock when its holder is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name[:100]}.lock{TEMPORARY_SUFFIX}")
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(lock.open("wb"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else the holder that this one waited for has removed it
+                break
+            stack.close()
+        try:
+            yield
+        finally:
+            lock.unlink()
 
 
 def _sync(path: Path) -> None:

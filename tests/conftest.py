@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fault_proxy import FaultProxy
 from tests.seaweed import S3Server, serve_s3
 
 REPOSITORY = Path(__file__).parents[1]
@@ -40,6 +41,14 @@ def s3_root(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def fault_proxy(s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy before the server, to which the environment leads; faultless until the test injects something."""
+    with FaultProxy(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
 
 
 @pytest.fixture

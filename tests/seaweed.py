@@ -33,6 +33,8 @@ class S3Server:
     bucket: str = "segtrain"
     admin: Keys = Keys("testadmin", "testadminsecret")
     reader: Keys = Keys("testreader", "testreadersecret")
+    process: int = 0
+    """Its process id."""
 
     def environment(self, keys: Keys | None = None) -> dict[str, str]:
         """The AWS variables that lead to this server, with the admin's keys where no others are given."""
@@ -54,7 +56,7 @@ def serve_s3() -> Iterator[S3Server]:
     process = _start_seaweed(folder, port, server)
     try:
         _wait_until_writable(server, process, folder / "weed.log")
-        yield server
+        yield dataclasses.replace(server, process=process.pid)
     finally:
         process.kill()  # SIGTERM takes seconds, and nothing here is worth keeping
         process.wait()

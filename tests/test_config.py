@@ -125,6 +125,11 @@ def test_more_workers_than_lanes_are_refused() -> None:
     assert "cluster.workers is 5 but data.lanes is 4" in message
 
 
+def test_xla_is_refused_with_geometry_that_it_cannot_compile() -> None:
+    assert wrong("train.xla=true", "augment.scale=0.1").startswith("train.xla is on, and XLA cannot compile")
+    override(Recipe(), ["train.xla=true", "augment.flip=0.5", "augment.contrast=0.1"])
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "model: [", "just words"])
 def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)

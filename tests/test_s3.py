@@ -1,80 +1,16 @@
-"""The client of S3: what is retried and for how long, with a clock of its own and with a server that refuses."""
+"""The parts of the client of S3: what is retried and for how long, and what stays open."""
 
-import http.server
 import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtrain.config import StorageConfig
-from segtrain.errors import StorageError
-from segtrain.s3 import error_code, is_passing, retrying
-from segtrain.storage import Storage
-
-
-class _Throttled(http.server.BaseHTTPRequestHandler):
-    """Answers 503 SlowDown a number of times, then serves four bytes."""
-
-    refusals = 0
-    requests = 0
-
-    def do_HEAD(self) -> None:
-        self._answer(b"")
-
-    def do_GET(self) -> None:
-        self._answer(b"data")
-
-    def _answer(self, body: bytes) -> None:
-        type(self).requests += 1
-        if type(self).requests <= type(self).refusals:
-            xml = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-            self.send_response(503)
-            self.send_header("Content-Length", str(len(xml)))
-            self.end_headers()
-            self.wfile.write(xml if body else b"")
-            return
-        self.send_response(206 if "Range" in self.headers else 200)
-        self.send_header("Content-Length", "4")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def throttled(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Throttled]]:
-    """A server that can be told to refuse, with the environment leading to it."""
-    handler = type("Handler", (_Throttled,), {})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testkey")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_throttling_passes_unnoticed(throttled: type[_Throttled]) -> None:
-    storage = Storage(StorageConfig(deadline_s=20.0))
-    throttled.refusals = 2
-    assert storage.read_bytes("s3://bucket/key") == b"data"
-    throttled.requests = 0
-    assert storage.read_range("s3://bucket/key", 0, 4) == b"data"
-
-
-def test_throttling_without_end_names_the_url_at_the_deadline(throttled: type[_Throttled]) -> None:
-    throttled.refusals = 10**9
-    storage = Storage(StorageConfig(deadline_s=0.5))
-    for read in (storage.read_bytes, lambda url: storage.read_range(url, 0, 4)):
-        with pytest.raises(StorageError, match=r"s3://bucket/key: .*tried for 0\.5 s"):
-            read("s3://bucket/key")
+from segtrain.s3.faults import error_code, is_passing
+from segtrain.s3.handles import OpenHandles
+from segtrain.s3.retries import retrying
 
 
 class _Clock:
@@ -89,29 +25,64 @@ class _Clock:
         self.now_s += wait_s
 
 
-@given(deadline_s=st.floats(0.0, 500.0), share=st.floats(0.0, 1.0))
-def test_waits_grow_to_a_bound_and_end_before_the_deadline(deadline_s: float, share: float) -> None:
+@given(deadline_s=st.floats(0.0, 500.0), share=st.floats(0.0, 1.0), attempt_s=st.floats(0.0, 100.0))
+def test_waits_grow_to_a_bound_and_attempts_end_before_the_deadline(
+    deadline_s: float, share: float, attempt_s: float
+) -> None:
     clock = _Clock()
-    attempts = 0
+    attempts = retries = 0
 
     def fail() -> None:
         nonlocal attempts
         attempts += 1
+        clock.now_s += attempt_s
         if attempts > 1000:
             raise KeyboardInterrupt  # waits of nothing never reach a deadline
         raise OSError("again")
+
+    def count() -> None:
+        nonlocal retries
+        retries += 1
 
     with pytest.raises((OSError, KeyboardInterrupt)):
         retrying(
             fail,
             lambda error: True,
             deadline_s,
+            on_retry=count,
             clock=lambda: clock.now_s,
             sleep=clock.sleep,
             uniform=lambda low, high: low + share * (high - low),
         )
-    assert clock.now_s <= deadline_s
+    assert clock.now_s <= max(deadline_s, attempt_s)
     assert all(wait <= min(10.0, 0.2 * 2**turn) for turn, wait in enumerate(clock.waits_s))
+    assert retries == attempts - 1
+
+
+def test_an_attempt_starts_only_where_it_fits_before_the_deadline() -> None:
+    def attempts(deadline_s: float) -> int:
+        clock = _Clock()
+        count = 0
+
+        def stall() -> None:
+            nonlocal count
+            count += 1
+            clock.now_s += 30.0
+            raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            retrying(
+                stall,
+                is_passing,
+                deadline_s,
+                clock=lambda: clock.now_s,
+                sleep=clock.sleep,
+                uniform=lambda _, high: high,
+            )
+        return count
+
+    # Attempts of 30 s with waits of 0.2 s and 0.4 s end at 30, 60.2 and 90.6 s.
+    assert [attempts(deadline_s) for deadline_s in (10.0, 60.2, 60.3, 90.6, 90.7)] == [1, 1, 2, 2, 3]
 
 
 def test_the_first_good_answer_ends_the_retries() -> None:
@@ -159,4 +130,70 @@ def test_answers_are_told_apart_by_whether_waiting_helps(code: str, status: int,
     for error in (answer, translated):
         assert error_code(error) == code
         assert is_passing(error) is passing
-    assert error_code(OSError("AWS Error SLOW_DOWN during GetObject operation: wait")) == "SLOW_DOWN"
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "passing"),
+    [
+        ("AWS Error SLOW_DOWN during GetObject operation: wait", "SlowDown", True),
+        ("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 18", "NetworkConnection", True),
+        ("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.", "503", True),
+        ("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body.", "400", False),
+        ("AWS Error NO_SUCH_KEY during GetObject operation: gone", "NoSuchKey", False),
+        ("AWS Error INVALID_ACCESS_KEY_ID during GetObject operation: unknown", "InvalidAccessKeyId", False),
+        ("AWS Error ACCESS_DENIED during GetObject operation: not yours", "AccessDenied", False),
+        ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", "403", False),
+        ("3 of 4 bytes came", "", True),
+    ],
+)
+def test_what_pyarrow_says_is_read_like_what_s3_says(said: str, code: str, passing: bool) -> None:
+    error = OSError(f"When reading key 'k' in bucket 'b': {said}" if code else said)
+    assert error_code(error) == code
+    assert is_passing(error) is passing
+
+
+def test_an_object_is_opened_once_for_all_threads_that_ask() -> None:
+    opened: list[str] = []
+    go = threading.Event()
+
+    def open_object(path: str) -> object:
+        go.wait(5)
+        opened.append(path)
+        return object()
+
+    handles = OpenHandles(open_object)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(handles.get, "bucket/key") for _ in range(8)]
+        go.set()
+    assert len({id(each.result()) for each in asked}) == 1
+    handles.drop("bucket/key")
+    assert handles.get("bucket/key") is not asked[0].result()
+    assert opened == ["bucket/key"] * 2
+
+
+def test_an_object_that_does_not_open_is_tried_again_when_it_is_next_asked_for() -> None:
+    answers = iter([TimeoutError("silence"), "open"])
+
+    def open_object(path: str) -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    handles = OpenHandles(open_object)
+    with pytest.raises(TimeoutError, match="silence"):
+        handles.get("bucket/key")
+    assert handles.get("bucket/key") == "open"
+
+
+def test_the_objects_used_last_stay_open() -> None:
+    opened: list[str] = []
+
+    def open_object(path: str) -> str:
+        opened.append(path)
+        return path
+
+    handles = OpenHandles(open_object, limit=2)
+    for path in ("a", "b", "a", "c", "a", "b"):
+        assert handles.get(path) == path
+    assert opened == ["a", "b", "c", "b"]

@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import errno
+import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.config import StorageConfig
-from segtrain.errors import StorageError, UserError
+from segtrain.errors import ConflictError, StorageError, UserError
 from segtrain.storage import Storage, is_remote, join
 
 QUICK = StorageConfig(timeout_s=5.0, deadline_s=2.0)
@@ -124,6 +126,65 @@ def test_a_reader_never_sees_half_a_write(root: str, storage: Storage) -> None:
     assert storage.list(root) == ["file"]
 
 
+def test_a_write_over_another_version_is_a_conflict(root: str, storage: Storage) -> None:
+    url = join(root, "manifest")
+    with pytest.raises(FileNotFoundError, match="manifest"):
+        storage.read_versioned(url)
+    with pytest.raises(ConflictError, match=r"/manifest was written by somebody else"):
+        storage.write_if_version(url, b"x", '"0123456789abcdef0123456789abcdef"')
+    storage.write_if_version(url, b"first", None)
+    first, version = storage.read_versioned(url)
+    assert first == b"first"
+    with pytest.raises(ConflictError, match="manifest"):
+        storage.write_if_version(url, b"second", None)
+    storage.write_if_version(url, b"second", version)
+    with pytest.raises(ConflictError, match="manifest"):
+        storage.write_if_version(url, b"third", version)
+    assert storage.read_bytes(url) == b"second"
+    storage.write_bytes(url, b"plain")
+    with pytest.raises(ConflictError, match="manifest"):
+        storage.write_if_version(url, b"third", storage.read_versioned(url)[1][::-1])
+    storage.write_if_version(url, b"third", storage.read_versioned(url)[1])
+    assert storage.list(root) == ["manifest"]
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "replaced"])
+def test_of_sixteen_writers_of_one_version_one_wins(is_new: bool, root: str) -> None:
+    storage = Storage(StorageConfig(timeout_s=30.0, deadline_s=60.0))  # SeaweedFS lets losers wait for seconds
+    url = join(root, "manifest")
+    version = None
+    if not is_new:
+        storage.write_bytes(url, b"old")
+        version = storage.read_versioned(url)[1]
+    start = threading.Barrier(16)
+
+    def write(number: int) -> bool:
+        start.wait()
+        try:
+            storage.write_if_version(url, b"%d" % number, version)
+        except ConflictError:
+            return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(write, range(16)))
+    assert won.count(True) == 1
+    assert storage.read_bytes(url) == b"%d" % won.index(True)
+
+
+def test_a_local_writer_that_is_killed_holds_up_nobody(tmp_path: Path, storage: Storage) -> None:
+    url = str(tmp_path / "manifest")
+    program = (
+        "import os, signal; from segtrain.storage import Storage\n"
+        "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"Storage().write_if_version({url!r}, b'killed', None)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    assert storage.list(str(tmp_path)) == []
+    storage.write_if_version(url, b"second", None)
+    assert storage.read_bytes(url) == b"second"
+
+
 def test_threads_share_one_storage(root: str, storage: Storage) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         urls = [join(root, f"{number:02}") for number in range(32)]
@@ -161,12 +222,21 @@ def test_a_local_file_without_permission_is_the_users_to_mend(tmp_path: Path, st
         storage.write_bytes(str(tmp_path / "shut" / "file"), b"x")
 
 
+def _said(error: BaseException | None) -> Iterator[str]:
+    """All that could be shown of an error and of those behind it."""
+    while error is not None:
+        yield f"{error!r} {error} {error.__dict__}"
+        error = error.__cause__ or error.__context__
+
+
 def _every_method(storage: Storage, root: str, local: Path) -> Iterator[Callable[[], object]]:
     url = join(root, "x")
     yield lambda: storage.read_bytes(url)
     yield lambda: storage.read_range(url, 0, 1)
+    yield lambda: storage.read_versioned(url)
     yield lambda: storage.write_bytes(url, b"x")
     yield lambda: storage.write_file(url, local)
+    yield lambda: storage.write_if_version(url, b"x", None)
     yield lambda: storage.exists(url)
     yield lambda: storage.list(root)
     yield lambda: storage.delete(url)
@@ -182,8 +252,15 @@ def _every_method(storage: Storage, root: str, local: Path) -> Iterator[Callable
     ],
 )
 def test_wrong_keys_are_a_plain_message_without_the_key(
-    s3_root: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, fix: str
+    s3_root: str,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+    value: str | None,
+    fix: str,
 ) -> None:
+    caplog.set_level(logging.INFO)
     if value is None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -197,7 +274,7 @@ def test_wrong_keys_are_a_plain_message_without_the_key(
         assert s3_root in message
         assert fix in message
         assert "\n" not in message
-        assert not any(secret in message for secret in secrets)
+        assert not any(secret in text for secret in secrets for text in (*_said(caught.value), caplog.text))
 
 
 def test_a_missing_bucket_is_named_by_every_method(s3_root: str, storage: Storage) -> None:
@@ -220,10 +297,13 @@ def test_a_key_that_may_only_read_reads_and_is_refused_a_write(
     for write in (
         lambda: reader.write_bytes(url, b"new"),
         lambda: reader.write_file(url, Path(__file__)),
+        lambda: reader.write_if_version(join(s3_root, "y"), b"new", None),
         lambda: reader.delete(url),
     ):
-        with pytest.raises(UserError, match="access is denied"):
+        with pytest.raises(UserError, match="access is denied") as caught:
             write()
+        keys = (s3_read_only["AWS_ACCESS_KEY_ID"], s3_read_only["AWS_SECRET_ACCESS_KEY"])
+        assert not any(key in text for key in keys for text in _said(caught.value))
     assert storage.read_bytes(url) == b"0123"
 
 

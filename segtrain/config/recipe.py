@@ -52,12 +52,17 @@ class Recipe(Section):
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")
-    def _batch_covers_replicas(self) -> Self:
+    def _sections_agree(self) -> Self:
         replicas = self.cluster.workers * self.cluster.replicas_per_worker
         if self.train.global_batch_size < replicas:
             raise ValueError(
                 f"train.global_batch_size is {self.train.global_batch_size} but there are {replicas} replicas "
                 f"(cluster.workers x replicas per worker); set it to at least {replicas}"
+            )
+        if self.train.xla and (self.augment.rotate_degrees or self.augment.scale or self.augment.shift):
+            raise ValueError(
+                "train.xla is on, and XLA cannot compile augment.rotate_degrees, scale and shift; "
+                "set these to 0 or train.xla to off"
             )
         if self.cluster.workers > self.data.lanes:
             raise ValueError(

@@ -151,7 +151,7 @@ class DataConfig(Section):
     prefetch_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
     """Decoded pictures that wait for their step; one batch does however large it is."""
     max_quarantined: Annotated[int, Field(ge=0)] = 16
-    """So many pictures an epoch may be left out because their bytes are damaged; one more stops the run."""
+    """So many pictures an epoch, and at most a tenth of them, may be left out because their bytes are damaged."""
 
     @model_validator(mode="after")
     def _folds_differ(self) -> Self:

@@ -1,18 +1,25 @@
-"""The first half of `prepare`: every pair is decoded and judged, and what is found out is kept for a restart."""
+"""The first half of `prepare`: every pair is decoded and judged, and what is found out is kept.
 
+It is kept in a folder that other writers may clear at any moment: nothing relies on it, it only saves time. The facts
+save the decoding after a kill; the packed masks save it in the second half, where a mask's GIF would take as long as
+all else together.
+"""
+
+import contextlib
 import csv
 import hashlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 from segtrain.data.pairs import BadPairError, Checked, check, read_sources, unchanged
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage, join
 
 FACTS_PREFIX = "checked-"
+MASKS_PREFIX = "masks-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +37,79 @@ class Findings:
 
     good: list[Checked]
     bad: list[Rejected]
+    bytes: int
+    """Read from the source."""
 
 
-def check_chunk(storage: Storage, pictures: Sequence[Picture], known: Mapping[str, Checked]) -> Findings:
-    """Check some pictures. Those in `known` are only read: where their files are the same, they stay good."""
-    found = Findings([], [])
+def check_chunk(storage: Storage, pictures: Sequence[Picture], known: Mapping[str, Checked], folder: str) -> Findings:
+    """Check some pictures, and keep the packed masks of the good ones in a file in `folder`.
+
+    Pictures in `known` are only read: where their files are the same, they stay good.
+    """
+    good: list[Checked] = []
+    bad: list[Rejected] = []
+    fresh: list[tuple[Checked, bytes]] = []
+    read_bytes = 0
     for picture in pictures:
         try:
             image, mask = read_sources(picture, storage)
+            read_bytes += len(image) + len(mask)
             earlier = known.get(picture.id)
-            same = earlier is not None and picture.group and unchanged(earlier, image, mask)
-            found.good.append(earlier if earlier is not None and same else check(picture, image, mask))
+            if earlier is not None and picture.group and unchanged(earlier, image, mask):
+                good.append(earlier)
+            else:
+                fresh.append(check(picture, image, mask))
         except BadPairError as error:
-            found.bad.append(Rejected(picture.id, picture.image, str(error)))
-    return found
+            bad.append(Rejected(picture.id, picture.image, str(error)))
+    return Findings(good + _keep_masks(storage, folder, fresh), bad, read_bytes)
+
+
+def _keep_masks(storage: Storage, folder: str, fresh: Sequence[tuple[Checked, bytes]]) -> list[Checked]:
+    """Write the packed masks one after the other into one file; the facts, with the places of the masks in it."""
+    if not fresh:
+        return []
+    name = f"{MASKS_PREFIX}{_digest([checked for checked, _ in fresh])}.bin"
+    placed, at = [], 0
+    for checked, packed in fresh:
+        placed.append(replace(checked, packed_in=name, packed_at=at))
+        at += len(packed)
+    write_hint(storage, join(folder, name), b"".join(packed for _, packed in fresh))
+    return placed
 
 
 def save_facts(storage: Storage, folder: str, good: Sequence[Checked]) -> None:
     """Keep facts in a file of their own in `folder`."""
-    name = hashlib.sha256("\n".join(checked.id for checked in good).encode()).hexdigest()[:16]
     text = json.dumps([asdict(checked) for checked in good])
-    storage.write_bytes(join(folder, f"{FACTS_PREFIX}{name}.json"), text.encode())
+    write_hint(storage, join(folder, f"{FACTS_PREFIX}{_digest(good)}.json"), text.encode())
+
+
+def _digest(good: Sequence[Checked]) -> str:
+    """Name for what is kept of these pictures; another one where their masks changed, so that no file changes."""
+    names = "\n".join(f"{checked.id}\t{checked.mask_crc32c}" for checked in good)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def load_facts(storage: Storage, folder: str) -> dict[str, Checked]:
     """Id -> facts that `save_facts` kept; those of another version of segtrain are passed over."""
     names = {field.name for field in fields(Checked)}
     known: dict[str, Checked] = {}
-    for name in storage.list(folder):
-        if name.startswith(FACTS_PREFIX):
-            facts = json.loads(storage.read_bytes(join(folder, name)))
-            known.update({one["id"]: Checked(**one) for one in facts if one.keys() == names})
+    for text in read_hints(storage, folder, lambda name: name.startswith(FACTS_PREFIX)):
+        known.update({one["id"]: Checked(**one) for one in json.loads(text) if one.keys() == names})
     return known
+
+
+def write_hint(storage: Storage, url: str, data: bytes) -> None:
+    """Write a file that saves time if it is there later."""
+    # Another writer that ends may remove the folder just between its making and the file's.
+    with contextlib.suppress(FileNotFoundError):
+        storage.write_bytes(url, data)
+
+
+def read_hints(storage: Storage, folder: str, wanted: Callable[[str], bool]) -> Iterator[bytes]:
+    """The files in `folder` whose names are `wanted`, as far as they are still there."""
+    for name in filter(wanted, storage.list(folder)):
+        with contextlib.suppress(FileNotFoundError):
+            yield storage.read_bytes(join(folder, name))
 
 
 def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Checked]) -> list[list[Picture]]:

@@ -5,26 +5,55 @@ with deterministic ops on, TensorFlow runs a map that a generator feeds one elem
 """
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from segtrain.data.shards import Row, unpack_mask
+from segtrain.data.shards import Row, unpack_mask, unpack_mask_window
 from segtrain.errors import DataError
 
 _JPEG = b"\xff\xd8\xff"
 
 
-def decode_picture(row: Row, height: int, width: int) -> NDArray[np.uint8]:
-    """Image and mask of a labelled row in one array: uint8 (height, width, 4), the mask {0, 1} in the last channel.
+class Pixels(NamedTuple):
+    """A decoded picture with its mask."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3), RGB."""
+    mask: NDArray[np.uint8]
+    """{0, 1} (H, W)."""
+
+
+def decode_picture(row: Row, height: int, width: int) -> Pixels:
+    """Image and mask of a labelled row, resized to (height, width).
 
     Raises `DataError` that names the id where the bytes cannot be decoded.
     """
-    picture = np.empty((height, width, 4), np.uint8)
-    picture[..., :3] = decode_image(row, height, width)
-    picture[..., 3] = decode_mask(row, height, width)
-    return picture
+    return Pixels(decode_image(row, height, width), decode_mask(row, height, width))
+
+
+def decode_window(row: Row, top: int, left: int, height: int, width: int) -> Pixels:
+    """The same window of image and mask of a labelled row, at the picture's own resolution.
+
+    Of an upright JPEG libjpeg decodes only the window's columns, and no row below it (the outermost columns may differ
+    from the whole picture's by a few levels of colour); of the mask only the window's bytes are unpacked. Raises
+    `DataError` that names the id where the bytes cannot be decoded.
+    """
+    assert 0 <= top <= row.height - height, "the window is inside the picture"
+    assert 0 <= left <= row.width - width, "the window is inside the picture"
+    assert row.mask is not None, f"id {row.id} has no mask"
+    window = slice(top, top + height), slice(left, left + width)
+    mask = unpack_mask_window(row.mask, row.height, row.width, window)
+    if not (row.image.startswith(_JPEG) and row.orientation == 1):
+        return Pixels(decode_image(row, row.height, row.width)[window], mask)
+    try:
+        with tf.device("/CPU:0"):
+            image = tf.io.decode_and_crop_jpeg(row.image, (top, left, height, width), channels=3).numpy()
+    except tf.errors.OpError as error:
+        raise DataError(f"id {row.id}: the image cannot be decoded: {error.message}") from None
+    return Pixels(image, mask)
 
 
 def decode_image(row: Row, height: int, width: int) -> NDArray[np.uint8]:

@@ -7,10 +7,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segtrain.data.manifest import Manifest
+from segtrain.data.manifest import Manifest, read_index
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import unpack_mask
-from segtrain.errors import UserError
+from segtrain.errors import DataError, UserError
 from segtrain.panels import contact_sheet
 from segtrain.storage import Storage
 
@@ -61,16 +61,26 @@ def preview(storage: Storage, root: str, manifest: Manifest, index: pa.Table, co
     """A contact sheet of `count` pictures with their masks, evenly over the data set.
 
     Rows lie in random order, so these are a fair sample of every fold. Raises `UserError` for a `count` below 1 and
-    `DataError` for a failed checksum.
+    `DataError` for a picture that is damaged.
     """
     if count < 1:
         raise UserError(f"--pictures is {count}; show at least 1")
     reader = RowGroupReader(manifest, storage, root)
     numbers = np.unique(np.linspace(0, index.num_rows - 1, min(count, index.num_rows)).round().astype(int))
     items: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None, str]] = []
-    for place in index.take(pa.array(numbers)).select(["fold", "shard", "row_group", "row"]).to_pylist():
+    for place in index.take(pa.array(numbers)).select(["id", "fold", "shard", "row_group", "row"]).to_pylist():
         row = reader.read(place["shard"], place["row_group"])[place["row"]]
+        if row is None:
+            damage = next(sentence for sentence in reader.quarantined if f", id {place['id']}: " in sentence)
+            raise DataError(f"a picture cannot be shown: {damage}; choose another number or make the data set again")
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(row.image)))
         mask = None if row.mask is None else unpack_mask(row.mask, row.height, row.width)
         items.append((np.asarray(upright.convert("RGB")), mask, f"fold {place['fold']}  {row.id}"))
     return contact_sheet(items)
+
+
+def write_preview(storage: Storage, root: str, manifest: Manifest, count: int, url: str) -> None:
+    """Write `preview` to a PNG file, local or in S3."""
+    sheet = io.BytesIO()
+    preview(storage, root, manifest, read_index(storage, root, manifest), count).save(sheet, "PNG")
+    storage.write_bytes(url, sheet.getvalue())

@@ -128,6 +128,8 @@ class Manifest(_Facts):
     folds: list[FoldFacts]
     shards: list[Shard]
     index: IndexFile
+    replaces: str | None = None
+    """Version, as storage names it, of the manifest whose place this one took; so no manifest is ever written twice."""
 
 
 def read_manifest(storage: Storage, root: str) -> Manifest:
@@ -135,23 +137,28 @@ def read_manifest(storage: Storage, root: str) -> Manifest:
 
     Raises `UserError` where there is none, where it is not JSON, and where its version is not `FORMAT_VERSION`.
     """
+    return read_manifest_version(storage, root)[0]
+
+
+def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
+    """`read_manifest`, and the version of the file in storage, for `Manifest.replaces` of the next one."""
     url = join(root, MANIFEST_NAME)
     try:
-        text = storage.read_bytes(url)
+        text, version = storage.read_versioned(url)
     except FileNotFoundError:
         raise UserError(f"there is no {MANIFEST_NAME} in {root}; make the data set with jobs/prepare.py") from None
     try:
         tree = json.loads(text)
     except ValueError:
         raise UserError(f"{url} is not JSON; make the data set again with jobs/prepare.py") from None
-    version = tree.get("format_version") if isinstance(tree, dict) else None
-    if version != FORMAT_VERSION:
+    format_version = tree.get("format_version") if isinstance(tree, dict) else None
+    if format_version != FORMAT_VERSION:
         raise UserError(
-            f"{url} has format_version {version}, this segtrain reads {FORMAT_VERSION}; "
+            f"{url} has format_version {format_version}, this segtrain reads {FORMAT_VERSION}; "
             "make the data set again with jobs/prepare.py or use the segtrain that wrote it"
         )
     try:
-        return Manifest.model_validate(tree)
+        return Manifest.model_validate(tree), version
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -159,8 +166,12 @@ def read_manifest(storage: Storage, root: str) -> Manifest:
 
 
 def write_manifest(storage: Storage, root: str, manifest: Manifest) -> None:
-    """Write `manifest.json`. Call it last: from then on readers see the new data set."""
-    storage.write_bytes(join(root, MANIFEST_NAME), manifest.model_dump_json().encode())
+    """Write `manifest.json`. Call it last: from then on readers see the new data set.
+
+    Raises `ConflictError` where the manifest that is there is not the version `manifest.replaces`: another writer has
+    been faster. None means that there is none yet.
+    """
+    storage.write_if_version(join(root, MANIFEST_NAME), manifest.model_dump_json().encode(), manifest.replaces)
 
 
 def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:

@@ -56,16 +56,27 @@ class Checked:
     mask_crc32c: int
     mask_source_crc32c: int
     """Of the mask's file or run lengths."""
+    packed_in: str = ""
+    """Name of the file in which the check kept the packed mask; empty where it did not."""
+    packed_at: int = 0
+    """Where in that file the packed mask begins."""
 
 
 def read_sources(picture: Picture, storage: Storage) -> tuple[bytes, bytes]:
     """The bytes of the image file, and of the mask's file or run lengths. A file that is gone is a `BadPairError`."""
+    return _read(picture.image, storage), read_mask(picture, storage)
+
+
+def read_mask(picture: Picture, storage: Storage) -> bytes:
+    """The bytes of the mask's file or run lengths. A file that is gone is a `BadPairError`."""
+    return _read(picture.mask, storage) if picture.mask is not None else (picture.run_lengths or "").encode()
+
+
+def _read(url: str, storage: Storage) -> bytes:
     try:
-        image = storage.read_bytes(picture.image)
-        mask = storage.read_bytes(picture.mask) if picture.mask is not None else (picture.run_lengths or "").encode()
-    except FileNotFoundError as error:
-        raise BadPairError(f"{error.filename} is not there any more") from None
-    return image, mask
+        return storage.read_bytes(url)
+    except FileNotFoundError:
+        raise BadPairError(f"{url} is not there any more") from None
 
 
 def decode_image(data: bytes) -> tuple[int, int, int]:
@@ -174,14 +185,14 @@ def _binary_from_jpeg(image: Image.Image) -> NDArray[np.uint8]:
     return (levels >= 128).astype(np.uint8)
 
 
-def check(picture: Picture, image: bytes, mask: bytes) -> Checked:
-    """Look at everything that can be wrong with a pair. Raises `BadPairError` with the reason."""
+def check(picture: Picture, image: bytes, mask: bytes) -> tuple[Checked, bytes]:
+    """The facts of a pair and its packed mask. Raises `BadPairError` with the reason for all that can be wrong."""
     if not picture.group:
         raise BadPairError("has no group: the grouping of the source gives an empty name")
     height, width, orientation = decode_image(image)
     pixels = _decode_mask_of(picture, mask, height, width)
     packed = pack_mask(pixels)
-    return Checked(
+    checked = Checked(
         id=picture.id,
         height=height,
         width=width,
@@ -194,6 +205,12 @@ def check(picture: Picture, image: bytes, mask: bytes) -> Checked:
         mask_crc32c=crc32c(packed),
         mask_source_crc32c=crc32c(mask),
     )
+    return checked, packed
+
+
+def pack(picture: Picture, checked: Checked, mask: bytes) -> bytes:
+    """The packed mask of a checked pair, from the mask's file or run lengths once more."""
+    return pack_mask(_decode_mask_of(picture, mask, checked.height, checked.width))
 
 
 def unchanged(checked: Checked, image: bytes, mask: bytes) -> bool:
@@ -201,8 +218,8 @@ def unchanged(checked: Checked, image: bytes, mask: bytes) -> bool:
     return (checked.image_crc32c, checked.mask_source_crc32c) == (crc32c(image), crc32c(mask))
 
 
-def make_row(picture: Picture, checked: Checked, image: bytes, mask: bytes) -> Row:
-    """The row of a checked pair whose files are unchanged."""
+def make_row(picture: Picture, checked: Checked, image: bytes, packed: bytes) -> Row:
+    """The row of a checked pair, from its image file and its packed mask."""
     return Row(
         id=picture.id,
         group=picture.group,
@@ -212,7 +229,7 @@ def make_row(picture: Picture, checked: Checked, image: bytes, mask: bytes) -> R
         foreground=checked.foreground,
         image=image,
         image_crc32c=checked.image_crc32c,
-        mask=pack_mask(_decode_mask_of(picture, mask, checked.height, checked.width)),
+        mask=packed,
         mask_crc32c=checked.mask_crc32c,
     )
 

@@ -1,113 +1,70 @@
-"""Batches for the replicas of one worker: planned, read, decoded and augmented ahead of the step that needs them."""
+"""Batches for the replicas of one worker: planned, read, decoded and laid out ahead of the step that needs them."""
 
+import os
+import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import Generic, NamedTuple, Self, TypeVar
+from itertools import count, islice
+from pathlib import Path
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from segtrain.config import DataConfig, Recipe
-from segtrain.data.augment import augment, to_float
-from segtrain.data.decode import decode_picture
+from segtrain.data.allocator import keep_freed_memory
+from segtrain.data.augment import crop_corner, draw
+from segtrain.data.batches import EvaluationBatch, Picture, ReplicaBatch, Scene, StepBatch, blank, stack
+from segtrain.data.cache import NodeCache
+from segtrain.data.decode import decode_picture, decode_window
 from segtrain.data.loader import Loader
 from segtrain.data.manifest import Manifest
 from segtrain.data.plan import BatchSplit, EpochPlan, Sample, sample_key
 from segtrain.data.prefetch import Prefetch
-from segtrain.data.reader import RowGroupReader
+from segtrain.data.read_ahead import Outstanding, ReadAhead
+from segtrain.data.reader import ReadCounts, RowGroupReader
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.data.shards import Row
-from segtrain.storage import Storage
+from segtrain.errors import UserError
+from segtrain.storage import Storage, is_remote
 
 T = TypeVar("T")
 
-# Batches that are ready for their step; decoding runs `data.prefetch_batches` ahead of these.
+# Batches laid out and ready for their step; decoding runs ahead of these.
 READY_BATCHES = 2
 
 
-class ReplicaBatch(NamedTuple):
-    """One replica's part of a step: S = accumulation * per_replica slots, on the CPU."""
-
-    images: tf.Tensor
-    """float32 (S, H, W, 3) in [0, 1]."""
-    masks: tf.Tensor
-    """float32 {0, 1} (S, H, W, 1)."""
-    weights: tf.Tensor
-    """float32 (S,): 1 for a sample, 0 for a slot that holds a repeated picture."""
-    keys: tf.Tensor
-    """int64 (S,): `sample_key` of each id; keys dropout and augmentation."""
+def _decode(row: Row, size: tuple[int, int] | None) -> Picture:
+    """The whole picture, resized where a (height, width) is given."""
+    pixels = decode_picture(row, *(size or (row.height, row.width)))
+    return Picture(row.id, sample_key(row.id), pixels.image, pixels.mask)
 
 
-@dataclass(frozen=True)
-class StepBatch:
-    """A worker's part of one global batch."""
-
-    epoch: int
-    step: int
-    ids: list[str]
-    """Of the samples, in slot order; slots of weight 0 are not named."""
-    replicas: list[ReplicaBatch]
+def _decode_crop(row: Row, data: DataConfig, seed: int, epoch: int) -> Picture:
+    key = sample_key(row.id)
+    size = (data.height, data.width)
+    pixels = decode_window(row, *crop_corner(seed, epoch, key, (row.height, row.width), size), *size)
+    return Picture(row.id, key, pixels.image, pixels.mask)
 
 
-@dataclass(frozen=True)
-class EvaluationBatch:
-    """A worker's part of one step of evaluation: `evaluation.batch_size` slots on each replica."""
-
-    replicas: list[ReplicaBatch]
-    """As in training, but never augmented."""
-    pictures: list[tuple[int, Row]]
-    """(number in the evaluation set, row) of the pictures, in slot order; the slots after the last weigh 0."""
+def _crop(whole: Picture, data: DataConfig, seed: int, epoch: int) -> Picture:
+    size = (data.height, data.width)
+    top, left = crop_corner(seed, epoch, whole.key, whole.mask.shape[:2], size)
+    window = slice(top, top + data.height), slice(left, left + data.width)
+    return Picture(whole.id, whole.key, whole.image[window], whole.mask[window])
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A decoded sample."""
-
-    id: str
-    key: int
-    pixels: NDArray[np.uint8]  # (H, W, 4): RGB and the mask
-
-
-def _decode(row: Row, size: DataConfig) -> _Picture:
-    return _Picture(row.id, sample_key(row.id), decode_picture(row, size.height, size.width))
-
-
-def _decode_with_row(row: Row, size: DataConfig) -> tuple[Row, _Picture]:
+def _decode_with_row(row: Row, size: tuple[int, int] | None) -> tuple[Row, Picture]:
     return row, _decode(row, size)
 
 
-def _blank(size: DataConfig) -> _Picture:
-    return _Picture("", 0, np.zeros((size.height, size.width, 4), np.uint8))
-
-
-def _assemble(
-    pictures: Sequence[_Picture],
-    filler: _Picture,
-    replicas: int,
-    slots: int,
-    change: Callable[[NDArray[np.uint8], NDArray[np.int64]], tuple[tf.Tensor, tf.Tensor]],
-) -> list[ReplicaBatch]:
-    """Lay pictures on replicas in order, `slots` each; `filler` with weight 0 takes the slots after the last.
-
-    `change` turns pixels uint8 (B, H, W, 4) and keys (B,) into images (B, H, W, 3) and masks (B, H, W, 1).
-    """
-    filled = [*pictures, *[filler] * (replicas * slots - len(pictures))]
-    keys = np.array([picture.key for picture in filled], np.int64)
-    weights = (np.arange(len(filled)) < len(pictures)).astype(np.float32)
-    with tf.device("/CPU:0"):
-        images, masks = change(np.stack([picture.pixels for picture in filled]), keys)
-        whole = ReplicaBatch(images, masks, tf.constant(weights), tf.constant(keys))
-        return [ReplicaBatch(*(field[at : at + slots] for field in whole)) for at in range(0, len(filled), slots)]
-
-
-def _failed(future: Future[_Picture]) -> bool:
-    """Whether a picture is to be read once more: a fault of storage may have passed."""
-    return future.done() and (future.cancelled() or future.exception() is not None)
+def _is_usable(future: Future[Picture | None]) -> bool:
+    """Whether a kept picture can be taken: a fault of storage may have passed, so what failed is read once more."""
+    if not future.done():
+        return True
+    return not future.cancelled() and future.exception() is None and future.result() is not None
 
 
 def _root(recipe: Recipe) -> str:
@@ -115,18 +72,46 @@ def _root(recipe: Recipe) -> str:
     return recipe.data.root
 
 
+def open_node_cache(data: DataConfig) -> NodeCache | None:
+    """The cache of stored bytes on this node's disk, where the recipe asks for one."""
+    remote = data.root is not None and is_remote(data.root)
+    if not (data.cache == "disk" or (data.cache == "auto" and remote)) or not data.node_cache_bytes:
+        return None
+    folder = data.node_cache or f"{tempfile.gettempdir()}/segtrain-cache-{os.getuid()}"
+    return NodeCache(Path(folder).expanduser(), data.node_cache_bytes)
+
+
+def batches_ahead(data: DataConfig, batch_bytes: int) -> tuple[int, int]:
+    """(batches being decoded, batches ready): at least 1 each, within `data.prefetch_bytes` together if possible."""
+    fit = max(2, data.prefetch_bytes // max(1, batch_bytes))
+    ready = min(READY_BATCHES, fit - 1)
+    return min(data.prefetch_batches, fit - ready), ready
+
+
 class _Feed(Generic[T]):
     """What training and evaluation share: the pools, and one iterator at a time. Close it, or use it in a `with`."""
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, storage: Storage) -> None:
+    def __init__(self, recipe: Recipe, manifest: Manifest, storage: Storage, batch_bytes: int) -> None:
+        keep_freed_memory()
         self._recipe = recipe
-        self._loader = Loader(RowGroupReader(manifest, storage, _root(recipe)), recipe.data.decode_threads)
+        self._reader = RowGroupReader(manifest, storage, _root(recipe), open_node_cache(recipe.data))
+        self._loader = Loader(self._reader, recipe.data.decode_threads)
+        self._decoding_batches, self._ready_batches = batches_ahead(recipe.data, batch_bytes)
         self._stream: Prefetch[T] | None = None
+
+    def counts(self) -> ReadCounts:
+        """What this worker has read since it started."""
+        return self._reader.counts()
+
+    @property
+    def quarantined(self) -> list[str]:
+        """A sentence for each picture that this worker left out because its bytes are damaged."""
+        return self._reader.quarantined
 
     def _restart(self, source: Iterator[T], name: str) -> Prefetch[T]:
         if self._stream is not None:
             self._stream.close()
-        self._stream = Prefetch(source, READY_BATCHES, name)
+        self._stream = Prefetch(source, self._ready_batches, name)
         return self._stream
 
     def close(self) -> None:
@@ -162,16 +147,24 @@ class TrainingData(_Feed[StepBatch]):
         split: BatchSplit,
     ) -> None:
         """Raises `UserError` where the data set lacks a fold that the recipe names, or has nothing to train on."""
-        super().__init__(recipe, manifest, storage)
-        self._fingerprint = manifest.fingerprint
-        self._worker, self._workers, self._replicas, self._split = worker, workers, replicas, split
         data = recipe.data
+        if data.fit == "crop" and (data.height > manifest.min_height or data.width > manifest.min_width):
+            raise UserError(
+                f"data.fit is crop, but the smallest pictures are {manifest.min_width} wide or {manifest.min_height} "
+                f"high, less than data.width {data.width} or data.height {data.height}; make the crop smaller"
+            )
+        self._slots = split.per_replica * split.accumulation
+        super().__init__(recipe, manifest, storage, replicas * self._slots * data.height * data.width * 4)
+        self._fingerprint = manifest.fingerprint
+        self._worker, self._workers, self._replicas = worker, workers, replicas
         self._selection = training_selection(data, recipe.train.seed, manifest, storage, _root(recipe))
         self.samples_per_epoch = int(self._selection.table.rows.sum())
         self.steps_per_epoch = -(-self.samples_per_epoch // recipe.train.global_batch_size)
-        decoded_bytes = self.samples_per_epoch * data.height * data.width * 4
+        largest = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
+        decoded_bytes = self.samples_per_epoch * largest[0] * largest[1] * 4
         self._keep = data.cache == "memory" or (data.cache == "auto" and decoded_bytes <= data.cache_bytes)
-        self._kept: dict[Sample, Future[_Picture]] = {}
+        self._kept: dict[Sample, Future[Picture | None]] = {}
+        self._kept_rows = np.zeros(self._selection.table.rows.size, np.int64)
 
     def batches(self, epoch: int, step: int) -> Prefetch[StepBatch]:
         """Steps without end, the first of them (epoch, step); the iterator before this one ends.
@@ -181,55 +174,88 @@ class TrainingData(_Feed[StepBatch]):
         return self._restart(self._produce(epoch, step), "segtrain-training")
 
     def _produce(self, epoch: int, step: int) -> Iterator[StepBatch]:
-        config, train, split = self._recipe.augment, self._recipe.train, self._split
-        filler = _blank(self._recipe.data)
+        data = self._recipe.data
+        filler = blank(data.height, data.width)
         started = self._started(epoch, step)
-        ahead = deque(islice(started, self._recipe.data.prefetch_batches))
+        ahead = deque(islice(started, self._decoding_batches))
         while True:
             ahead.append(next(started))
             epoch, step, futures = ahead.popleft()
-            pictures = [future.result() for future in futures]
+            pictures = [picture for picture in (future.result() for future in futures) if picture is not None]
+            if self._keep and data.fit == "crop":
+                pictures = [_crop(picture, data, self._recipe.train.seed, epoch) for picture in pictures]
             filler = pictures[-1] if pictures else filler
-            change = partial(augment, config, train.seed, epoch)
-            replicas = _assemble(pictures, filler, self._replicas, split.per_replica * split.accumulation, change)
-            yield StepBatch(epoch, step, [picture.id for picture in pictures], replicas)
+            yield StepBatch(epoch, step, [picture.id for picture in pictures], self._lay_out(epoch, pictures, filler))
 
-    def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[_Picture]]]]:
-        """The steps from (epoch, step) on, each with its pictures under way.
+    def _lay_out(self, epoch: int, pictures: list[Picture], filler: Picture) -> list[ReplicaBatch]:
+        """Pictures on the replicas in order; `filler` with weight 0 takes the slots after the last."""
+        recipe, data = self._recipe, self._recipe.data
+        filled = [*pictures, *[filler] * (self._replicas * self._slots - len(pictures))]
+        weights = (np.arange(len(filled)) < len(pictures)).astype(np.float32)
+        keys = np.array([picture.key for picture in filled], np.int64)
+        draws = draw(recipe.augment, recipe.train.seed, epoch, keys, data.height, data.width)
+        replicas = []
+        for first in range(0, len(filled), self._slots):
+            part = slice(first, first + self._slots)
+            small = (weights[part], keys[part], type(draws)(*(field[part] for field in draws)))
+            with tf.device("/CPU:0"):
+                pixels = stack(filled[part], data.height, data.width)
+                replicas.append(ReplicaBatch(*pixels, *tf.nest.map_structure(tf.constant, small)))
+        return replicas
 
-        A row group stays in memory until this worker has asked for the last of its samples in it in the epoch.
-        """
+    def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[Picture | None]]]]:
+        """The steps from (epoch, step) on, each with its pictures under way."""
+        left = Outstanding(self._plan, epoch, step, self._worker, self._workers)
+        reading = ReadAhead(
+            lambda group: self._loader.read(*self._selection.place(group)),
+            lambda group: int(self._selection.table.bytes[group]),
+            left.reads(),
+            lambda key: left.is_left(key) and not self._is_kept(key[1]),
+            self._recipe.data.read_ahead_bytes,
+        )
+        for number in count(epoch):
+            # What is kept in memory by the end of this epoch need not be read for the next.
+            last_epoch = number if self._keep else number + 1
+            plan = left.plan(number)
+            for at in range(step, plan.steps):
+                reading.fill(last_epoch)
+                samples = plan.worker_batch(at, self._worker, self._workers)
+                yield number, at, [self._start(number, sample, reading) for sample in samples]
+                for key in left.finish(number, samples):
+                    reading.release(key)
+            left.forget(number)
+            step = 0
+
+    def _plan(self, epoch: int) -> EpochPlan:
         train, data = self._recipe.train, self._recipe.data
-        while True:
-            plan = EpochPlan(
-                self._fingerprint,
-                train.seed,
-                epoch,
-                self._selection.table,
-                train.global_batch_size,
-                data.lanes,
-                data.shuffle_window_bytes,
-            )
-            left = plan.outstanding(step, self._worker, self._workers)
-            reading: dict[int, Future[list[Row]]] = {}
-            for number in range(step, plan.steps):
-                samples = plan.worker_batch(number, self._worker, self._workers)
-                yield epoch, number, [self._start(sample, reading) for sample in samples]
-                for group, _ in samples:
-                    left[group] -= 1
-                    if left[group] == 0:
-                        reading.pop(group, None)
-            epoch, step = epoch + 1, 0
+        return EpochPlan(
+            self._fingerprint,
+            train.seed,
+            epoch,
+            self._selection.table,
+            train.global_batch_size,
+            data.lanes,
+            data.shuffle_window_bytes,
+        )
 
-    def _start(self, sample: Sample, reading: dict[int, Future[list[Row]]]) -> Future[_Picture]:
-        if sample in self._kept and not _failed(self._kept[sample]):
-            return self._kept[sample]
+    def _is_kept(self, group: int) -> bool:
+        return bool(self._kept_rows[group] == self._selection.table.rows[group])
+
+    def _start(self, epoch: int, sample: Sample, reading: ReadAhead) -> Future[Picture | None]:
+        kept = self._kept.get(sample)
+        if kept is not None and _is_usable(kept):
+            return kept
         group, row = sample
-        if group not in reading:
-            reading[group] = self._loader.read(*self._selection.place(group))
-        decode = partial(_decode, size=self._recipe.data)
-        picture = self._loader.decode(decode, reading[group], self._selection.stored_row(group, row))
+        data = self._recipe.data
+        decode = partial(_decode, size=(data.height, data.width))
+        if data.fit == "crop":
+            seed = self._recipe.train.seed
+            whole, crop = partial(_decode, size=None), partial(_decode_crop, data=data, seed=seed, epoch=epoch)
+            decode = whole if self._keep else crop
+        rows = reading.rows((epoch, group))
+        picture = self._loader.decode(decode, rows, self._selection.stored_row(group, row))
         if self._keep:
+            self._kept_rows[group] += kept is None
             self._kept[sample] = picture
         return picture
 
@@ -237,7 +263,8 @@ class TrainingData(_Feed[StepBatch]):
 class EvaluationData(_Feed[EvaluationBatch]):
     """The labelled pictures of some folds, each exactly once over all workers; row groups go round robin to them.
 
-    Every worker has the same number of batches, `steps`, so that none waits for another in a collective.
+    Every worker has the same number of batches, `steps`, so that none waits for another in a collective. Where a run
+    trains on crops it is scored on whole pictures, at their own resolution.
     """
 
     def __init__(
@@ -252,8 +279,11 @@ class EvaluationData(_Feed[EvaluationBatch]):
         folds: Sequence[int] | None = None,
     ) -> None:
         """`folds` is `data.fold` where nothing is given. Raises `UserError` where they hold no labelled picture."""
-        super().__init__(recipe, manifest, storage)
-        folds = (recipe.data.fold,) if folds is None else folds
+        data = recipe.data
+        self._frame = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
+        slots = replicas * recipe.evaluation.batch_size
+        super().__init__(recipe, manifest, storage, slots * self._frame[0] * self._frame[1] * 4)
+        folds = (data.fold,) if folds is None else folds
         self._replicas = replicas
         self._selection, self.ids = evaluation_selection(folds, manifest, storage, _root(recipe))
         rows = self._selection.table.rows
@@ -263,7 +293,6 @@ class EvaluationData(_Feed[EvaluationBatch]):
             self.ids[self._first_numbers[group] + row] for group in self._row_groups for row in range(rows[group])
         ]
         """This worker's pictures, in the order in which they come."""
-        slots = replicas * recipe.evaluation.batch_size
         self.steps = max(-(-int(rows[other::workers].sum()) // slots) for other in range(workers))
 
     def batches(self) -> Prefetch[EvaluationBatch]:
@@ -272,22 +301,40 @@ class EvaluationData(_Feed[EvaluationBatch]):
 
     def _produce(self) -> Iterator[EvaluationBatch]:
         slots = self._recipe.evaluation.batch_size
-        filler = _blank(self._recipe.data)
+        filler = blank(*self._frame)
         started = self._started()
         chunks = (list(islice(started, slots * self._replicas)) for _ in range(self.steps))
-        ahead = deque(islice(chunks, self._recipe.data.prefetch_batches))
+        ahead = deque(islice(chunks, self._decoding_batches))
         while ahead:
             ahead.extend(islice(chunks, 1))
-            decoded = [(number, *future.result()) for number, future in ahead.popleft()]
-            pictures = [picture for _, _, picture in decoded]
-            replicas = _assemble(pictures, filler, self._replicas, slots, lambda pixels, _: to_float(pixels))
-            yield EvaluationBatch(replicas, [(number, row) for number, row, _ in decoded])
+            decoded = [(number, future.result()) for number, future in ahead.popleft()]
+            scenes = [
+                Scene(number, row, *picture.mask.shape)
+                for number, found in decoded
+                if found
+                for row, picture in [found]
+            ]
+            pictures = [found[1] for _, found in decoded if found]
+            filler = pictures[-1] if pictures else filler
+            filled = [*pictures, *[filler] * (self._replicas * slots - len(pictures))]
+            replicas = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
+            yield EvaluationBatch(replicas, scenes)
 
-    def _started(self) -> Iterator[tuple[int, Future[tuple[Row, _Picture]]]]:
+    def _started(self) -> Iterator[tuple[int, Future[tuple[Row, Picture] | None]]]:
         """(number in the set, row and picture under way) of every picture of this worker."""
-        decode = partial(_decode_with_row, size=self._recipe.data)
+        size = None if self._recipe.data.fit == "crop" else self._frame
+        decode = partial(_decode_with_row, size=size)
+        reading = ReadAhead(
+            lambda group: self._loader.read(*self._selection.place(group)),
+            lambda group: int(self._selection.table.bytes[group]),
+            ((0, group) for group in self._row_groups),
+            lambda key: True,
+            self._recipe.data.read_ahead_bytes,
+        )
         for group in self._row_groups:
-            rows = self._loader.read(*self._selection.place(group))
+            reading.fill(last_epoch=0)
+            rows = reading.rows((0, group))
             for row in range(int(self._selection.table.rows[group])):
                 stored = self._selection.stored_row(group, row)
                 yield int(self._first_numbers[group]) + row, self._loader.decode(decode, rows, stored)
+            reading.release((0, group))

@@ -5,12 +5,14 @@ a 1918x1280 car and 7 times faster to unpack than a GIF. Blobs are neither compr
 (they gain nothing), and every page carries a checksum.
 """
 
+import contextlib
 import hashlib
 import io
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -36,6 +38,7 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 BLOBS = ("image", "mask")
+SMALL_COLUMNS = [name for name in ROW_SCHEMA.names if name not in BLOBS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,27 @@ def pack_mask(mask: NDArray[np.generic]) -> bytes:
 
 def unpack_mask(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     """The mask (height, width), uint8 {0, 1}. Raises `DataError` where the bytes are not a mask of that size."""
+    return np.unpackbits(_packed(data, height, width), axis=1, count=width)
+
+
+def unpack_mask_window(data: bytes, height: int, width: int, window: tuple[slice, slice]) -> NDArray[np.uint8]:
+    """The part of a mask (height, width) that `window` (rows, columns) cuts out; only its bytes are unpacked."""
+    rows, columns = window
+    first = columns.start // 8
+    part = _packed(data, height, width)[rows, first : -(-columns.stop // 8)]
+    return np.unpackbits(part, axis=1)[:, columns.start - 8 * first : columns.stop - 8 * first]
+
+
+def _packed(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """The bits of a mask, uint8 (height, ceil(width / 8))."""
+    row_bytes = (width + 7) // 8
     try:
-        packed = zlib.decompress(data)
+        packed = zlib.decompress(data, bufsize=height * row_bytes)
     except zlib.error as error:
         raise DataError(f"a mask cannot be unpacked: {error}") from None
-    row_bytes = (width + 7) // 8
     if len(packed) != height * row_bytes:
         raise DataError(f"a mask unpacks to {len(packed)} bytes; {height}x{width} pixels need {height * row_bytes}")
-    return np.unpackbits(np.frombuffer(packed, np.uint8).reshape(height, row_bytes), axis=1, count=width)
+    return np.frombuffer(packed, np.uint8).reshape(height, row_bytes)
 
 
 def write_shard(local: Path, path: str, fold: int, row_groups: Iterable[Sequence[Row]]) -> Shard:
@@ -79,13 +95,12 @@ def write_shard(local: Path, path: str, fold: int, row_groups: Iterable[Sequence
 
     Holds one row group in memory at a time. The same rows give the same bytes.
     """
-    scalars = [name for name in ROW_SCHEMA.names if name not in BLOBS]
     writer = pq.ParquetWriter(
         local,
         ROW_SCHEMA,
         compression="none",
         use_dictionary=False,
-        write_statistics=scalars,
+        write_statistics=SMALL_COLUMNS,
         write_page_checksum=True,
     )
     with writer:
@@ -107,48 +122,88 @@ def _facts(local: Path, path: str, fold: int) -> Shard:
         offsets.append(first.data_page_offset)
         lengths.append(last.data_page_offset + last.total_compressed_size - first.data_page_offset)
         rows.append(row_group.num_rows)
-    data = memoryview(local.read_bytes())
-    footer = offsets[-1] + lengths[-1]
+    size, footer = local.stat().st_size, offsets[-1] + lengths[-1]
+    with local.open("rb") as file:  # part by part: a shard may be larger than memory
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        footer_crc32c = _crc32c(file, footer, size - footer)
+        crc32cs = [_crc32c(file, start, length) for start, length in zip(offsets, lengths, strict=True)]
     return Shard(
         path=path,
         fold=fold,
-        bytes=len(data),
+        bytes=size,
         rows=metadata.num_rows,
-        sha256=hashlib.sha256(data).hexdigest(),
-        footer=ByteRange(offset=footer, length=len(data) - footer, crc32c=_crc32c(data[footer:])),
-        row_groups=RowGroups(
-            offset=offsets,
-            length=lengths,
-            crc32c=[_crc32c(data[start : start + n]) for start, n in zip(offsets, lengths, strict=True)],
-            rows=rows,
-        ),
+        sha256=sha256,
+        footer=ByteRange(offset=footer, length=size - footer, crc32c=footer_crc32c),
+        row_groups=RowGroups(offset=offsets, length=lengths, crc32c=crc32cs, rows=rows),
     )
 
 
-def _crc32c(data: memoryview) -> int:
-    return int(google_crc32c.value(bytes(data)))
+def _crc32c(file: BinaryIO, start: int, length: int) -> int:
+    file.seek(start)
+    return int(google_crc32c.value(file.read(length)))
 
 
-def parse_row_group(shard: Shard, footer: bytes, row_group: int, data: bytes) -> list[Row]:
-    """The rows of one row group, from the bytes of the shard's `footer` range and of that row group's range.
+def parse_footer(shard: Shard, footer: bytes) -> pq.FileMetaData:
+    """Where the columns of a shard lie, from the bytes of its `footer` range; about 80 KB in memory.
 
-    Nothing else of the shard is read. Raises `DataError` that names shard and row group where the bytes are not what
-    the manifest says; pyarrow checks each page's checksum.
+    Raises `DataError` that names the shard where the bytes are no Parquet footer.
     """
-    where = f"{shard.path}, row group {row_group}"
-    window = _Window(data, shard.row_groups.offset[row_group], shard.bytes)
     try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-        # The bytes are in memory already: pre-buffering would only hand them through Arrow's I/O threads.
-        parquet = pq.ParquetFile(
-            pa.PythonFile(window, "r"), metadata=metadata, page_checksum_verification=True, pre_buffer=False
-        )
+        return pq.read_metadata(pa.BufferReader(footer))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{shard.path}, footer cannot be read: {_one_line(error)}") from None
+
+
+def parse_row_group(
+    shard: Shard, footer: bytes | pq.FileMetaData, row_group: int, data: bytes, *, check_pages: bool = True
+) -> list[Row]:
+    """The rows of one row group, from the shard's footer and the bytes of that row group's range.
+
+    Nothing else of the shard is read. With `check_pages` pyarrow compares each page with its checksum, which takes
+    twice as long as all the rest: leave it out where the checksum of the whole range has been compared. Raises
+    `DataError` that names shard and row group where the bytes are not what the manifest says.
+    """
+    metadata = parse_footer(shard, footer) if isinstance(footer, bytes) else footer
+    with errors_name_row_group(shard, row_group):
+        parquet = open_row_group(shard, metadata, row_group, data, check_pages=check_pages)
         table = parquet.read_row_group(row_group, use_threads=False)
-    except (OSError, pa.ArrowException, IndexError) as error:
-        raise DataError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
     if table.schema.names != ROW_SCHEMA.names or table.num_rows != shard.row_groups.rows[row_group]:
-        raise DataError(f"{where} holds {table.num_rows} rows; the manifest says {shard.row_groups.rows[row_group]}")
+        raise DataError(
+            f"{shard.path}, row group {row_group} holds {table.num_rows} rows; "
+            f"the manifest says {shard.row_groups.rows[row_group]}"
+        )
     return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def blob_holds(blob: bytes | None, crc32c: int | None) -> bool:
+    """Whether an image or a mask is what its own checksum was taken of; a mask that is not there has none."""
+    if blob is None or crc32c is None:
+        return blob is None and crc32c is None
+    return bool(google_crc32c.value(blob) == crc32c)
+
+
+@contextlib.contextmanager
+def errors_name_row_group(shard: Shard, row_group: int) -> Iterator[None]:
+    """Turn pyarrow's errors into a `DataError` that names shard and row group."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, IndexError) as error:
+        raise DataError(f"{shard.path}, row group {row_group} cannot be read: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def open_row_group(
+    shard: Shard, footer: pq.FileMetaData, row_group: int, data: bytes, *, check_pages: bool
+) -> pq.ParquetFile:
+    """The shard as a Parquet file of which only the bytes of one row group can be read."""
+    window = _Window(data, shard.row_groups.offset[row_group], shard.bytes)
+    # The bytes are in memory already: pre-buffering would only hand them through Arrow's I/O threads.
+    return pq.ParquetFile(
+        pa.PythonFile(window, "r"), metadata=footer, page_checksum_verification=check_pages, pre_buffer=False
+    )
 
 
 class _Window(io.RawIOBase):
@@ -171,9 +226,13 @@ class _Window(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
+        return bytes(self.read_buffer(size))
+
+    def read_buffer(self, size: int = -1) -> memoryview:
+        """What pyarrow calls where there is such a method: the same as `read` without a copy."""
         first = self._position - self._start
         last = first + size
         if size < 0 or first < 0 or last > len(self._data):
             raise OSError(f"bytes {self._position} to {self._position + size} are outside the row group")
         self._position += size
-        return bytes(self._data[first:last])
+        return self._data[first:last]

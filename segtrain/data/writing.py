@@ -12,13 +12,17 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from segtrain.config import PrepareConfig
+from segtrain.data.checks import read_hints, write_hint
 from segtrain.data.layout import Entry, cut_rows, cut_shards, shuffled
 from segtrain.data.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shard
-from segtrain.data.pairs import BadPairError, Checked, make_row, read_sources, unchanged
+from segtrain.data.pairs import BadPairError, Checked, crc32c, make_row, pack, read_mask
 from segtrain.data.shards import Row, write_shard
 from segtrain.data.sources import Picture
-from segtrain.errors import UserError
+from segtrain.errors import ShortFileError, UserError
 from segtrain.storage import Storage, join
+
+AGAIN = "run the same command again"
+READ_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,18 @@ class ShardPlan:
     """What goes into one shard, in order."""
 
     path: str
-    """Relative to the data set. It ends in a digest of the contents, so a file of another content is never replaced:
-    a data set stays whole, for its readers too, until the new manifest takes the old one's place."""
+    """Relative to the data set. It ends in a digest of the contents and a token of the earlier data set, so a file of
+    another content is never replaced and an earlier file never touched: a data set stays whole, for its readers too,
+    until the new manifest takes the old one's place."""
     fold: int
     row_groups: list[list[Pair]]
 
 
-def plan_shards(pairs: Sequence[Pair], config: PrepareConfig) -> list[ShardPlan]:
-    """The shards of a data set, fold by fold; a function of the pairs and the settings, not of the pairs' order."""
+def plan_shards(pairs: Sequence[Pair], config: PrepareConfig, token: str) -> list[ShardPlan]:
+    """The shards of a data set, fold by fold; a function of the pairs and the settings, not of the pairs' order.
+
+    `token` stands at the end of their names.
+    """
     by_fold: defaultdict[int, dict[str, Pair]] = defaultdict(dict)
     for pair in pairs:
         by_fold[pair.fold][pair.picture.id] = pair
@@ -53,53 +61,84 @@ def plan_shards(pairs: Sequence[Pair], config: PrepareConfig) -> list[ShardPlan]
         row_groups = cut_rows(shuffled(entries, config.seed), config.row_group_bytes, fewest)
         for number, shard in enumerate(cut_shards(row_groups, config.shard_bytes)):
             content = [[members[entry.id] for entry in row_group] for row_group in shard]
-            path = f"fold={fold}/part-{number:05d}-{_digest(content)[:8]}.parquet"
+            path = f"fold={fold}/part-{number:05d}-{_digest(content)[:8]}-{token}.parquet"
             plans.append(ShardPlan(path, fold, content))
     return plans
+
+
+def without_token(path: str) -> str:
+    """The part of a shard's path that says what is in it."""
+    return path.rpartition("-")[0]
 
 
 def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | None, facts: str) -> Shard:
     """Write one shard and keep its facts as a JSON file in the folder `facts`.
 
-    A shard that is `finished` and whose stored bytes still match is left alone. Raises `UserError` where a picture
-    has changed since it was checked.
+    A shard of the same content that is `finished`, under whatever name, and whose stored bytes still match is left
+    alone. Holds one row group in memory. Raises `UserError` where a picture has changed since it was checked.
     """
-    url = join(root, plan.path)
-    if finished is not None and _is_stored(storage, url, finished):
+    if finished is not None and _is_stored(storage, join(root, finished.path), finished):
         return finished
     with tempfile.TemporaryDirectory(prefix="segtrain-prepare-") as folder:
         local = Path(folder) / "shard.parquet"
-        shard = write_shard(local, plan.path, plan.fold, (_rows(storage, group) for group in plan.row_groups))
-        storage.write_file(url, local)
-    storage.write_bytes(join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
+        rows = (_rows(storage, group, facts) for group in plan.row_groups)
+        shard = write_shard(local, plan.path, plan.fold, rows)
+        storage.write_file(join(root, plan.path), local)
+    write_hint(storage, join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
     return shard
 
 
-def load_finished(storage: Storage, facts: str) -> dict[str, Shard]:
-    """Path -> facts of the shards that an earlier, killed `prepare` finished."""
-    names = [name for name in storage.list(facts) if name.endswith(".parquet.json")]
-    shards = [Shard.model_validate_json(storage.read_bytes(join(facts, name))) for name in names]
-    return {shard.path: shard for shard in shards}
+def load_finished(storage: Storage, facts: str) -> list[Shard]:
+    """Facts of the shards that an earlier, killed `prepare` finished."""
+    texts = read_hints(storage, facts, lambda name: name.endswith(".parquet.json"))
+    return [Shard.model_validate_json(text) for text in texts]
 
 
 def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
+    digest = hashlib.sha256()
     try:
-        return hashlib.sha256(storage.read_bytes(url)).hexdigest() == shard.sha256
+        if storage.size(url) != shard.bytes:
+            return False
+        for start in range(0, shard.bytes, READ_BYTES):
+            digest.update(storage.read_range(url, start, min(READ_BYTES, shard.bytes - start)))
     except FileNotFoundError:
         return False
+    return digest.hexdigest() == shard.sha256
 
 
-def _rows(storage: Storage, row_group: Sequence[Pair]) -> list[Row]:
+def _rows(storage: Storage, row_group: Sequence[Pair], facts: str) -> list[Row]:
     rows = []
     for pair in row_group:
         try:
-            image, mask = read_sources(pair.picture, storage)
-        except BadPairError as error:
-            raise UserError(f"{pair.picture.id}: {error}; run the same command again") from None
-        if not unchanged(pair.checked, image, mask):
-            raise UserError(f"{pair.picture.image} or its mask changed meanwhile; run the same command again")
-        rows.append(make_row(pair.picture, pair.checked, image, mask))
+            image = storage.read_bytes(pair.picture.image)
+        except FileNotFoundError as error:
+            raise UserError(f"{pair.picture.id}: {error.filename} is not there any more; {AGAIN}") from None
+        if crc32c(image) != pair.checked.image_crc32c:
+            raise UserError(f"{pair.picture.image} changed meanwhile; {AGAIN}")
+        packed = _kept_mask(storage, pair.checked, facts) or _packed_again(storage, pair)
+        rows.append(make_row(pair.picture, pair.checked, image, packed))
     return rows
+
+
+def _kept_mask(storage: Storage, checked: Checked, facts: str) -> bytes | None:
+    """The packed mask that the check has kept, if it is still there."""
+    if not checked.packed_in:
+        return None
+    try:
+        packed = storage.read_range(join(facts, checked.packed_in), checked.packed_at, checked.mask_bytes)
+    except (FileNotFoundError, ShortFileError):
+        return None
+    return packed if crc32c(packed) == checked.mask_crc32c else None
+
+
+def _packed_again(storage: Storage, pair: Pair) -> bytes:
+    try:
+        packed = pack(pair.picture, pair.checked, read_mask(pair.picture, storage))
+    except BadPairError as error:
+        raise UserError(f"{pair.picture.id}: {error}; {AGAIN}") from None
+    if crc32c(packed) != pair.checked.mask_crc32c:
+        raise UserError(f"the mask of {pair.picture.image} changed meanwhile; {AGAIN}")
+    return packed
 
 
 def fingerprint(plans: Sequence[ShardPlan]) -> str:

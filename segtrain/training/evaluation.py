@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from segtrain.data.augment import to_float
 from segtrain.data.pipeline import EvaluationData
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.metrics import dice, hard_counts, iou, soft_sums
@@ -24,7 +25,7 @@ SEEN, HARD, SOFT, SOFT_TRAINING, COLUMNS = 0, slice(1, 4), slice(4, 7), slice(7,
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts of every picture of a fold, in the fold's own order; scores are derived from them."""
+    """Counts of every picture of a fold, in the fold's own order, less those in quarantine; scores derive from them."""
 
     ids: list[str]
     table: np.ndarray
@@ -55,7 +56,7 @@ def evaluate(
 ) -> Scores:
     """Score this worker's pictures and add up with the other workers'; all get the same `Scores`.
 
-    `forward` maps a per-replica batch of images to logits (B, H, W, 1). `watch` sees each of this worker's pictures
+    `forward` maps a per-replica `PictureBatch` to logits (B, H, W, 1). `watch` sees each of this worker's pictures
     with its probabilities (height, width) at original size.
     """
     table = np.zeros((len(data.ids), COLUMNS))
@@ -65,22 +66,25 @@ def evaluate(
     def settle(at_most: int) -> None:
         while len(pending) > at_most:
             number, scored = pending.popleft()
-            table[number] = scored.result()
+            table[number] += scored.result()
 
     with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
         for batch in data.batches():
             logits = forward(place(strategy, batch.replicas))
             local = np.concatenate([part.numpy() for part in strategy.experimental_local_results(logits)])
             masks = np.concatenate([part.masks for part in batch.replicas])
-            for slot, (number, row) in enumerate(batch.pictures):
-                pending.append((number, pool.submit(_score, row, local[slot], masks[slot], threshold, watch)))
+            for slot, scene in enumerate(batch.pictures):
+                there = slot, slice(scene.height), slice(scene.width)
+                scored = pool.submit(_score, scene.row, local[there], masks[there], threshold, watch)
+                pending.append((scene.number, scored))
             # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
             settle(at_most=2 * threads)
         settle(at_most=0)
     table = sum_over_workers(strategy, table)
-    if not (table[:, SEEN] == 1).all():
-        raise AssertionError("a picture was not scored exactly once")
-    return Scores(list(data.ids), table)
+    seen = table[:, SEEN]
+    if (seen > 1).any():
+        raise AssertionError("a picture was scored twice")
+    return Scores([name for name, once in zip(data.ids, seen, strict=True) if once], table[seen == 1])
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
@@ -138,11 +142,11 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def compiled_forward(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[Any], Any]:
-    """`forward(per-replica ReplicaBatch) -> per-replica logits`, without dropout and with the moving statistics."""
+    """`forward(per-replica PictureBatch) -> per-replica logits`, without dropout and with the moving statistics."""
 
     @tf.function
     def forward(batch: Any) -> Any:
-        return strategy.run(lambda part: model(part.images, training=False), args=(batch,))
+        return strategy.run(lambda part: model(to_float(part.images), training=False), args=(batch,))
 
     compiled: Callable[[Any], Any] = forward
     return compiled

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from segtrain.config import PlateauSchedule, Recipe
-from segtrain.data.pipeline import StepBatch
+from segtrain.data.batches import StepBatch
 from segtrain.errors import UserError
+from segtrain.training import reading
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.evaluation import evaluate
 from segtrain.training.run import Run
@@ -37,6 +38,7 @@ def train(recipe: Recipe, world: World, *, on_progress: Callable[[Progress], Non
                 with watch.evaluating():
                     measured |= evaluate_epoch(run, artist)
                 watch.tell("evaluating", dice=measured["dice_hard_original"])
+            measured |= reading.measured(run)
             if run.record is not None:
                 run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
             run.cursor.start_epoch(run.cursor.epoch + 1)
@@ -68,7 +70,7 @@ def train_epoch(run: Run, watch: Watch) -> dict[str, float]:
             run.save()
     if unread is not None:
         _settle(run, watch, *unread)
-    return watch.finish_epoch()
+    return watch.finish_epoch() | {"left_out": run.training_data.samples_per_epoch - int(cursor.samples)}
 
 
 def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: float) -> None:
@@ -81,6 +83,7 @@ def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: 
             f"lower optimizer.learning_rate or set train.clip_norm"
         )
     run.cursor.add(loss * run.recipe.train.global_batch_size, dice, samples)
+    reading.check_left_out(run.recipe, run.training_data, batch.step, run.cursor.samples)
     if run.record is not None:
         skipped = {} if bool(result.applied) else {"skipped": "overflow"}
         run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
@@ -93,6 +96,7 @@ def evaluate_epoch(run: Run, artist: PanelArtist) -> dict[str, float]:
         scores = evaluate(
             run.forward, run.strategy, run.validation_data, threshold=run.recipe.evaluation.threshold, watch=artist
         )
+        reading.check_scored(run.recipe, run.validation_data, len(scores.ids))
         metrics = scores.summary()
         if not math.isfinite(metrics["dice_soft"]):
             raise UserError(

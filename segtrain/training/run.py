@@ -1,5 +1,6 @@
 """Everything one worker of a run holds: data, replicas, network, optimizer, cursor, checkpoints, record."""
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from segtrain.config import Recipe
 from segtrain.data.manifest import Manifest, read_manifest
 from segtrain.data.pipeline import EvaluationData, TrainingData
 from segtrain.data.plan import batch_split
+from segtrain.data.reader import ReadCounts
 from segtrain.errors import UserError
 from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer, learning_rate
@@ -47,6 +49,7 @@ class Run:
         self.checkpoints = Checkpoints(self.folder, self.storage, keep=recipe.checkpoint.keep)
         self.cursor = Cursor()
         self._restore()
+        self._counted = ReadCounts()
         self.record: Record | None = None
         if world.is_chief:
             self.storage.write_bytes(join(self.folder, "recipe.yaml"), recipe.to_yaml().encode())
@@ -98,6 +101,13 @@ class Run:
         )
         if not self.validation_data.ids:
             raise UserError(f"data.fold: fold {self.recipe.data.fold} has no labelled picture to validate on")
+
+    def newly_read(self) -> ReadCounts:
+        """What this worker has read since the last call, for training and for evaluation."""
+        both = self.training_data.counts() + self.validation_data.counts()
+        now = dataclasses.replace(both, retries=self.storage.retries)  # both count those of this one storage
+        before, self._counted = self._counted, now
+        return now - before
 
     def set_learning_rate(self) -> float:
         """Give the optimizer the rate of the step to come, and return it."""

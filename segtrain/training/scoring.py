@@ -13,6 +13,7 @@ from segtrain.data.pipeline import EvaluationData
 from segtrain.errors import UserError
 from segtrain.storage import Storage, join
 from segtrain.training.evaluation import compiled_forward, evaluate
+from segtrain.training.reading import check_scored
 from segtrain.training.status import Progress
 from segtrain.training.strategy import build_strategy, configure_process
 from segtrain.training.world import World
@@ -37,10 +38,9 @@ def score(recipe: Recipe, world: World, *, on_progress: Callable[[Progress], Non
     )
     with data:
         on_progress(Progress("evaluating"))
-        scores = evaluate(
-            compiled_forward(strategy, model), strategy, data, threshold=recipe.evaluation.threshold
-        ).summary()
-    return {**scores, "pictures": len(data.ids)}
+        scores = evaluate(compiled_forward(strategy, model), strategy, data, threshold=recipe.evaluation.threshold)
+        check_scored(recipe, data, len(scores.ids))
+    return {**scores.summary(), "pictures": len(scores.ids)}
 
 
 def load_best(folder: str, storage: Storage) -> keras.Model:

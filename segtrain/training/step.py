@@ -10,10 +10,25 @@ import keras
 import tensorflow as tf
 
 from segtrain.config import Recipe
+from segtrain.data import augment
+from segtrain.data.batches import ReplicaBatch
 from segtrain.losses import bce_per_image, dice_loss_from_sums, dice_sums_per_image
 from segtrain.models.forward import forward_pass
 
 LOSS_SCALE_GROWTH_STEPS = 2000
+
+
+class Part(NamedTuple):
+    """What a replica puts through the network at once: B pictures, augmented."""
+
+    images: tf.Tensor
+    """float32 (B, H, W, 3) in [0, 1]."""
+    masks: tf.Tensor
+    """float32 {0, 1} (B, H, W, 1)."""
+    weights: tf.Tensor
+    """float32 (B,)."""
+    keys: tf.Tensor
+    """int64 (B,)."""
 
 
 class StepResult(NamedTuple):
@@ -147,7 +162,7 @@ class TrainStep:
             # One part after the other, so that their activations are never in memory together.
             with tf.control_dependencies(gradients or []):
                 part = tf.nest.map_structure(tf.identity, part)
-            part_gradients, part_totals = self._gradients(part, step, dice_totals)
+            part_gradients, part_totals = self._gradients(self._augmented(part), step, dice_totals)
             gradients = part_gradients if gradients is None else _add(gradients, part_gradients)
             totals += part_totals
         *reduced, totals = _sum_over_replicas([*(gradients or []), totals])
@@ -158,8 +173,12 @@ class TrainStep:
             reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
         return reduced, tf.unstack(totals), finite
 
+    def _augmented(self, part: ReplicaBatch) -> Part:
+        images, masks = augment.apply(self.recipe.augment, part.images, part.masks, part.draws)
+        return Part(images, masks, part.weights, part.keys)
+
     def _gradients(
-        self, part: Any, step: tf.Tensor, dice_totals: tf.Tensor | None
+        self, part: Part, step: tf.Tensor, dice_totals: tf.Tensor | None
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples)."""
         with (
@@ -173,7 +192,7 @@ class TrainStep:
         return gradients, totals
 
     def _share_of_loss(
-        self, part: Any, logits: tf.Tensor, dice_totals: tf.Tensor | None
+        self, part: Part, logits: tf.Tensor, dice_totals: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """This part's share of the global loss, and its (loss, dice, samples) as they are reported."""
         config = self.recipe.loss
@@ -211,9 +230,9 @@ class TrainStep:
         totals = tf.zeros([3], self.dtype)
         for part in parts:
             with tf.control_dependencies([totals]):
-                images = tf.identity(part.images)
+                part = self._augmented(tf.nest.map_structure(tf.identity, part))
             with forward_pass(step=step, keys=part.keys, weights=part.weights, update_statistics=False):
-                logits = self.model(images, training=True)
+                logits = self.model(part.images, training=True)
             weights = tf.cast(part.weights, self.dtype)
             sums = tf.cast(dice_sums_per_image(tf.cast(part.masks, self.dtype), logits), self.dtype)
             totals += _dice_totals(weights, sums)

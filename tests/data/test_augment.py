@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import AugmentConfig
-from segtrain.data.augment import Draws, augment, draw, move, recolour, to_float, transforms, uniforms
+from segtrain.data.augment import Draws, apply, crop_corner, draw, move, recolour, transforms, uniforms
 
 KEYS = np.array([3, 17, 2**62 + 5, 991, 12, 7, 8, 9], np.int64)
 HEIGHT, WIDTH = 48, 64
@@ -24,6 +24,19 @@ def noise() -> np.ndarray:
     pixels = np.random.default_rng(0).integers(0, 256, (len(KEYS), HEIGHT, WIDTH, 4), np.uint8)
     pixels[..., 3] //= 128
     return pixels
+
+
+def augment(
+    config: AugmentConfig, seed: int, epoch: int, pixels: np.ndarray, keys: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draw for pictures (B, H, W, 4), and apply to their images and masks."""
+    draws = draw(config, seed, epoch, keys, *pixels.shape[1:3])
+    return apply(config, pixels[..., :3], pixels[..., 3:], draws)
+
+
+def to_float(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks as they are without any augmentation."""
+    return pixels[..., :3].astype(np.float32) / np.float32(255), pixels[..., 3:].astype(np.float32)
 
 
 def disagreement(images: tf.Tensor, masks: tf.Tensor) -> np.ndarray:
@@ -98,7 +111,9 @@ def test_a_known_transform_puts_a_point_where_it_belongs(
     pixels = np.zeros((1, 41, 41, 4), np.uint8)
     pixels[0, 24, 30] = 1
     config = AugmentConfig(rotate_degrees=90.0)
-    _, moved = move(config, pixels, Draws(np.full(1, flip), matrices, np.zeros((1, 2), np.float32)))
+    _, moved = move(
+        config, pixels[..., :3], pixels[..., 3:], Draws(np.full(1, flip), matrices, np.zeros((1, 2), np.float32))
+    )
     assert list(expected) in np.argwhere(np.asarray(moved)[0, :, :, 0]).tolist()
 
 
@@ -158,3 +173,14 @@ def test_uniform_numbers_are_uniform_and_unrelated() -> None:
     np.testing.assert_allclose(numbers.var(axis=0), 1 / 12, atol=0.002)
     correlation = np.corrcoef(np.concatenate([numbers[:-1], numbers[1:]], axis=1).T) - np.eye(14)
     assert np.abs(correlation).max() < 0.04
+
+
+def test_crops_fall_everywhere_and_depend_on_seed_epoch_and_sample_alone() -> None:
+    corners = np.array([crop_corner(0, 0, key, (12, 9), (10, 9)) for key in range(3000)])
+    assert (corners[:, 1] == 0).all()
+    counts = np.bincount(corners[:, 0])
+    assert len(counts) == 3
+    assert np.abs(counts - 1000).max() < 100  # 4 standard deviations
+    assert crop_corner(0, 0, 5, (1280, 1918), (512, 512)) == crop_corner(0, 0, 5, (1280, 1918), (512, 512))
+    places = {crop_corner(seed, epoch, 5, (1280, 1918), (512, 512)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(places) == 4

@@ -3,6 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from segtrain.data.checks import (
     Rejected,
     check_chunk,
@@ -13,6 +17,7 @@ from segtrain.data.checks import (
     save_facts,
 )
 from segtrain.data.pairs import Checked
+from segtrain.data.shards import unpack_mask
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage
 
@@ -30,12 +35,39 @@ def test_facts_come_back_and_those_of_another_version_are_passed_over(tmp_path: 
 def test_a_missing_file_is_a_rejection_and_the_others_go_on(tmp_path: Path) -> None:
     pictures = [Picture(name, "g", str(tmp_path / f"{name}.png"), run_lengths="") for name in ("gone", "broken")]
     (tmp_path / "broken.png").write_bytes(b"?")
-    found = check_chunk(Storage(), pictures, {})
-    assert found.good == []
+    found = check_chunk(Storage(), pictures, {}, str(tmp_path / "kept"))
+    assert (found.good, found.bytes) == ([], 1)
+    assert not (tmp_path / "kept").exists()
     assert [(one.id, one.reason) for one in found.bad] == [
         ("gone", f"{tmp_path}/gone.png is not there any more"),
         ("broken", "image is none of JPEG, PNG, BMP, or is damaged"),
     ]
+
+
+def test_the_packed_masks_of_good_pairs_are_kept_where_their_facts_say(tmp_path: Path) -> None:
+    pictures = []
+    for number in range(4):
+        image, mask = tmp_path / f"{number}.png", tmp_path / f"{number}.gif"
+        Image.new("RGB", (8, 6)).save(image)
+        Image.fromarray(np.eye(6, 8, number, np.uint8) * 255).save(mask)
+        pictures.append(Picture(str(number), "g", str(image), mask=str(mask)))
+    kept = tmp_path / "kept"
+    first = check_chunk(Storage(), pictures[:2], {}, str(kept))
+    known = {checked.id: checked for checked in first.good}
+    again = check_chunk(Storage(), pictures, known, str(kept))
+    assert again.good[:2] == first.good
+    assert len(list(kept.iterdir())) == 2
+    assert again.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.*"))
+    for number, checked in enumerate(again.good):
+        packed = (kept / checked.packed_in).read_bytes()[checked.packed_at :][: checked.mask_bytes]
+        np.testing.assert_array_equal(unpack_mask(packed, 6, 8), np.eye(6, 8, number))
+
+
+def test_what_another_writer_has_removed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_facts(Storage(), str(tmp_path), [FACTS])
+    listed = Storage().list(str(tmp_path))
+    monkeypatch.setattr(Storage, "list", lambda *_: ["checked-gone.json", *listed])
+    assert load_facts(Storage(), str(tmp_path)) == {"a": FACTS}
 
 
 def test_duplicates_count_only_across_groups() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from segtrain.data.decode import decode_image, decode_mask, decode_picture
+from segtrain.data.decode import decode_image, decode_mask, decode_picture, decode_window
 from segtrain.errors import DataError
 
 
@@ -121,13 +121,32 @@ def test_a_mask_at_its_own_size_is_exact(make_row) -> None:
     np.testing.assert_array_equal(decode_mask(make_row(b"", mask), 37, 61), mask)
 
 
-def test_image_and_mask_come_in_one_array_and_fit_each_other(make_row) -> None:
+def test_image_and_mask_fit_each_other(make_row) -> None:
     mask = np.zeros((80, 120), np.uint8)
     mask[20:60, 30:100] = 1
     pixels = np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1)
     picture = decode_picture(make_row(encode(pixels, "PNG"), mask), 24, 36)
-    assert picture.shape == (24, 36, 4)
-    np.testing.assert_array_equal(picture[..., 0] >= 128, picture[..., 3] == 1)
+    assert picture.image.shape == (24, 36, 3)
+    np.testing.assert_array_equal(picture.image[..., 0] >= 128, picture.mask == 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG"]), orientation=st.sampled_from([1, 3, 6]))
+def test_a_window_is_the_same_part_of_the_whole_picture(make_row, data, kind: str, orientation: int) -> None:
+    stored = scene(45, 67)
+    upright = (67, 45) if orientation == 6 else (45, 67)
+    mask = (np.random.default_rng(1).random(upright) < 0.5).astype(np.uint8)
+    row = make_row(encode(stored, kind), mask, orientation=orientation)
+    height, width = (data.draw(st.integers(1, side)) for side in upright)
+    top, left = (data.draw(st.integers(0, s - n)) for s, n in zip(upright, (height, width), strict=True))
+    window = decode_window(row, top, left, height, width)
+    whole = decode_picture(row, *upright)
+    part = slice(top, top + height), slice(left, left + width)
+    np.testing.assert_array_equal(window.mask, whole.mask[part])
+    # Of a JPEG, libjpeg widens the halved colour of the outermost columns without their neighbours outside.
+    np.testing.assert_array_equal(window.image[:, 1:-1], whole.image[part][:, 1:-1])
+    difference = np.abs(window.image.astype(int) - whole.image[part])
+    assert difference.max() <= (6 if kind == "JPEG" and orientation == 1 else 0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -1,5 +1,6 @@
 """A data set in words, numbers and pictures."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from segtrain.data.describe import overview, preview, statistics
 from segtrain.data.manifest import read_index
-from segtrain.errors import UserError
+from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage
 
 
@@ -50,3 +51,12 @@ def test_a_turned_picture_is_shown_upright(make_row: Any, make_data_set: Any) ->
     index = read_index(Storage(), data_set.root, data_set.manifest)
     sheet = preview(Storage(), data_set.root, data_set.manifest, index, 1)
     assert sheet.height > sheet.width
+
+
+def test_a_damaged_picture_is_named_instead_of_shown(tiny: Any, make_data_set: Any) -> None:
+    good, other = tiny.rows[:2]
+    bad = dataclasses.replace(other, image_crc32c=1)
+    data_set = make_data_set([[[good, bad]]])
+    index = read_index(Storage(), data_set.root, data_set.manifest)
+    with pytest.raises(DataError, match=f"row group 0, id {bad.id}: the image differs from its own checksum"):
+        preview(Storage(), data_set.root, data_set.manifest, index, 2)

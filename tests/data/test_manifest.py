@@ -18,10 +18,11 @@ from segtrain.data.manifest import (
     encode_index,
     read_index,
     read_manifest,
+    read_manifest_version,
     write_manifest,
 )
 from segtrain.data.pairs import crc32c
-from segtrain.errors import DataError, UserError
+from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.storage import Storage
 
 ROW = {"id": "a", "group": "g", "fold": 0, "shard": 0, "row_group": 0, "row": 0}
@@ -62,6 +63,20 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     manifest = make_manifest(3)
     write_manifest(Storage(), str(tmp_path), manifest)
     assert read_manifest(Storage(), str(tmp_path)) == manifest
+
+
+def test_only_the_version_that_a_manifest_replaces_gives_way(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    first = make_manifest()
+    write_manifest(Storage(), root, first)
+    with pytest.raises(ConflictError):
+        write_manifest(Storage(), root, first)
+    _, version = read_manifest_version(Storage(), root)
+    second = first.model_copy(update={"replaces": version})
+    write_manifest(Storage(), root, second)
+    with pytest.raises(ConflictError):
+        write_manifest(Storage(), root, second)
+    assert read_manifest(Storage(), root) == second
 
 
 def test_a_missing_manifest_is_the_users_mistake(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.data.pairs import BadPairError, check, decode_image, decode_mask, make_row, read_sources, unchanged
+from segtrain.data.pairs import BadPairError, check, decode_image, decode_mask, make_row, pack, read_sources, unchanged
 from segtrain.data.shards import unpack_mask
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage
@@ -207,7 +207,7 @@ def test_sizes_that_differ_are_refused() -> None:
 
 def test_sizes_are_compared_after_exif_orientation() -> None:
     turned = image_bytes(exif=exif(6))
-    checked = check(PICTURE, turned, mask_bytes(np.ascontiguousarray(MASK.T) * 255))
+    checked, _ = check(PICTURE, turned, mask_bytes(np.ascontiguousarray(MASK.T) * 255))
     assert (checked.height, checked.width, checked.orientation) == (8, 6, 6)
     with pytest.raises(BadPairError, match="image is 6x8 and mask 8x6"):
         check(PICTURE, turned, mask_bytes(MASK))
@@ -220,7 +220,9 @@ def test_an_empty_group_is_refused() -> None:
 
 def test_a_row_holds_the_original_bytes_and_the_packed_mask() -> None:
     image, mask = image_bytes(exif=exif(1)), mask_bytes(MASK, "GIF")
-    row = make_row(PICTURE, check(PICTURE, image, mask), image, mask)
+    checked, packed = check(PICTURE, image, mask)
+    assert pack(PICTURE, checked, mask) == packed
+    row = make_row(PICTURE, checked, image, packed)
     assert row.image == image
     assert row.foreground == pytest.approx(MASK.mean())
     assert row.mask is not None
@@ -229,7 +231,7 @@ def test_a_row_holds_the_original_bytes_and_the_packed_mask() -> None:
 
 def test_run_lengths_are_checked_against_the_images_size() -> None:
     picture = Picture("a", "g", "a.jpg", run_lengths="1 2 48 1")
-    checked = check(picture, image_bytes(), b"1 2 48 1")
+    checked, _ = check(picture, image_bytes(), b"1 2 48 1")
     assert checked.foreground == pytest.approx(3 / 48)
     with pytest.raises(BadPairError, match="mask's run lengths end at pixel 49; the picture has 48"):
         check(picture, image_bytes(), b"1 2 48 2")
@@ -239,7 +241,7 @@ def test_a_file_that_changed_is_noticed_and_one_that_went_is_named(tmp_path: Pat
     picture = Picture("a", "g", str(tmp_path / "a.jpg"), mask=str(tmp_path / "a.png"))
     (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "a.png").write_bytes(mask_bytes(MASK))
-    checked = check(picture, *read_sources(picture, Storage()))
+    checked, _ = check(picture, *read_sources(picture, Storage()))
     assert unchanged(checked, *read_sources(picture, Storage()))
     (tmp_path / "a.png").write_bytes(mask_bytes(1 - MASK))
     assert not unchanged(checked, *read_sources(picture, Storage()))

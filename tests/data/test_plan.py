@@ -2,7 +2,7 @@
 
 import math
 import time
-from itertools import pairwise
+from itertools import combinations, islice, pairwise
 
 import numpy as np
 import pytest
@@ -94,6 +94,41 @@ def test_what_is_outstanding_is_what_the_remaining_steps_bring(
     np.testing.assert_array_equal(plan.outstanding(start, worker, workers), expected)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 12), min_size=1, max_size=25),
+    batch=st.integers(1, 20),
+    lanes=st.integers(1, 9),
+    window_bytes=st.integers(1, 400),
+    data=st.data(),
+)
+def test_reads_name_each_row_group_once_at_the_first_step_that_needs_it_in_that_order(
+    rows: list[int], batch: int, lanes: int, window_bytes: int, data: st.DataObject
+) -> None:
+    workers = data.draw(st.integers(1, lanes))
+    worker = data.draw(st.integers(0, workers - 1))
+    plan = make_plan(rows, batch, lanes, window_bytes)
+    start = data.draw(st.integers(0, plan.steps))
+    reads = plan.reads(start, worker, workers)
+    first_steps: dict[int, int] = {}
+    for step in range(start, plan.steps):
+        for group, _ in plan.worker_batch(step, worker, workers):
+            if group not in first_steps:
+                first_steps[group] = step
+                assert next(reads) == (step, group)  # while batches are taken from the same plan
+    assert list(reads) == []
+    assert set(first_steps) == set(np.flatnonzero(plan.outstanding(start, worker, workers)))
+
+
+def test_the_first_reads_take_no_longer_in_a_long_epoch() -> None:
+    rows = np.full(1_000_000, 100, np.int64)  # all reads of one worker together take a minute
+    plan = EpochPlan("abc", 0, 0, RowGroupTable(rows=rows, bytes=rows * 80_000), 16, 16, 16 * 2**20)
+    began = time.monotonic()
+    first = [step for step, _ in islice(plan.reads(0, 0, 1), 100)]
+    assert time.monotonic() - began < 0.5
+    assert first == sorted(first)
+
+
 def test_epochs_seeds_and_data_sets_have_different_orders() -> None:
     def order(fingerprint: str, seed: int, epoch: int) -> list[Sample]:
         plan = EpochPlan(fingerprint, seed, epoch, make_table(ROWS), 5, 8, 100)
@@ -104,16 +139,39 @@ def test_epochs_seeds_and_data_sets_have_different_orders() -> None:
     assert order("abc", 1, 0) == orders[0]
 
 
-def test_lanes_are_contiguous_and_only_the_first_ones_are_longer() -> None:
-    rows, lanes = [5, 5, 5, 5, 2], 4  # 22 samples: lanes of 6, 6, 5, 5
+def test_lanes_are_contiguous_and_the_longer_ones_are_numbered_first() -> None:
+    rows, lanes = [5, 5, 5, 5, 2], 4  # 22 samples: two lanes of 6, two of 5
     plan = make_plan(rows, batch=3, lanes=lanes)
     by_lane = [lane_of(plan, lane, lanes) for lane in range(lanes)]
     assert [len(lane) for lane in by_lane] == [6, 6, 5, 5]
-    # Contiguous: a row group of 5 spreads over two lanes at most.
+    # Contiguous: a lane of 6 touches three row groups at most, and a row group of 5 spreads over two lanes at most.
+    assert max(len({group for group, _ in lane}) for lane in by_lane) <= 3
     for group in range(len(rows)):
-        holders = [number for number, lane in enumerate(by_lane) if any(sample[0] == group for sample in lane)]
-        assert holders == list(range(holders[0], holders[-1] + 1))
-        assert len(holders) <= 2
+        assert sum(any(sample[0] == group for sample in lane) for lane in by_lane) <= 2
+
+
+def row_groups_read(plan: EpochPlan, workers: int) -> int:
+    return sum(len(list(plan.reads(0, worker, workers))) for worker in range(workers))
+
+
+def test_lanes_start_with_a_row_group_where_they_can_in_a_worked_example() -> None:
+    # 30 samples in lanes of 7 and 8: cut at 7 or 8, 14, 15 or 16, 22 or 23. A row group of 3 starts at 15 alone, so two
+    # of the ten are cut and read twice.
+    assert row_groups_read(make_plan([3] * 10, lanes=4), workers=4) == 12
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 9), groups=st.integers(1, 20), lanes=st.integers(1, 9))
+def test_no_other_choice_of_longer_lanes_cuts_fewer_row_groups(rows: int, groups: int, lanes: int) -> None:
+    lanes = min(lanes, rows * groups)
+    length, longer = divmod(rows * groups, lanes)
+
+    def cuts(long_parts: tuple[int, ...]) -> int:
+        ends = np.cumsum([length + (part in long_parts) for part in range(lanes)])
+        return int(np.count_nonzero(ends % rows))
+
+    fewest = min(cuts(long_parts) for long_parts in combinations(range(lanes), longer))
+    assert row_groups_read(make_plan([rows] * groups, lanes=lanes), workers=lanes) == groups + fewest
 
 
 def test_global_batches_deal_the_lanes_round_robin_in_a_worked_example() -> None:
@@ -134,6 +192,28 @@ def test_a_window_holds_whole_pieces_up_to_its_bytes() -> None:
     windows = [order[at : at + 10] for at in range(0, 30, 10)]
     assert [len({group for group, _ in window}) for window in windows] == [2, 2, 2]
     assert any([group for group, _ in window] != sorted(group for group, _ in window) for window in windows)
+
+
+def test_first_windows_grow_from_lane_to_lane() -> None:
+    # Four lanes of six row groups of 50 bytes, windows of 200: the first windows hold 1, 2, 3 and 4 row groups.
+    plan = make_plan([5] * 24, batch=4, lanes=4, window_bytes=200)
+    for lane in range(4):
+        order = [group for group, _ in lane_of(plan, lane, 4)]
+        window = 5 * (lane + 1)
+        assert len(set(order[:window])) == lane + 1
+        assert not set(order[:window]) & set(order[window:])
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((40, 40), 1.5), ((30, 50), 2.0)])
+def test_lanes_do_not_all_come_to_new_row_groups_at_once(sizes: tuple[int, int], most: float) -> None:
+    # 16 lanes, windows of four row groups: were all windows full, equal lanes would read 64 row groups at once and
+    # none while they read the next three, four times the mean.
+    rows = np.random.default_rng(0).integers(*sizes, 1024, endpoint=True).tolist()
+    plan = make_plan(rows, batch=16, lanes=16, window_bytes=4 * 400)
+    needed = np.bincount([step for step, _ in plan.reads(0, 0, 1)], minlength=plan.steps)
+    stretch = 40  # steps in which each lane goes through one row group, all of them through 16
+    steady = needed[4 * stretch : -stretch]  # the first windows must all be read at the start
+    assert np.convolve(steady, np.ones(stretch), "valid").max() <= most * 16
 
 
 def test_a_row_group_larger_than_a_window_is_a_window_of_its_own() -> None:

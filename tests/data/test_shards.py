@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from segtrain.data.manifest import Shard
 from segtrain.data.pairs import crc32c
-from segtrain.data.shards import Row, pack_mask, parse_row_group, unpack_mask, write_shard
+from segtrain.data.shards import Row, blob_holds, pack_mask, parse_footer, parse_row_group, unpack_mask, write_shard
 from segtrain.errors import DataError
 
 
@@ -93,6 +93,31 @@ def test_page_checksums_catch_a_flipped_bit_that_slipped_through(tmp_path: Path)
         parse(shard, bytes(damaged), 0)
 
 
+def test_pages_are_not_checked_where_the_caller_has_checked_the_range(tmp_path: Path) -> None:
+    shard, data = write(tmp_path / "s.parquet", [[make_row(0)]])
+    footer, part = parse_footer(shard, data[shard.footer.offset :]), shard.row_groups.byte_range(0)
+    body = bytearray(data[part.offset :][: part.length])
+    body[bytes(body).index(make_row(0).image)] ^= 1
+    (row,) = parse_row_group(shard, footer, 0, bytes(body), check_pages=False)
+    assert row.image[1:] == make_row(0).image[1:]
+    assert not blob_holds(row.image, row.image_crc32c)
+    assert blob_holds(row.mask, row.mask_crc32c)
+
+
+def test_a_blob_and_its_checksum_are_both_there_or_neither_is() -> None:
+    assert blob_holds(b"123456789", 0xE3069283)  # the check value of CRC-32C (RFC 3720, B.4 has others)
+    assert not blob_holds(b"123456780", 0xE3069283)
+    assert blob_holds(None, None)
+    assert not blob_holds(None, 0)
+    assert not blob_holds(b"", None)
+
+
+def test_a_footer_that_is_none_is_a_data_error_that_names_the_shard(tmp_path: Path) -> None:
+    shard, data = write(tmp_path / "s.parquet", [[make_row(0)]])
+    with pytest.raises(DataError, match=r"part-00000\.parquet, footer cannot be read"):
+        parse_footer(shard, data[shard.footer.offset :][:-1])
+
+
 def test_a_short_range_or_a_damaged_footer_is_a_data_error(tmp_path: Path) -> None:
     shard, data = write(tmp_path / "s.parquet", [[make_row(0)]])
     footer = data[shard.footer.offset :]
@@ -100,7 +125,7 @@ def test_a_short_range_or_a_damaged_footer_is_a_data_error(tmp_path: Path) -> No
     body = data[part.offset :][: part.length]
     with pytest.raises(DataError, match="row group 0 cannot be read"):
         parse_row_group(shard, footer, 0, body[:-10])
-    with pytest.raises(DataError, match="row group 0 cannot be read"):
+    with pytest.raises(DataError, match="footer cannot be read"):
         parse_row_group(shard, footer[:-1] + b"X", 0, body)
 
 

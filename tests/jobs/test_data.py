@@ -1,6 +1,8 @@
 """`jobs/data.py` through its command line."""
 
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +31,50 @@ def test_inspect_and_stats_describe_the_set(data_set: str, capsys: pytest.Captur
     assert "4 pictures in 2 groups" in capsys.readouterr().out
     assert main(["stats", data_set]) == 0
     assert "72x48 (4)" in capsys.readouterr().out
+
+
+def copy(data_set: str, folder: Path) -> Path:
+    """A copy that a test may spoil."""
+    shutil.copytree(data_set, folder / "copy")
+    return folder / "copy"
+
+
+def test_inspect_and_stats_read_no_shard(data_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt = copy(data_set, tmp_path)
+    for shard in spoilt.rglob("part-*"):
+        shard.unlink()
+    main = runpy.run_path(str(JOB))["main"]
+    for what in ("inspect", "stats"):
+        assert main([what, str(spoilt)]) == 0
+        said = capsys.readouterr().out.replace(str(spoilt), data_set)
+        assert main([what, data_set]) == 0
+        assert capsys.readouterr().out == said
+
+
+def test_verify_says_how_much_is_all_right(data_set: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runpy.run_path(str(JOB))["main"](["verify", data_set]) == 0
+    captured = capsys.readouterr()
+    progress, result = captured.out.splitlines()
+    assert progress.startswith("verified 4 pictures, ")
+    assert progress.endswith(" MiB/s")
+    assert (result, captured.err) == ("4 pictures in 2 shards: all right", "")
+
+
+def test_verify_lists_what_is_wrong_and_ends_with_code_1(data_set: str, tmp_path: Path) -> None:
+    spoilt = copy(data_set, tmp_path)
+    flipped, missing = sorted(spoilt.rglob("part-*"))
+    flipped.write_bytes(flipped.read_bytes().replace(b"JFIF", b"JFIX"))
+    missing.unlink()
+    command = [sys.executable, str(JOB), "verify", str(spoilt)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    *lines, last = [line for line in result.stdout.splitlines() if not line.startswith("verified ")]
+    assert last == f"{missing.relative_to(spoilt)}: is named in the manifest but is not there"
+    name = flipped.relative_to(spoilt)
+    damage = re.compile(rf"{name}, row group \d, id \w+: the image differs from its own checksum")
+    assert sum(damage.fullmatch(line) is not None for line in lines) == 2
+    expected = f"error: {spoilt} is damaged (lines above: {len(lines) + 1}); make it again with jobs/prepare.py\n"
+    assert result.stderr == expected
 
 
 def test_preview_draws_a_contact_sheet(data_set: str, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """`jobs/prepare.py` through its command line."""
 
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from segtrain.data import writing
 
 JOB = Path(__file__).parents[2] / "jobs/prepare.py"
 
@@ -27,7 +31,8 @@ def test_a_folder_becomes_a_data_set(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(JOB), "folder", "set", f"source.path={source}", "prepare.folds=3"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
-    for part in ("checked 6 pictures", "wrote 6 pictures", "6 pictures in 6 groups", "python jobs/data.py preview set"):
+    assert re.search(r"^checked 6 pictures, \d+/s, \d+\.\d MiB/s$", result.stdout, re.MULTILINE)
+    for part in ("wrote 6 pictures, ", "6 pictures in 6 groups", "python jobs/data.py preview set"):
         assert part in result.stdout
     assert (tmp_path / "set/manifest.json").exists()
 
@@ -51,10 +56,30 @@ def test_a_bad_pair_is_one_message_and_code_2(source: Path, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["rejected.csv"]
 
 
+def test_a_place_that_another_writer_took_meanwhile_is_one_message_and_code_2(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["folder", str(tmp_path / "set"), f"source.path={source}", "prepare.folds=3"]
+    main = runpy.run_path(str(JOB))["main"]
+    plan_shards = writing.plan_shards
+
+    def meanwhile(*args: Any) -> Any:
+        monkeypatch.undo()
+        assert main(command) == 0
+        return plan_shards(*args)
+
+    monkeypatch.setattr(writing, "plan_shards", meanwhile)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: another jobs/prepare.py wrote {tmp_path}/set meanwhile; ")
+    assert error.count("\n") == 1
+    assert main(command) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kaggel", "{set}"], "SOURCE 'kaggel' is none of carvana, folder, synthetic and no recipe file"),
+        (["kaggel", "{set}"], "SOURCE 'kaggel' is none of carvana, folder, kaggle, synthetic and no recipe file"),
         (["folder", "{set}"], "source.path is not set"),
         (["folder", "{set}", "source.path={set}"], "images is not there"),
         (["folder", "{set}", "source.pth=x"], "did you mean 'source.path'"),

@@ -14,9 +14,8 @@ from PIL import Image
 from tensorflow.python.framework import config as framework
 
 from segtrain.config import Recipe, override
-from segtrain.data.manifest import write_manifest
+from segtrain.data.manifest import MANIFEST_NAME
 from segtrain.data.prepare import prepare
-from segtrain.storage import Storage
 from segtrain.training import watch
 from segtrain.training.loop import train
 from segtrain.training.status import Progress, RunSummary
@@ -95,7 +94,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
     # The order of samples follows from the fingerprint, and that from the bytes of PNG and masks, which another zlib
     # packs otherwise; the golden losses must not depend on it.
     manifest = manifest.model_copy(update={"fingerprint": "feedfacefeedface"})
-    write_manifest(Storage(), str(folder / "data"), manifest)
+    (folder / "data" / MANIFEST_NAME).write_text(manifest.model_dump_json())
     assert [facts.pictures for facts in manifest.folds] == [8, 8, 8]
     return TinySet(str(folder / "data"), folder / "raw" / "masks")
 

@@ -6,12 +6,13 @@ of their group, so each number of replicas needs a process of its own. Through R
 
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from segtrain.config import Recipe, override
+from segtrain.data.augment import draw
+from segtrain.data.batches import ReplicaBatch
 from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer
 from segtrain.training.step import StepResult, TrainStep
@@ -44,25 +45,17 @@ GRADIENTS = {
 OVERFLOW = [*SMALL, "model.norm=none", "train.precision=mixed_float16"]
 
 
-class Part(NamedTuple):
-    images: np.ndarray
-    masks: np.ndarray
-    weights: np.ndarray
-    keys: np.ndarray
-
-
 class Trained:
     """A network and its step, trained on made-up global batches that are the same in every world."""
 
     def __init__(self, strategy: tf.distribute.Strategy, world: World, settings: list[str], accumulation: int = 1):
-        recipe = override(Recipe(), settings)
+        self.recipe = recipe = override(Recipe(), settings)
         self.strategy, self.world = strategy, world
         with strategy.scope():
             self.model = build_model(recipe.model, dtype_policy=recipe.train.precision, seed=7)
             self.step = TrainStep(
                 strategy, self.model, build_optimizer(recipe.optimizer), recipe, accumulation=accumulation
             )
-        self.precision = np.float64 if recipe.train.precision == "float64" else np.float32
 
     def train(self, steps: int, *, damage: int | None = None) -> list[StepResult]:
         """So many steps; an infinity is planted in picture `damage` of every global batch."""
@@ -71,16 +64,20 @@ class Trained:
     def weights(self) -> list[np.ndarray]:
         return [local_value(self.strategy, variable.value).numpy() for variable in self.model.variables]
 
-    def _batch(self, number: int, damage: int | None) -> Part:
+    def _batch(self, number: int, damage: int | None) -> ReplicaBatch:
         random = np.random.default_rng(number)
-        images = random.random((BATCH, HEIGHT, WIDTH, 3)).astype(self.precision)
-        masks = (random.random((BATCH, HEIGHT, WIDTH, 1)) > 0.6).astype(np.float32)
+        # Not uint8, as in real batches: there an infinity could not be planted.
+        images = 255 * random.random((BATCH, HEIGHT, WIDTH, 3), np.float32)
+        masks = (random.random((BATCH, HEIGHT, WIDTH, 1)) > 0.6).astype(np.uint8)
         if damage is not None:
             images[damage] = np.inf
-        whole = Part(images, masks, np.ones(BATCH, np.float32), np.arange(BATCH, dtype=np.int64) + 1000 * number)
+        keys = np.arange(BATCH, dtype=np.int64) + 1000 * number
+        draws = draw(self.recipe.augment, 0, 0, keys, HEIGHT, WIDTH)
+        whole = ReplicaBatch(images, masks, np.ones(BATCH, np.float32), keys, draws)
         share, first = BATCH // self.world.replicas, self.world.rank * self.world.replicas_per_worker
         starts = [(first + replica) * share for replica in range(self.world.replicas_per_worker)]
-        return place(self.strategy, [Part(*(value[start : start + share] for value in whole)) for start in starts])
+        parts = [tf.nest.map_structure(lambda value, at=at: value[at : at + share], whole) for at in starts]
+        return place(self.strategy, parts)
 
 
 def outcome(world: World, names: Sequence[str] = tuple(SETTINGS)) -> dict[str, np.ndarray]:

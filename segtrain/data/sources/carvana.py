@@ -1,4 +1,7 @@
-"""Kaggle's Carvana folders: `train/<car>_<view>.jpg` with `train_masks/<car>_<view>_mask.gif` or `train_masks.csv`."""
+"""Kaggle's Carvana folders: `<car>_<view>.jpg` in `train/` or `train_hq/`, with masks from GIFs or from a CSV.
+
+The GIFs are `train_masks/<car>_<view>_mask.gif`; the CSV, `train_masks.csv`, has each mask as run lengths.
+"""
 
 import csv
 import io
@@ -19,7 +22,7 @@ def scan(config: CarvanaSource, storage: Storage) -> list[Picture]:
     Raises `UserError` for a missing folder, an image without a mask and the other way round, and a name without `_`.
     """
     root = require_path(config.path)
-    images = files_by_stem(storage, join(root, "train"), IMAGE_SUFFIXES)
+    images = files_by_stem(storage, join(root, config.images), IMAGE_SUFFIXES)
     for stem, url in images.items():
         if not stem.rpartition("_")[0]:
             raise UserError(f"{url} is not named <car>_<view>; rename it, or use source.kind=folder")

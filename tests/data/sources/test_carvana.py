@@ -30,6 +30,15 @@ def test_the_car_is_the_group(root: Path) -> None:
     assert pictures[0].mask == str(root / "train_masks/00087a6bd4dc_01_mask.gif")
 
 
+def test_the_pictures_may_lie_in_another_folder(root: Path) -> None:
+    (root / "train").rename(root / "train_hq")
+    for masks in ("gif", "csv"):
+        pictures = scan(CarvanaSource(path=str(root), images="train_hq", masks=masks), Storage())
+        assert [picture.image for picture in pictures] == [str(root / f"train_hq/{stem}.jpg") for stem in STEMS]
+    with pytest.raises(UserError, match="train is not there"):
+        scan(CarvanaSource(path=str(root)), Storage())
+
+
 def test_run_lengths_take_the_place_of_gifs(root: Path) -> None:
     pictures = scan(CarvanaSource(path=str(root), masks="csv"), Storage())
     assert [picture.run_lengths for picture in pictures] == ["1 1 9 1", "1 2 9 1", "1 3 9 1"]
