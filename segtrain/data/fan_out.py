@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol, TypeVar
@@ -31,17 +30,15 @@ class FanOut(Protocol):
 def fan_out(pictures: int, *, parallel: bool, is_local: bool) -> Iterator[FanOut]:
     """What calls a function for so many pictures: Ray tasks or threads, whichever is done first.
 
-    Ray is for 2,000 pictures and more and for a process that has joined one, unless `parallel` is False. Work on
-    local files (`is_local`) stays on threads where the cluster has several nodes. A Ray that was started here is shut
-    down again.
+    Ray is for 2,000 pictures and more, unless `parallel` is False. Work on local files (`is_local`) stays on threads
+    where the cluster has several nodes. A Ray that was started here is shut down again.
     """
-    loaded = sys.modules.get("ray")
-    is_up = loaded is not None and loaded.is_initialized()
-    if not parallel or (pictures < RAY_FROM_PICTURES and not is_up):
+    if not parallel or pictures < RAY_FROM_PICTURES:
         yield on_threads
         return
     import ray
 
+    is_up = ray.is_initialized()
     if not is_up:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
     try:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy as collective
 from tensorflow.python.distribute import collective_util
 
+from segtrain.data.allocator import keep_freed_memory
 from segtrain.errors import UserError
 from segtrain.training.world import World
 
@@ -21,6 +22,7 @@ def configure_process(world: World, *, deterministic: bool, seed: int) -> None:
     Raises UserError where TensorFlow sees another number of GPUs than was asked for: without this check a missing
     driver silently trains on the CPU.
     """
+    keep_freed_memory()
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) != world.gpus_per_worker and world.gpus_per_worker:
         raise UserError(

@@ -1,6 +1,7 @@
 """What has to be measured in a process of its own, because it cannot be undone or comes only once in a process.
 
     python -m tests.bench.child start ROOT CACHE       open a data set: seconds to the first batch
+    python -m tests.bench.child article FILES PAIRS serial|parallel   the article's pipeline, with malloc as it comes
     python -m tests.bench.child rates ROOT             a line on stdin names a rate, a line on stdout is
     python -m tests.bench.child rates ROOT deterministic   `[pairs, seconds]`
 
@@ -20,8 +21,9 @@ from segtrain.data.manifest import read_manifest
 from segtrain.data.pipeline import TrainingData
 from segtrain.data.plan import batch_split
 from segtrain.storage import Storage
+from tests.bench import other_readers
 from tests.bench.feed import SMALL_BATCH, full_recipe, small_recipe, steady_epochs
-from tests.bench.measuring import REPOSITORY, Measured, touch
+from tests.bench.measuring import REPOSITORY, Measured, steady, touch
 
 RECIPES = {"full": full_recipe, "small": small_recipe}
 
@@ -69,6 +71,12 @@ def start(root: str, cache: str) -> float:
         return time.perf_counter() - started
 
 
+def article(files: str, pairs: str, how: str) -> Measured:
+    """The steady rate of the article's pipeline; `files` are two lists as JSON."""
+    stream = other_readers.article(*json.loads(files), parallel=how == "parallel")
+    return steady(stream, 2 * other_readers.ARTICLE_BATCH, int(pairs))
+
+
 def rates(root: str, *, deterministic: bool) -> None:
     if deterministic:
         tf.keras.utils.set_random_seed(0)
@@ -81,5 +89,7 @@ def rates(root: str, *, deterministic: bool) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "start":
         print(json.dumps(start(*sys.argv[2:])))
+    elif sys.argv[1] == "article":
+        print(json.dumps(article(*sys.argv[2:])[:2]))
     else:
         rates(sys.argv[2], deterministic="deterministic" in sys.argv[3:])

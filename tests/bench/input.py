@@ -100,8 +100,11 @@ class Bench:
     """The pairs in every format, and every reader by name; only what the chosen rows need is made."""
 
     def __init__(self, stack: ExitStack, arguments: argparse.Namespace, folder: Path) -> None:
-        from tests.bench.pairs import make_pairs  # imports TensorFlow's neighbours, which --help need not wait for
+        # --help need not wait for what these import.
+        from segtrain.data.allocator import keep_freed_memory
+        from tests.bench.pairs import make_pairs
 
+        keep_freed_memory()  # segtrain sets it for its process, so readers that share this one have it from the start
         self._stack, self._arguments, self._folder = stack, arguments, folder
         if arguments.data:
             arguments.data.mkdir(parents=True, exist_ok=True)
@@ -122,6 +125,15 @@ class Bench:
         """Whether one of these groups of rows was asked for."""
         return not self._arguments.only or not set(groups).isdisjoint(self._arguments.only)
 
+    def _repeated(self) -> str:
+        """A local set with every pair four times: a shorter epoch would say more of its start than of its rate."""
+        from tests.bench.repeated import FOLDS, repeat
+
+        root = self._folder / "repeated"
+        if not root.exists():
+            repeat(self._pairs.rows, str(root), FOLDS * self._arguments.pairs)
+        return str(root)
+
     def _beside(self) -> Readers:
         """What segtrain is measured beside."""
         from tests.bench import other_readers, pairs
@@ -135,12 +147,12 @@ class Bench:
         if self.has("ray"):
             pairs.write_parquet(rows, parquet)
         ray_arguments = (parquet, pairs.HEIGHT, pairs.WIDTH, count * pairs.PARQUET_COPIES, FULL_BATCH)
-        article, few = other_readers.article, 2 * other_readers.ARTICLE_BATCH
+        article = partial(run_module, "tests.bench.child", "article", json.dumps(files), count)
         return {
             "limit": lambda: steady(other_readers.limit(rows), count, count),
             "tfrecord": lambda: steady(other_readers.tfrecord(record, FULL_BATCH), count, count),
-            "article": lambda: steady(article(*files, None), few, count),
-            "article, parallel": lambda: steady(article(*files, -1), few, count),
+            "article": lambda: Measured(*article("serial")),
+            "article, parallel": lambda: Measured(*article("parallel")),
             "ray": lambda: Measured(*run_module("tests.bench.ray_data", *ray_arguments)),
         }
 
@@ -151,7 +163,7 @@ class Bench:
         return {
             "full": lambda: feed.steady_epochs(feed.full_recipe(root)),
             "crop": lambda: feed.steady_epochs(feed.crop_recipe(root)),
-            "small, first epoch": lambda: feed.first_epoch(feed.small_recipe(root)),
+            "small, first epoch": lambda: feed.first_epoch(feed.small_recipe(self._repeated())),
             "small, later epochs": lambda: feed.later_epochs(feed.small_recipe(root), many),
             "small, later epochs, every change": lambda: feed.later_epochs(
                 feed.small_recipe(root, feed.EVERY_CHANGE), many
@@ -159,18 +171,14 @@ class Bench:
         }
 
     def _from_s3(self) -> Readers:
-        """The first epoch at full resolution, from local shards and from S3, each time opened anew.
-
-        Every pair comes four times, since an epoch of one second would say more of its start than of its rate.
-        """
+        """The first epoch at full resolution, from local shards and from S3, each time opened anew."""
         from tests.bench import feed
         from tests.bench.repeated import FOLDS, repeat
 
         assert self._server is not None
         server, cache = self._server, self._folder / "node-cache"
-        local, root = str(self._folder / "repeated"), f"s3://{server.bucket}/repeated"
-        for dest in (local, root):
-            repeat(self._pairs.rows, dest, FOLDS * self._arguments.pairs)
+        root = f"s3://{server.bucket}/repeated"
+        repeat(self._pairs.rows, root, FOLDS * self._arguments.pairs)
 
         def cold() -> Measured:
             shutil.rmtree(cache, ignore_errors=True)
@@ -181,7 +189,11 @@ class Bench:
             measured = feed.first_epoch(feed.full_recipe(root, cache="disk", node_cache=str(cache)))
             return measured._replace(server_s=cpu_s(server.process) - before_s)
 
-        return {"full, opened": lambda: feed.first_epoch(feed.full_recipe(local)), "cold": cold, "warm": warm}
+        return {
+            "full, opened": lambda: feed.first_epoch(feed.full_recipe(self._repeated())),
+            "cold": cold,
+            "warm": warm,
+        }
 
     def _deterministic(self) -> Readers:
         from tests.bench.child import rates_in_child

@@ -37,7 +37,7 @@ START_WITHIN_S = 2.0
 ROWS = (
     Row("full", "the limit: decode_jpeg and unpacking alone", "limit"),
     Row("full", "full resolution, local shards", "full", "limit", 0.85),
-    Row("article", "the article's pipeline, 96x128", "article"),
+    Row("article", "the article's pipeline, 96x128, serial map", "article"),
     Row("article", "the same with a parallel map", "article, parallel", "article"),
     Row("small", "96x128, first epoch", "small, first epoch", "article", 10),
     Row("small", "96x128, first epoch", "small, first epoch", "article, parallel", 5),

@@ -120,6 +120,7 @@ def test_ray_tasks_work_from_bucket_to_bucket(
         return remote(function).options(runtime_env={"env_vars": s3_server.environment()})
 
     monkeypatch.setattr(ray, "remote", with_keys)
+    monkeypatch.setattr("segtrain.data.fan_out.RAY_FROM_PICTURES", 1)
     root = f"{s3_root}/set"
     manifest = prepare(override(Recipe(), [*SETTINGS, f"source.path={raw}"]), root)
     assert_same(root, manifest, undisturbed)
