@@ -400,7 +400,7 @@ class RunConfig(Section):
 
 
 class StorageConfig(Section):
-    """How `s3://` URLs are reached. Keys come from AWS's standard chain alone, never from a recipe."""
+    """How `s3://` URLs are reached; the limits hold for Kaggle too. Keys come from AWS's standard chain alone."""
 
     endpoint_url: str | None = None
     """Endpoint of an S3-compatible server; `AWS_ENDPOINT_URL` or AWS itself where nothing is given."""

@@ -19,7 +19,7 @@ from segtrain.training.status import Progress
 from segtrain.training.world import World
 from tests.fault_proxy import KINDS, Fault, FaultProxy
 
-DEADLINE_S = 3.0
+DEADLINE_S = 2.0
 
 
 def copy_set(root: str, folder: str) -> None:
@@ -35,7 +35,7 @@ def on_s3(tiny_set, s3_root: str, recipe: Callable[..., Recipe]) -> Callable[...
     copy_set(tiny_set.root, s3_root)
 
     def make(*settings: str) -> Recipe:
-        tuned = ["storage.timeout_s=1", f"storage.deadline_s={DEADLINE_S}", "data.cache=off"]
+        tuned = ["storage.timeout_s=0.5", f"storage.deadline_s={DEADLINE_S}", "data.cache=off"]
         return recipe(f"data.root={s3_root}", *tuned, *settings)
 
     return make
