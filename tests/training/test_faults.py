@@ -78,7 +78,11 @@ def opened(recipe: Recipe) -> TrainingData:
     return TrainingData(recipe, manifest, storage, worker=0, workers=1, replicas=1, split=split)
 
 
-@pytest.mark.parametrize("kind", ["slow_down", "reset", "truncate_fin", "truncate_rst", "stall"])
+# The others, alike in what a client sees of them, among the slow ones: 7 s each.
+OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("reset", "truncate_fin")]
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "truncate_rst", "stall", *OTHERS])
 def test_a_fault_without_end_is_a_plain_error_within_the_deadline(
     on_s3: Callable[..., Recipe], fault_proxy: FaultProxy, kind: str
 ) -> None:

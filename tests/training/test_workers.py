@@ -33,7 +33,7 @@ def one_replica() -> dict[str, np.ndarray]:
         return dict(np.load(f"{folder}/one.npz"))
 
 
-@pytest.mark.parametrize("replicas_per_worker", [1, 2])
+@pytest.mark.parametrize("replicas_per_worker", [pytest.param(1, marks=pytest.mark.slow), 2])  # 30 to 50 s each
 def test_two_workers_compute_what_one_replica_computes(
     ray_session: str, one_replica: dict[str, np.ndarray], tmp_path: Path, replicas_per_worker: int
 ) -> None:
