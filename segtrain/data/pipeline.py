@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import count, islice
@@ -23,9 +23,9 @@ from segtrain.data.loader import Loader
 from segtrain.data.manifest import Manifest
 from segtrain.data.plan import BatchSplit, EpochPlan, Sample, sample_key
 from segtrain.data.prefetch import Prefetch
-from segtrain.data.read_ahead import Outstanding, ReadAhead
+from segtrain.data.read_ahead import Key, Outstanding, ReadAhead
 from segtrain.data.reader import ReadCounts, RowGroupReader
-from segtrain.data.selection import evaluation_selection, training_selection
+from segtrain.data.selection import Selection, evaluation_selection, training_selection
 from segtrain.data.shards import Row
 from segtrain.errors import UserError
 from segtrain.storage import Storage, is_remote
@@ -113,6 +113,15 @@ class _Feed(Generic[T]):
             self._stream.close()
         self._stream = Prefetch(source, self._ready_batches, name)
         return self._stream
+
+    def _read_ahead(self, selection: Selection, reads: Iterator[Key], is_needed: Callable[[Key], bool]) -> ReadAhead:
+        return ReadAhead(
+            lambda group: self._loader.read(*selection.place(group)),
+            lambda group: int(selection.table.bytes[group]),
+            reads,
+            is_needed,
+            self._recipe.data.read_ahead_bytes,
+        )
 
     def close(self) -> None:
         """End the iterator and all threads."""
@@ -206,12 +215,8 @@ class TrainingData(_Feed[StepBatch]):
     def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[Picture | None]]]]:
         """The steps from (epoch, step) on, each with its pictures under way."""
         left = Outstanding(self._plan, epoch, step, self._worker, self._workers)
-        reading = ReadAhead(
-            lambda group: self._loader.read(*self._selection.place(group)),
-            lambda group: int(self._selection.table.bytes[group]),
-            left.reads(),
-            lambda key: left.is_left(key) and not self._is_kept(key[1]),
-            self._recipe.data.read_ahead_bytes,
+        reading = self._read_ahead(
+            self._selection, left.reads(), lambda key: left.is_left(key) and not self._is_kept(key[1])
         )
         for number in count(epoch):
             # What is kept in memory by the end of this epoch need not be read for the next.
@@ -324,13 +329,7 @@ class EvaluationData(_Feed[EvaluationBatch]):
         """(number in the set, row and picture under way) of every picture of this worker."""
         size = None if self._recipe.data.fit == "crop" else self._frame
         decode = partial(_decode_with_row, size=size)
-        reading = ReadAhead(
-            lambda group: self._loader.read(*self._selection.place(group)),
-            lambda group: int(self._selection.table.bytes[group]),
-            ((0, group) for group in self._row_groups),
-            lambda key: True,
-            self._recipe.data.read_ahead_bytes,
-        )
+        reading = self._read_ahead(self._selection, ((0, group) for group in self._row_groups), lambda key: True)
         for group in self._row_groups:
             reading.fill(last_epoch=0)
             rows = reading.rows((0, group))
