@@ -10,7 +10,6 @@ from segtrain.config.settings import (
     AdamConfig,
     AdamWConfig,
     AugmentConfig,
-    CarvanaSource,
     CheckpointConfig,
     ClusterConfig,
     ConstantSchedule,
@@ -18,8 +17,6 @@ from segtrain.config.settings import (
     DataConfig,
     EvaluationConfig,
     FCNConfig,
-    FolderSource,
-    KaggleSource,
     LossConfig,
     LossTerms,
     Model,
@@ -30,12 +27,11 @@ from segtrain.config.settings import (
     RunConfig,
     Schedule,
     SGDConfig,
-    Source,
     StorageConfig,
-    SyntheticSource,
     TrainConfig,
     UNetConfig,
 )
+from segtrain.config.sources import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
 
 __all__ = [
     "AdamConfig",

@@ -17,7 +17,6 @@ from segtrain.config.settings import (
     ConstantSchedule,
     DataConfig,
     EvaluationConfig,
-    FolderSource,
     LossConfig,
     Model,
     Optimizer,
@@ -25,11 +24,11 @@ from segtrain.config.settings import (
     RunConfig,
     Schedule,
     Section,
-    Source,
     StorageConfig,
     TrainConfig,
     UNetConfig,
 )
+from segtrain.config.sources import FolderSource, Source
 from segtrain.errors import UserError
 
 

@@ -17,7 +17,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-def _by_kind(default: str) -> Discriminator:
+def by_kind(default: str) -> Discriminator:
     """Tell the members of a union apart by their `kind`; a section that does not say is the default's."""
 
     def kind_of(value: Any) -> str:
@@ -25,79 +25,6 @@ def _by_kind(default: str) -> Discriminator:
         return str(kind)
 
     return Discriminator(kind_of)
-
-
-class CarvanaSource(Section):
-    """Kaggle's folders: `train/<car>_<view>.jpg` with `train_masks/<car>_<view>_mask.gif` or a CSV of run lengths."""
-
-    kind: Literal["carvana"] = "carvana"
-    path: str | None = None
-    """Folder that holds the pictures' folder and the masks."""
-    images: str = "train"
-    """The pictures' folder in `path`: `train`, or `train_hq` for the high-quality ones."""
-    masks: Literal["gif", "csv"] = "gif"
-    """Take masks from `train_masks/*.gif` or from `train_masks.csv`."""
-
-
-class FolderSource(Section):
-    """`images/` and `masks/`, matched by file stem."""
-
-    kind: Literal["folder"] = "folder"
-    path: str | None = None
-    """Folder that holds the two folders below."""
-    images: str = "images"
-    masks: str = "masks"
-    group_regex: str | None = None
-    """Regular expression searched in the stem; its first group (or the whole match) names the picture's group."""
-    group_csv: str | None = None
-    """CSV file with a column `id` (the stem), relative to `path`; `group_column` of it names the group."""
-    group_column: str | None = None
-    group_run: Count | None = None
-    """So many neighbouring stems, in sorted order, form one group: for frames of one walk or one scan."""
-
-    @model_validator(mode="after")
-    def _one_grouping(self) -> Self:
-        given = [name for name in ("group_regex", "group_csv", "group_run") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are set; keep one of them")
-        if (self.group_csv is None) != (self.group_column is None):
-            raise ValueError("group_csv and group_column go together; set both or neither")
-        return self
-
-
-class KaggleSource(Section):
-    """A competition's archives, downloaded with the `kaggle` client, unpacked, and read as `carvana`."""
-
-    kind: Literal["kaggle"] = "kaggle"
-    competition: str = "carvana-image-masking-challenge"
-    files: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("train_hq.zip", "train_masks.zip")
-    """Only these are downloaded, one after the other."""
-    path: str | None = None
-    """Local folder for the archives and the pictures, kept so that nothing is downloaded twice."""
-    masks: Literal["gif", "csv"] = "gif"
-    """As in `carvana`."""
-
-
-class SyntheticSource(Section):
-    """Drawn cars in Kaggle's layout, the same for the same seed; for demos, tests and benchmarks."""
-
-    kind: Literal["synthetic"] = "synthetic"
-    path: str | None = None
-    """Folder to draw into, read afterwards as `carvana`; a temporary one where nothing is given."""
-    cars: Count = 16
-    views: Annotated[int, Field(ge=1, le=99)] = 16
-    height: Annotated[int, Field(ge=32)] = 1280
-    width: Annotated[int, Field(ge=32)] = 1918
-    seed: int = 0
-
-
-Source = Annotated[
-    Annotated[CarvanaSource, Tag("carvana")]
-    | Annotated[FolderSource, Tag("folder")]
-    | Annotated[KaggleSource, Tag("kaggle")]
-    | Annotated[SyntheticSource, Tag("synthetic")],
-    _by_kind("folder"),
-]
 
 
 class PrepareConfig(Section):
@@ -216,7 +143,7 @@ class FCNConfig(Section):
     depth: Annotated[int, Field(ge=1, le=8)] = 3
 
 
-Model = Annotated[Annotated[UNetConfig, Tag("unet")] | Annotated[FCNConfig, Tag("fcn")], _by_kind("unet")]
+Model = Annotated[Annotated[UNetConfig, Tag("unet")] | Annotated[FCNConfig, Tag("fcn")], by_kind("unet")]
 
 
 class LossTerms(Section):
@@ -282,7 +209,7 @@ Optimizer = Annotated[
     | Annotated[AdamWConfig, Tag("adamw")]
     | Annotated[SGDConfig, Tag("sgd")]
     | Annotated[RMSpropConfig, Tag("rmsprop")],
-    _by_kind("adam"),
+    by_kind("adam"),
 ]
 
 
@@ -317,7 +244,7 @@ Schedule = Annotated[
     Annotated[ConstantSchedule, Tag("constant")]
     | Annotated[CosineSchedule, Tag("cosine")]
     | Annotated[PlateauSchedule, Tag("plateau")],
-    _by_kind("constant"),
+    by_kind("constant"),
 ]
 
 

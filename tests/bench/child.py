@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import keras
 import tensorflow as tf
 
 from segtrain.data.manifest import read_manifest
@@ -79,7 +80,7 @@ def article(files: str, pairs: str, how: str) -> Measured:
 
 def rates(root: str, *, deterministic: bool) -> None:
     if deterministic:
-        tf.keras.utils.set_random_seed(0)
+        keras.utils.set_random_seed(0)
         tf.config.experimental.enable_op_determinism()
     for name in sys.stdin:
         measured = steady_epochs(RECIPES[name.strip()](root, cache="off"))
