@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from segtrain.config import DataConfig, Recipe
 from segtrain.data.allocator import keep_freed_memory
-from segtrain.data.augment import crop_corner, draw
+from segtrain.data.augment import Draws, crop_corner, draw
 from segtrain.data.batches import EvaluationBatch, Picture, ReplicaBatch, Scene, StepBatch, blank, stack
 from segtrain.data.cache import NodeCache
 from segtrain.data.decode import decode_picture, decode_window
@@ -206,7 +206,7 @@ class TrainingData(_Feed[StepBatch]):
         replicas = []
         for first in range(0, len(filled), self._slots):
             part = slice(first, first + self._slots)
-            small = (weights[part], keys[part], type(draws)(*(field[part] for field in draws)))
+            small = (weights[part], keys[part], Draws(*(field[part] for field in draws)))
             with tf.device("/CPU:0"):
                 pixels = stack(filled[part], data.height, data.width)
                 replicas.append(ReplicaBatch(*pixels, *tf.nest.map_structure(tf.constant, small)))
