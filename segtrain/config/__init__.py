@@ -4,6 +4,7 @@ A recipe file holds only what differs from the defaults in `settings`. `load_rec
 as `optimizer.learning_rate=3e-4`, and returns a `Recipe`; a mistake raises `UserError` with the field and the fix.
 """
 
+from segtrain.config.inference import InferenceConfig
 from segtrain.config.reading import load_recipe, override
 from segtrain.config.recipe import Recipe, flatten, identity, identity_differences, known_fields
 from segtrain.config.settings import (
@@ -46,6 +47,7 @@ __all__ = [
     "EvaluationConfig",
     "FCNConfig",
     "FolderSource",
+    "InferenceConfig",
     "KaggleSource",
     "LossConfig",
     "LossTerms",

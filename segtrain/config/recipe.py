@@ -4,11 +4,12 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import ValidationError, model_validator
 
+from segtrain.config.inference import InferenceConfig
 from segtrain.config.settings import (
     AdamConfig,
     AugmentConfig,
@@ -45,10 +46,13 @@ class Recipe(Section):
     schedule: Schedule = ConstantSchedule()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    inference: InferenceConfig = InferenceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     cluster: ClusterConfig = ClusterConfig()
     run: RunConfig = RunConfig()
     storage: StorageConfig = StorageConfig()
+    folds: Literal["one", "all"] = "one"
+    """`all` trains one run for each fold, with `data.fold` set to it, and makes an ensemble of them."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -107,6 +111,7 @@ NOT_IDENTITY = frozenset(
         "data.prefetch_bytes",
         "data.max_quarantined",
         "train.per_replica_batch_size",
+        "train.rematerialize",
         "train.xla",
     }
 )

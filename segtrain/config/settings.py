@@ -60,6 +60,8 @@ class DataConfig(Section):
     """Within a lane, samples of row groups up to so many bytes are shuffled together."""
     fit: Literal["resize", "crop"] = "resize"
     """Whole pictures resized to `height` x `width`; or windows of that size cut from them, another one each epoch."""
+    boundary_crops: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """This share of windows is placed on an object's boundary, where there is one; the others anywhere."""
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
     """`memory` keeps decoded pictures (uint8, before augmentation), `disk` the stored bytes in the node cache.
     `auto` keeps decoded pictures where `cache_bytes` is enough, and stored bytes where `root` is in object storage."""
@@ -255,6 +257,9 @@ class TrainConfig(Section):
     global_batch_size: Count = 16
     per_replica_batch_size: Count | None = None
     """Pictures a replica holds at once; the rest of its share of the global batch is accumulated."""
+    rematerialize: bool | None = None
+    """Compute each block's activations again on the way back instead of keeping them: less memory for more time.
+    Where nothing is given, only if `cluster.device_bytes` asks for it."""
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
     initial_loss_scale: Positive = 32768.0
     """First loss scale under mixed_float16; halved on an overflow, doubled after 2,000 steps without one."""
@@ -282,6 +287,10 @@ class EvaluationConfig(Section):
     """A pixel is object where its probability is at least this."""
     panels: Annotated[int, Field(ge=0)] = 4
     """Pictures drawn as input, truth, prediction and difference."""
+    boundary_pixels: Count = 5
+    """`jobs/evaluate.py` compares the borders of the masks too: their pixels at most so far from the edge."""
+    worst: Annotated[int, Field(ge=0)] = 8
+    """`jobs/evaluate.py` draws so many of the pictures with the lowest dice."""
 
 
 class CheckpointConfig(Section):
@@ -303,6 +312,9 @@ class ClusterConfig(Section):
     cpus_per_worker: Count = 1
     cpu_replicas_per_worker: Count = 1
     """Logical CPU devices that stand in for GPUs where `gpus_per_worker` is 0."""
+    device_bytes: Count | None = None
+    """Memory of each replica's device. Where it is given, the batch of a replica, rematerialization and, in the end,
+    crops are chosen so that a step fits; the global batch stays what it is."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """So many times the workers are started again after a failure."""
     start_timeout_s: Positive = 600.0
