@@ -1,13 +1,16 @@
-"""Score a run's best model on a fold of a data set, every picture once and at its original size.
+"""Score trained networks on a fold of a data set, every picture once and at its own size.
 
-    python jobs/evaluate.py RUN DATASET [key=value ...] [--debug]
+    python jobs/evaluate.py RUN DATASET [key=value ...] [--out DIR] [--debug]
 
     python jobs/evaluate.py runs/quickstart demo/cars                 the run's validation fold
     python jobs/evaluate.py runs/quickstart demo/cars data.fold=3     another fold
-    python jobs/evaluate.py s3://bucket/runs/carvana s3://bucket/other evaluation.threshold=0.4
+    python jobs/evaluate.py s3://bucket/runs/carvana s3://bucket/other inference.threshold=0.4 inference.flip=true
+    python jobs/evaluate.py runs/a,runs/b demo/cars --out scores cluster.gpus_per_worker=1
 
-RUN is a run's folder, DATASET a data set; either may be an s3:// URL. Settings are the run's own, except that one
-worker without GPUs does it: `cluster.gpus_per_worker=1` and the like change that.
+RUN is a run's folder, one of several folds, a .keras file or a SavedModel, or several of these joined by commas, which
+are averaged; DATASET a data set. Each may be an s3:// URL. The scores of each picture, a summary and panels of the
+worst go into DIR, `RUN/evaluation/<data set>-fold-<fold>` where none is given. Settings are the run's own, but for the
+cluster's: a process a CPU scores, or a GPU with `cluster.gpus_per_worker=1`.
 """
 
 import argparse
@@ -22,18 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("overrides", metavar="key=value", nargs="*")
+    parser.add_argument("--out", metavar="DIR", help="where the scores go")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args.run, args.dataset, args.overrides), debug=args.debug)
+    return cli.main(lambda: run(args), debug=args.debug)
 
 
-def run(folder: str, dataset: str, overrides: Sequence[str]) -> None:
+def run(args: argparse.Namespace) -> None:
     from segtrain.preflight import recipe_to_score
 
-    recipe = recipe_to_score(folder, dataset, overrides)
-    from segtrain.launch import evaluate  # a mistake above shows before Ray takes its second to import
+    recipe = recipe_to_score(args.run, args.dataset, args.overrides)
+    from segtrain.evaluate import evaluate  # a mistake above shows before Ray takes its second to import
 
-    for name, value in evaluate(recipe).items():
+    for name, value in evaluate(recipe, args.run, args.out).items():
         print(f"{name:24} {value:.6g}")
 
 

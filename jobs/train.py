@@ -5,7 +5,10 @@
     python jobs/train.py jobs/recipes/quickstart.yaml data.root=demo/cars
     python jobs/train.py jobs/recipes/carvana.yaml data.root=s3://bucket/carvana cluster.gpus_per_worker=4
     python jobs/train.py jobs/recipes/quickstart.yaml data.root=demo/cars train.epochs=20 --extend
+    python jobs/train.py jobs/recipes/quickstart.yaml data.root=demo/cars folds=all
 
+With folds=all it trains one run for each fold but data.test_fold, and writes the ensemble.json that predict.py and
+evaluate.py take.
 It uses the Ray cluster that RAY_ADDRESS or `ray start` names, else one of its own on this machine.
 """
 
@@ -31,12 +34,15 @@ def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    from segtrain.launch import dry_run, launch  # a mistake in the recipe shows before Ray takes its second to import
+    from segtrain import folds, launch  # a mistake in the recipe shows before Ray takes its second to import
 
+    every_fold = recipe.folds == "all"
     if args.dry_run:
-        print("\n".join(dry_run(recipe, extend=args.extend)))
+        print("\n".join((folds if every_fold else launch).dry_run(recipe, extend=args.extend)))
+    elif every_fold:
+        folds.train_folds(recipe, extend=args.extend)
     else:
-        launch(recipe, extend=args.extend)
+        launch.launch(recipe, extend=args.extend)
 
 
 if __name__ == "__main__":

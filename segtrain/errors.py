@@ -12,6 +12,10 @@ class StorageError(OSError):
     """A fault of storage that outlived its retries. The message names the URL and what was tried."""
 
 
+class NoSpaceError(StorageError):
+    """A disk or a quota that is full, or a file that may not grow: another attempt finds no more room."""
+
+
 class ShortFileError(StorageError):
     """A file that ends before the bytes that were asked for: no other attempt makes it longer."""
 

@@ -1,10 +1,25 @@
-"""How a worker's exception travels to the user, and whether another attempt may get further. No Ray, no TensorFlow."""
+"""How a worker's exception travels to the user, and what another attempt should change. No Ray, no TensorFlow."""
 
+import re
 import traceback
 
-from segtrain.errors import DataError, StorageError, UserError
+from segtrain.config import Recipe, override
+from segtrain.data.plan import BatchSplit, batch_split
+from segtrain.errors import DataError, NoSpaceError, StorageError, UserError
+from segtrain.training.status import WHILE_SCORING
 
 KNOWN_ERRORS = (UserError, DataError, StorageError, FileNotFoundError)
+
+# What TensorFlow, XLA, CUDA, cuDNN and cuBLAS say. The class of the exception does not tell: a full disk is a
+# ResourceExhaustedError too, and what cuDNN cannot allocate comes as NotFoundError ("No algorithm worked!") or
+# InternalError.
+_OUT_OF_MEMORY = re.compile(
+    r"OOM when allocating|out of memory|CU(DNN|BLAS)_STATUS_ALLOC_FAILED|Failed to allocate request for"
+    r"|Dst tensor is not initialized",
+    re.IGNORECASE,
+)
+_OF_THE_HOST = re.compile(r"device:CPU:\d+ by allocator|host_bfc", re.IGNORECASE)
+_LONGEST_HEADLINE = 200
 
 
 class WorkerError(Exception):
@@ -21,20 +36,49 @@ class WorkerError(Exception):
         return self.headline
 
 
-def portable(error: Exception) -> Exception:
-    """The error as it may leave a worker: the known ones as they are, any other as a `WorkerError`."""
-    if isinstance(error, KNOWN_ERRORS):
+class DeviceMemoryError(WorkerError):
+    """A device was asked for more memory than it has: the same attempt fails again, one with a smaller batch may not.
+
+    `headline` says which tensor did not fit.
+    """
+
+    def __init__(self, headline: str, trace: str, scoring: bool) -> None:
+        super().__init__(headline, trace, may_pass=False)
+        self.args = (headline, trace, scoring)  # what pickle hands to this constructor
+        self.scoring = scoring
+        """Whether validation pictures were being scored; else it was a step of training."""
+
+
+def portable(error: Exception, *, gpus: bool = False) -> Exception:
+    """The error as it may leave a worker: the known ones as they are, any other as a `WorkerError`.
+
+    `gpus` says that the worker's devices are GPUs: it then is no `DeviceMemoryError` when the host's memory runs out.
+    """
+    if isinstance(error, (WorkerError, *KNOWN_ERRORS)):
         return error
-    may_pass = isinstance(error, OSError | MemoryError) or type(error).__module__.startswith("tensorflow.")
+    from_tensorflow = type(error).__module__.startswith("tensorflow.")
+    trace = "".join(traceback.format_exception(error))
+    shortage = _device_shortage(str(error), gpus) if from_tensorflow else None
+    if shortage is not None:
+        return DeviceMemoryError(shortage, trace, scoring=WHILE_SCORING in getattr(error, "__notes__", ()))
     headline = f"{type(error).__name__}: {error}".split("\n")[0]
-    return WorkerError(headline, "".join(traceback.format_exception(error)), may_pass)
+    return WorkerError(headline, trace, may_pass=isinstance(error, OSError | MemoryError) or from_tensorflow)
+
+
+def _device_shortage(message: str, gpus: bool) -> str | None:
+    """The line of the message that tells what a device had no memory for; None where none does."""
+    for line in message.splitlines():
+        if _OUT_OF_MEMORY.search(line) and not (gpus and _OF_THE_HOST.search(line)):
+            told = re.sub(r"{{.*?}} ?", "", line).partition(" on /job:")[0].partition(" [Op:")[0]
+            return told.strip().rstrip(".")[:_LONGEST_HEADLINE]
+    return None
 
 
 def comes_again(cause: Exception) -> bool:
     """Whether a new attempt would end in the same error. A dead process and a fault of storage may not come again."""
     if isinstance(cause, WorkerError):
         return not cause.may_pass
-    return isinstance(cause, KNOWN_ERRORS) and not isinstance(cause, StorageError)
+    return isinstance(cause, NoSpaceError) or (isinstance(cause, KNOWN_ERRORS) and not isinstance(cause, StorageError))
 
 
 def what_happened(causes: dict[int, Exception]) -> str:
@@ -44,3 +88,64 @@ def what_happened(causes: dict[int, Exception]) -> str:
         return f"worker {', '.join(map(str, sorted(lost)))} lost"
     rank, cause = min(causes.items())
     return f"worker {rank} failed ({cause})"
+
+
+def with_smaller_batch(recipe: Recipe, error: DeviceMemoryError) -> tuple[Recipe, str]:
+    """The recipe with half as many pictures on a device at once, and a sentence that says so.
+
+    Of training the accumulation doubles, so that the global batch stays; where the memory ran out in scoring it is
+    `evaluation.batch_size` that is halved. Raises UserError where it was one picture already.
+    """
+    shortage = f"out of memory on the device ({error.headline})"
+    if error.scoring:
+        pictures = recipe.evaluation.batch_size
+        if pictures == 1:
+            raise UserError(_too_large_to_score(recipe, shortage))
+        smaller = override(recipe, [f"evaluation.batch_size={pictures // 2}"])
+        return smaller, f"{shortage}; scoring with evaluation.batch_size={pictures // 2} instead of {pictures}"
+    before = _split(recipe)
+    if before.per_replica == 1:
+        raise UserError(_too_large_to_train(recipe, shortage))
+    # Rounded up: 5 pictures become 3 and 2, in twice the passes and not in three times.
+    smaller = override(recipe, [f"train.per_replica_batch_size={-(-before.per_replica // 2)}"])
+    after = _split(smaller)
+    line = (
+        f"{shortage}; from now on {after.accumulation} x {after.per_replica} pictures a replica instead of "
+        f"{before.accumulation} x {before.per_replica} (train.per_replica_batch_size={after.per_replica})"
+    )
+    if recipe.model.kind == "unet" and recipe.model.norm in ("batch", "synchronized"):
+        line += ", and batch norm averages over fewer"
+    return smaller, line
+
+
+def _split(recipe: Recipe) -> BatchSplit:
+    cluster, train = recipe.cluster, recipe.train
+    return batch_split(
+        train.global_batch_size,
+        recipe.data.lanes,
+        cluster.workers,
+        cluster.replicas_per_worker,
+        train.per_replica_batch_size,
+    )
+
+
+def _too_large_to_train(recipe: Recipe, shortage: str) -> str:
+    data = recipe.data
+    fixes = [] if recipe.train.rematerialize else ["train.rematerialize=true"]
+    if data.fit == "resize":
+        fixes.append("data.fit=crop with a smaller data.height and data.width")
+    else:
+        fixes.append("a smaller data.height and data.width")
+    return (
+        f"{shortage} with one picture of {data.height} x {data.width} (data.height x data.width) at a time; "
+        f"set {', or '.join(fixes)}"
+    )
+
+
+def _too_large_to_score(recipe: Recipe, shortage: str) -> str:
+    data = recipe.data
+    size = f"of {data.height} x {data.width} " if data.fit == "resize" else "at its own size "
+    return (
+        f"{shortage} while one picture {size}was scored at a time (evaluation.batch_size=1); "
+        f"set a smaller model.filters or train.precision=mixed_bfloat16, or take a device with more memory"
+    )

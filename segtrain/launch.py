@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.train
@@ -32,15 +32,24 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from segtrain import cluster, preflight
 from segtrain.config import Recipe
+from segtrain.environment import before_tensorflow
 from segtrain.errors import RunError, UserError
-from segtrain.failures import KNOWN_ERRORS, WorkerError, comes_again, portable, what_happened
+from segtrain.failures import (
+    KNOWN_ERRORS,
+    DeviceMemoryError,
+    WorkerError,
+    comes_again,
+    portable,
+    what_happened,
+    with_smaller_batch,
+)
 from segtrain.progress import Display, Mailbox, closing_lines, open_display
 from segtrain.storage import Storage
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
 
 Tell = Callable[[Progress], None]
-T = TypeVar("T")
+Train = Callable[[Recipe, World, Tell], RunSummary]
 
 TELL_EVERY_S = 0.5
 POLL_EVERY_S = 0.5
@@ -51,7 +60,9 @@ HEALTH_CHECK_EVERY_S = 0.5
 def launch(recipe: Recipe, *, extend: bool = False) -> RunSummary:
     """Train as the recipe says, from the run's newest checkpoint on where there is one, and show how it goes.
 
-    `extend` lets `train.epochs` grow over what the run's folder was trained for. Returns the scores of the best epoch.
+    `extend` lets `train.epochs` grow over what the run's folder was trained for. Where a device runs out of memory, it
+    gets half the pictures at once in twice the passes, and the run goes on from its last checkpoint. Returns the scores
+    of the best epoch.
     Raises UserError before anything starts where the data, the run's folder or the cluster does not fit, and the
     worker's own UserError, DataError or StorageError where it fails later; RunError where workers were lost more
     often than `cluster.max_failures`; KeyboardInterrupt on Ctrl-C and SIGTERM.
@@ -64,34 +75,48 @@ def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
     size = preflight.check_data_set(recipe, storage)
+    fitted = preflight.fit_devices(recipe, size)
+    recipe = fitted.recipe
     resumes = preflight.check_run_folder(recipe, storage, extend=extend)
     with cluster.connection():
         offer = cluster.offer()
         _check_cluster(recipe, offer)
-    lines = [recipe.to_yaml(), *preflight.plan_lines(recipe, size, offer)]
+    lines = [recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer)]
     return [*lines, "goes on from the folder's newest checkpoint"] if resumes else lines
 
 
-def run(recipe: Recipe, train: Callable[[Recipe, World, Tell], RunSummary], *, extend: bool = False) -> RunSummary:
+def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
     """`launch` with any training function; it must be picklable.
 
     Each worker calls it with its own `World`; rank 0's progress is shown and its summary returned.
     """
     recipe = preflight.absolute(recipe)
-    storage = Storage(recipe.storage)
-    preflight.check_data_set(recipe, storage)
-    resumes = preflight.check_run_folder(recipe, storage, extend=extend)
     display = open_display(recipe.run.progress_every_s)
     try:
-        display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
-        with cluster.connection():
-            _check_cluster(recipe, cluster.offer())
-            summary = _fit(recipe, train, display)
+        summary, _ = run_on(display, recipe, train, extend=extend)
     finally:
         display.close()
     for line in closing_lines(summary, recipe):
         display.note(line)
     return summary
+
+
+def run_on(display: Display, recipe: Recipe, train: Train, *, extend: bool = False) -> tuple[RunSummary, Recipe]:
+    """`run` on a display that is already open and stays so, without the lines at the end.
+
+    Returns the recipe too, as it was in the end: with smaller batches where a device ran out of memory.
+    """
+    recipe = preflight.absolute(recipe)
+    storage = Storage(recipe.storage)
+    fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage))
+    recipe = fitted.recipe
+    resumes = preflight.check_run_folder(recipe, storage, extend=extend)
+    display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
+    if fitted.reasons:
+        display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
+    with cluster.connection():
+        _check_cluster(recipe, cluster.offer())
+        return _fit_in_memory(recipe, train, display)
 
 
 def train_with_tensorflow(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
@@ -101,35 +126,25 @@ def train_with_tensorflow(recipe: Recipe, world: World, tell: Tell) -> RunSummar
     return train(recipe, world, on_progress=tell)
 
 
-def evaluate(recipe: Recipe) -> dict[str, float]:
-    """Score the best model of the run's folder on `data.fold` of `data.root`; the scores by their names.
-
-    Raises like `launch`.
-    """
-    recipe = preflight.absolute(recipe)
-    preflight.check_evaluation(recipe, Storage(recipe.storage))
-    display = open_display(recipe.run.progress_every_s)
-    try:
-        with cluster.connection():
-            _check_cluster(recipe, cluster.offer())
-            return _fit(recipe, score_with_tensorflow, display)
-    finally:
-        display.close()
-
-
-def score_with_tensorflow(recipe: Recipe, world: World, tell: Tell) -> dict[str, float]:
-    """The evaluation; TensorFlow is imported here, in the worker."""
-    from segtrain.training.scoring import score
-
-    return score(recipe, world, on_progress=tell)
-
-
 def _check_cluster(recipe: Recipe, offer: preflight.Offer) -> None:
     preflight.check_offer(recipe.cluster, offer)
     preflight.check_shared_paths(recipe, offer)
 
 
-def _fit(recipe: Recipe, work: Callable[[Recipe, World, Tell], T], display: Display) -> T:
+def _fit_in_memory(recipe: Recipe, train: Train, display: Display) -> tuple[RunSummary, Recipe]:
+    """`_fit`, again with half the pictures on a device at once each time that one runs out of memory.
+
+    Raises UserError where one picture is too much.
+    """
+    while True:
+        try:
+            return _fit(recipe, train, display), recipe
+        except DeviceMemoryError as error:
+            recipe, change = with_smaller_batch(recipe, error)
+            display.note(f"{change}; restarting from the last checkpoint")
+
+
+def _fit(recipe: Recipe, train: Train, display: Display) -> RunSummary:
     """Run the workers until they are done, passing on what they tell."""
     mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
     scratch = Path(tempfile.mkdtemp(prefix="segtrain-ray-"))
@@ -144,7 +159,7 @@ def _fit(recipe: Recipe, work: Callable[[Recipe, World, Tell], T], display: Disp
     )
     trainer = _Trainer(
         _work,
-        train_loop_config={"recipe": recipe.to_dict(), "work": work, "mailbox": mailbox},
+        train_loop_config={"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox},
         backend_config=TensorFlowCluster(),
         scaling_config=_scaling(recipe),
         run_config=settings,
@@ -157,8 +172,8 @@ def _fit(recipe: Recipe, work: Callable[[Recipe, World, Tell], T], display: Disp
     finally:
         ray.kill(mailbox)
         shutil.rmtree(scratch, ignore_errors=True)
-    value: T = result.return_value
-    return value
+    summary: RunSummary = result.return_value
+    return summary
 
 
 def _scaling(recipe: Recipe) -> ScalingConfig:
@@ -272,7 +287,7 @@ def _hold_port() -> str:
 
 
 def _write_tf_config(addresses: list[str], rank: int) -> None:
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    before_tensorflow()
     os.environ.pop("TF_CONFIG", None)
     if addresses:
         task = {"type": "worker", "index": rank}
@@ -293,9 +308,9 @@ def _work(config: dict[str, Any]) -> Any:
     logging.getLogger("segtrain").addHandler(_ToMailbox(mailbox, world.rank))
     tell = _teller(mailbox) if world.is_chief else lambda progress: None
     try:
-        return config["work"](recipe, world, tell)
+        return config["train"](recipe, world, tell)
     except Exception as error:
-        raise portable(error) from None
+        raise portable(error, gpus=world.gpus_per_worker > 0) from None
 
 
 class _ToMailbox(logging.Handler):
@@ -365,7 +380,9 @@ def plain(error: TrainingFailedError, recipe: Recipe) -> Exception:
             )
         if isinstance(failure, InsufficientClusterResourcesError):
             return UserError(f"the cluster can never hold {preflight.needs(asked)}; it has {cluster.offer()}")
-        return RuntimeError(failure.trace) if isinstance(failure, WorkerError) else failure
+        if isinstance(failure, WorkerError) and not isinstance(failure, DeviceMemoryError):
+            return RuntimeError(failure.trace)
+        return failure
     if isinstance(error, WorkerGroupError):
         causes = {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
         for cause in causes.values():

@@ -105,6 +105,11 @@ def contact_sheet(
     return sheet
 
 
+def overlay(image: NDArray[np.uint8], mask: NDArray[np.generic]) -> Image.Image:
+    """`image`, uint8 (H, W, 3), as RGB with its mask (H, W), non-zero for the object, tinted and outlined."""
+    return _outlined(Image.fromarray(image), mask, 0.35)
+
+
 def _dice(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
     total = int(wanted.sum()) + int(found.sum())
     return 2 * int((wanted & found).sum()) / total if total else 1.0

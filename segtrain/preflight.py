@@ -3,8 +3,9 @@
 Nothing here imports TensorFlow or Ray.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,11 @@ from segtrain.data.manifest import read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.errors import UserError
+from segtrain.memory import Plan, gib, parameters, plan
 from segtrain.storage import Storage, is_remote, join
+
+ENSEMBLE_NAME = "ensemble.json"
+"""In a folder of runs trained with `folds=all`: names of the members' folders, and their scores."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,12 @@ class Size:
     training_pictures: int
     validation_pictures: int
     steps_per_epoch: int
+    training_bytes: int
+    """Stored bytes of the row groups that an epoch reads, where no cache has them."""
+    validation_bytes: int
+    height: int
+    width: int
+    """Of the data set's largest picture."""
 
 
 def absolute(recipe: Recipe) -> Recipe:
@@ -63,19 +74,28 @@ def absolute(recipe: Recipe) -> Recipe:
     Ray deletes that copy after the job.
     """
     tree = recipe.to_dict()
-    if not is_remote(recipe.run.storage):
-        storage = Path(recipe.run.storage).expanduser()
-        if not storage.is_absolute() and "runtime_resources" in Path.cwd().parts:
-            raise UserError(
-                f"run.storage: '{recipe.run.storage}' would be deleted with this job's copy of the working folder; "
-                f"give an absolute path or an s3:// URL"
-            )
-        tree["run"]["storage"] = str(storage.absolute())
+    tree["run"]["storage"] = absolute_output("run.storage", recipe.run.storage)
     for section, key in (("data", "root"), ("train", "init_from")):
         path = tree[section][key]
-        if path is not None and not is_remote(path):
-            tree[section][key] = str(Path(path).expanduser().absolute())
+        if path is not None:
+            tree[section][key] = absolute_path(path)
     return Recipe.from_dict(tree)
+
+
+def absolute_path(path: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    return path if is_remote(path) else str(Path(path).expanduser().absolute())
+
+
+def absolute_output(field: str, path: str) -> str:
+    """The absolute path of what a job writes; UserError names the field where it would not outlive the job."""
+    found = absolute_path(path)
+    if not is_remote(found) and "runtime_resources" in Path(found).parts:
+        raise UserError(
+            f"{field}: '{path}' would be deleted with this job's copy of the working folder; "
+            f"give an absolute path or an s3:// URL"
+        )
+    return found
 
 
 def check_data_set(recipe: Recipe, storage: Storage) -> Size:
@@ -85,19 +105,22 @@ def check_data_set(recipe: Recipe, storage: Storage) -> Size:
         raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
     manifest = read_manifest(storage, data.root)
     training = training_selection(data, train.seed, manifest, storage, data.root)
-    _, validation_ids = evaluation_selection([data.fold], manifest, storage, data.root)
+    validation, validation_ids = evaluation_selection([data.fold], manifest, storage, data.root)
     pictures = int(training.table.rows.sum())
-    return Size(pictures, len(validation_ids), -(-pictures // train.global_batch_size))
+    return Size(
+        training_pictures=pictures,
+        validation_pictures=len(validation_ids),
+        steps_per_epoch=-(-pictures // train.global_batch_size),
+        training_bytes=int(training.table.bytes.sum()),
+        validation_bytes=int(validation.table.bytes.sum()),
+        height=manifest.max_height,
+        width=manifest.max_width,
+    )
 
 
-def check_evaluation(recipe: Recipe, storage: Storage) -> None:
-    """Raise UserError where there is no best model, no data set, or no labelled picture in the fold to score on."""
-    model = join(recipe.run.folder, "best", "model.keras")
-    if not storage.exists(model):
-        raise UserError(f"there is no {model}; RUN is the folder of a run that has finished an epoch")
-    if recipe.data.root is None:
-        raise UserError("data.root is not set; give the data set to score on")
-    evaluation_selection([recipe.data.fold], read_manifest(storage, recipe.data.root), storage, recipe.data.root)
+def fit_devices(recipe: Recipe, size: Size) -> Plan:
+    """The recipe changed so that a step fits `cluster.device_bytes`, and what it takes; see `segtrain.memory.plan`."""
+    return plan(recipe, recipe.cluster.device_bytes, picture=(size.height, size.width))
 
 
 def recipe_of(folder: str, storage: Storage) -> Recipe:
@@ -113,22 +136,66 @@ def recipe_of(folder: str, storage: Storage) -> Recipe:
         raise UserError(f"{url} is not a recipe that this segtrain reads; give another folder (run.name=...)") from None
 
 
-def recipe_to_score(folder: str, dataset: str, overrides: Sequence[str]) -> Recipe:
-    """The recipe of the run in `folder`, for one worker without GPUs and another data set, then the overrides.
+def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of the networks that `source` names, for another data set and one worker's resources on the CPU.
 
-    Raises UserError where the folder holds no run.
+    That is a run's own recipe, the first member's of an ensemble, and the defaults for a model without one;
+    `overrides` come last. No fold is set aside: an ensemble is scored on what was its members' test fold, if any.
     """
     # The overrides may say how to reach the storage that the run's own recipe lies in.
     storage = Storage(load_recipe(None, overrides).storage)
-    try:
-        tree = recipe_of(folder, storage).to_dict()
-    except FileNotFoundError:
-        raise UserError(f"there is no recipe.yaml in {folder}; give the folder of a run") from None
-    parent, _, name = folder.rstrip("/").rpartition("/")
-    tree["run"] |= {"storage": parent or ".", "name": name}
-    tree["data"]["root"] = dataset
+    recipes = [recipe for _, recipe in recipes_of(source, storage) if recipe is not None]
+    recipe = recipes[0] if recipes else Recipe()
+    tree = recipe.to_dict()
+    fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
+    tree["data"] |= {"root": dataset, "fold": fold, "test_fold": None}
     tree["cluster"] = ClusterConfig().model_dump()
+    tree["folds"] = "one"
     return override(Recipe.from_dict(tree), overrides)
+
+
+def check_networks(source: str, storage: Storage) -> None:
+    """Raise UserError for a part of `source` (as for `recipes_of`) where there is no trained network."""
+    for part in _parts(source):
+        places = ("best/model.keras", ENSEMBLE_NAME, "saved_model.pb")
+        wanted = [part] if part.endswith(".keras") else [join(part, place) for place in places]
+        if not any(storage.exists(url) for url in wanted):
+            raise UserError(
+                f"there is no {' or '.join(wanted)}; give the folder of a run that has finished an epoch, of an "
+                f"ensemble or of a SavedModel, or a .keras file"
+            )
+
+
+def recipes_of(source: str, storage: Storage) -> list[tuple[str, Recipe | None]]:
+    """The folder of each network that `source` names, with the recipe of its run where the folder is a run's.
+
+    `source` is what `segtrain.inference.loading.load_members` takes: the folder of a run, of an ensemble or of a
+    SavedModel, a `.keras` file, or several of these joined by commas.
+    """
+    found: list[tuple[str, Recipe | None]] = []
+    for folder in (folder for part in _parts(source) for folder in _folders(part, storage)):
+        try:
+            found.append((folder, recipe_of(folder, storage)))
+        except FileNotFoundError:
+            found.append((folder, None))
+    return found
+
+
+def _parts(source: str) -> list[str]:
+    return [part.strip().rstrip("/") for part in source.split(",")]
+
+
+def _folders(part: str, storage: Storage) -> list[str]:
+    """The folders of the members of an ensemble, or of the one network."""
+    if part.endswith(".keras"):
+        return [(part.rpartition("/")[0] or ".").removesuffix("/best")]
+    url = join(part, ENSEMBLE_NAME)
+    try:
+        return [join(part, name) for name in json.loads(storage.read_bytes(url))["members"]]
+    except FileNotFoundError:
+        return [part]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{url} is not what folds=all writes; train the folds again") from None
 
 
 def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
@@ -140,6 +207,9 @@ def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
         earlier = recipe_of(recipe.run.folder, storage)
     except FileNotFoundError:
         return False
+    if earlier.folds != recipe.folds:
+        held = "runs of all folds (folds=all)" if earlier.folds == "all" else "a run of one fold (folds=one)"
+        raise UserError(f"{recipe.run.folder} holds {held}; give the run another name (run.name=...)")
     differences = identity_differences(earlier, recipe)
     grows = recipe.train.epochs > earlier.train.epochs
     if extend and grows:
@@ -178,22 +248,29 @@ def needs(cluster: ClusterConfig) -> str:
 
 def check_shared_paths(recipe: Recipe, offer: Offer) -> None:
     """Raise UserError for a local path where workers may run on several machines."""
+    paths = {
+        "data.root": recipe.data.root,
+        "run.storage": recipe.run.storage,
+        "train.init_from": recipe.train.init_from,
+    }
+    check_shared(paths, offer)
+
+
+def check_shared(paths: Mapping[str, str | None], offer: Offer) -> None:
+    """Raise UserError for a local path where workers may run on several machines; by the field that each is from."""
     hosts = {node.host for node in offer.nodes}
     if len(hosts) < 2:
         return
-    for field, path in (
-        ("data.root", recipe.data.root),
-        ("run.storage", recipe.run.storage),
-        ("train.init_from", recipe.train.init_from),
-    ):
+    for field, path in paths.items():
         if path is not None and not is_remote(path):
             raise UserError(
                 f"{field}: {path} is a local path, but the cluster has {len(hosts)} machines; give an s3:// URL"
             )
 
 
-def plan_lines(recipe: Recipe, size: Size, offer: Offer) -> list[str]:
+def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:
     """What a dry run prints after the recipe."""
+    recipe = fitted.recipe
     cluster, train = recipe.cluster, recipe.train
     split = batch_split(
         train.global_batch_size,
@@ -208,10 +285,23 @@ def plan_lines(recipe: Recipe, size: Size, offer: Offer) -> list[str]:
         f"batch     {train.global_batch_size} = {_count(cluster.workers, 'worker')} x "
         f"{_count(cluster.replicas_per_worker, 'replica')} x {_count(split.accumulation, 'pass', 'passes')} x "
         f"{split.per_replica} pictures{_empty(split.per_replica * split.accumulation, recipe)}",
+        f"data      {gib(size.training_bytes)} to read an epoch, {gib(size.validation_bytes)} to validate",
+        f"network   {parameters(recipe.model):,} parameters",
+        *_memory_lines(fitted),
         f"asks for  {needs(cluster)}",
         f"cluster   {offer}",
         f"folder    {recipe.run.folder}",
     ]
+
+
+def _memory_lines(fitted: Plan) -> list[str]:
+    """Bytes of a step by kind, and what was changed to make it fit."""
+    footprint, cluster = fitted.footprint, fitted.recipe.cluster
+    kinds = ", ".join(f"{kind} {gib(count)}" for kind, count in asdict(footprint).items() if count)
+    lines = [f"memory    about {gib(footprint.total)} a replica: {kinds}"]
+    if cluster.device_bytes is not None:
+        lines.append(f"fits      {gib(cluster.device_bytes)}: {'; '.join(fitted.reasons) or 'as asked'}")
+    return lines
 
 
 def _empty(pictures_per_replica: int, recipe: Recipe) -> str:

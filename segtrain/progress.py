@@ -12,6 +12,9 @@ from segtrain.training.status import Progress, RunSummary
 class Display(Protocol):
     """Where a run is shown."""
 
+    label: str
+    """Which of several runs it is; empty where there is one."""
+
     def show(self, progress: Progress) -> None:
         """Show where the run is."""
 
@@ -73,6 +76,7 @@ class PlainDisplay:
     """Lines: one every `every_s` seconds and one for each finished epoch."""
 
     def __init__(self, stream: TextIO, every_s: float) -> None:
+        self.label = ""
         self._stream = stream
         self._every_s = every_s
         self._epochs = EpochLines()
@@ -85,7 +89,7 @@ class PlainDisplay:
             line = _moment(progress)
         if line is not None:
             self._printed_at = now
-            self.note(line)
+            self.note(_labelled(self.label, line))
 
     def note(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -103,6 +107,7 @@ class TerminalDisplay:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
+        self.label = ""
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=Console(file=stream, highlight=False), transient=True)
         self._task = self._bar.add_task("starting", total=None)
@@ -112,10 +117,10 @@ class TerminalDisplay:
     def show(self, progress: Progress) -> None:
         line = self._epochs.ended(progress)
         if line is not None:
-            self.note(line)
+            self.note(_labelled(self.label, line))
         total = progress.epochs * progress.steps_per_epoch or None
         done = max(progress.epoch - 1, 0) * progress.steps_per_epoch + progress.step
-        self._bar.update(self._task, description=_moment(progress), total=total, completed=done)
+        self._bar.update(self._task, description=_labelled(self.label, _moment(progress)), total=total, completed=done)
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False, soft_wrap=True)
@@ -145,6 +150,10 @@ def _moment(progress: Progress) -> str:
         f"{_epoch(progress)}step {progress.step}/{progress.steps_per_epoch}  {progress.images_per_s:.1f} images/s  "
         f"loss {progress.loss:.4f}  dice {progress.dice:.4f}{left}"
     )
+
+
+def _labelled(label: str, line: str) -> str:
+    return f"{label}  {line}" if label else line
 
 
 def _epoch(progress: Progress) -> str:

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtrain.config import StorageConfig
-from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError
+from segtrain.errors import ConflictError, NoSpaceError, ShortFileError, StorageError, UserError
 
 if TYPE_CHECKING:
     from segtrain.s3.files import S3Files
 
 TEMPORARY_SUFFIX = ".segtrain-tmp"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_remote(url: str) -> bool:
@@ -213,6 +214,8 @@ def _errors_name(url: str) -> Iterator[None]:
     except PermissionError:
         raise UserError(f"{url}: no permission; change the file's mode or use another path") from None
     except OSError as error:
+        if error.errno in NO_SPACE:
+            raise NoSpaceError(f"{url}: {error.strerror}; make room or use another path") from error
         raise StorageError(f"{url}: {error.strerror or error}") from error
 
 

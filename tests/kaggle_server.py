@@ -7,66 +7,24 @@ asks of the internet is refused here. Facts of the protocol: kaggle 2.2.4, kaggl
 
 import base64
 import contextlib
-import dataclasses
 import hashlib
 import json
 import re
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from tests.kaggle_state import Competition, Fault, Request, Submission, Upload
+
 API_HOST, STORAGE_HOST = "localhost", "storage.invalid"
 LAST_MODIFIED = "Tue, 26 Sep 2017 17:32:10 GMT"
 STALL_S = 60.0
 RULES_MESSAGE = "You must accept this competition's rules before you'll be able to download files."
-
-
-@dataclasses.dataclass
-class Competition:
-    """A competition's files; one with no content is listed with its size, and answers with an error when asked for."""
-
-    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
-    """What is listed where it is not the length of the content."""
-    rules_accepted: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """What befalls one answer of the storage: an error status, or an end, or a silence, after so many bytes."""
-
-    status: int | None = None
-    cut_after: int | None = None
-    stall_after: int | None = None
-    announce: int | None = None
-    """Content-Length, in place of the true one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the server was asked: `path` is the call's name, or the path of a stored file."""
-
-    method: str
-    host: str
-    path: str
-    body: dict[str, Any]
-    range: str | None
-    authorization: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Submission:
-    """A submission that has been taken: to which competition, its description and the file's bytes."""
-
-    competition: str
-    description: str
-    file_name: str
-    content: bytes
 
 
 class KaggleServer:
@@ -81,8 +39,10 @@ class KaggleServer:
         """For the answers of the storage to come, one each."""
         self.requests: list[Request] = []
         self.submissions: list[Submission] = []
-        self.uploads: dict[str, tuple[str, bytes]] = {}
-        """Token of an upload -> file name and bytes."""
+        self.listed: Counter[int] = Counter()
+        """Number of a submission -> how often it was listed."""
+        self.uploads: dict[str, Upload] = {}
+        """By their tokens."""
         self.stopped = threading.Event()
         self.stalling = threading.Event()
         """Set once an answer has fallen silent."""
@@ -155,8 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         url = urlsplit(self.path)
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = json.loads(raw or b"{}") if self.command == "POST" else {}
+        body = json.loads(self._body() or b"{}") if self.command == "POST" else {}
         path = unquote(url.path)
         self._kaggle.requests.append(
             Request(
@@ -164,13 +123,13 @@ class _Handler(BaseHTTPRequestHandler):
                 url.hostname or "",
                 path,
                 body,
-                self.headers.get("Range"),
+                self.headers.get("Content-Range" if self.command == "PUT" else "Range"),
                 self.headers.get("Authorization"),
             )
         )
         try:
             if url.hostname == STORAGE_HOST and self.command == "PUT":
-                self._store(path, raw)
+                self._store(path)
             elif url.hostname == STORAGE_HOST:
                 self._send_file(path, parse_qs(url.query))
             elif url.hostname == API_HOST and (call := re.fullmatch(r"/api/v1/([\w.]+)/(\w+)", path)):
@@ -227,33 +186,49 @@ class _Handler(BaseHTTPRequestHandler):
         raise _RefusedError(400, "no test may ask for all files")
 
     def _call_StartSubmissionUpload(self, body: Mapping[str, Any]) -> None:  # noqa: N802
-        self._competition(body)
+        if not self._competition(body).rules_accepted:
+            raise _RefusedError(403, "You cannot submit until you accept the competition rules")
         token = f"blob-{len(self._kaggle.uploads) + 1}"
-        self._kaggle.uploads[token] = (body["fileName"], b"")
+        self._kaggle.uploads[token] = Upload(body["fileName"])
         self._send_json({"token": token, "createUrl": f"http://{STORAGE_HOST}/upload/{token}"})
 
     def _call_CreateSubmission(self, body: Mapping[str, Any]) -> None:  # noqa: N802
-        self._competition(body)
-        name, content = self._kaggle.uploads[body["blobFileTokens"]]
+        competition, upload = self._competition(body), self._kaggle.uploads[body["blobFileTokens"]]
+        if competition.refusal is not None:
+            raise _RefusedError(*competition.refusal)
         description = body.get("submissionDescription", "")
-        self._kaggle.submissions.append(Submission(body["competitionName"], description, name, content))
-        self._send_json({"message": "Successfully submitted", "ref": len(self._kaggle.submissions)})
+        self._kaggle.submissions.append(
+            Submission(body["competitionName"], description, upload.file_name, upload.content)
+        )
+        if competition.lost_answers:
+            competition.lost_answers -= 1
+            self.close_connection = True
+        else:
+            self._send_json({"message": "Successfully submitted", "ref": len(self._kaggle.submissions)})
 
     def _call_ListSubmissions(self, body: Mapping[str, Any]) -> None:  # noqa: N802
         self._competition(body)
         taken = [
-            {
-                "ref": number,
-                "fileName": one.file_name,
-                "date": "2024-01-01T00:00:00Z",
-                "description": one.description,
-                "status": "COMPLETE",
-                "publicScore": "0.99",
-            }
+            self._state(number, one)
             for number, one in enumerate(self._kaggle.submissions, 1)
             if one.competition == body["competitionName"]
         ]
-        self._send_json({"submissions": taken})
+        self._send_json({"submissions": taken[::-1]})
+
+    def _state(self, number: int, submission: Submission) -> dict[str, Any]:
+        competition = self._kaggle.competitions[submission.competition]
+        self._kaggle.listed[number] += 1
+        state: dict[str, Any] = {"status": "COMPLETE", "publicScore": competition.score}
+        if self._kaggle.listed[number] <= competition.pending:
+            state = {"status": "PENDING"}
+        elif competition.score is None:
+            state = {"status": "ERROR", "errorDescription": "Submission must have 100064 rows."}
+        return state | {
+            "ref": number,
+            "fileName": submission.file_name,
+            "date": "2024-01-01T00:00:00Z",
+            "description": submission.description,
+        }
 
     def _competition(self, body: Mapping[str, Any]) -> Competition:
         try:
@@ -269,12 +244,33 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _store(self, path: str, content: bytes) -> None:
-        token = path.rpartition("/")[2]
-        if token not in self._kaggle.uploads:
-            raise _RefusedError(404, "no such upload")
-        self._kaggle.uploads[token] = (self._kaggle.uploads[token][0], content)
-        self._send_json({}, 200)
+    def _store(self, path: str) -> None:
+        """Take a file, or the rest of one, or say how much of it is there."""
+        upload = self._kaggle.uploads.get(path.rpartition("/")[2])
+        fault = self._kaggle.faults.popleft() if self._kaggle.faults else Fault()
+        if upload is None or fault.status is not None:
+            self._body()
+            raise _RefusedError(fault.status or 404, "one of the storage's bad days")
+        part = re.fullmatch(r"bytes (?:\*|(\d+)-\d+)/(\d+)", self.headers.get("Content-Range") or "")
+        start = int((part and part[1]) or len(upload.content) * bool(part))
+        end = fault.cut_after if fault.stall_after is None else fault.stall_after
+        content = self._body(end)
+        upload.content = upload.content[:start] + content
+        if end is not None:
+            self._kaggle.stopped.wait(STALL_S * (fault.stall_after is not None))
+            self.close_connection = True
+        elif part is None or len(upload.content) == int(part[2]):
+            self._send_json({})
+        else:
+            self.send_response(308)
+            if upload.content:
+                self.send_header("Range", f"bytes=0-{len(upload.content) - 1}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _body(self, end: int | None = None) -> bytes:
+        """The request's body, or the first bytes of it."""
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0) if end is None else end)
 
     def _send_file(self, path: str, query: Mapping[str, list[str]]) -> None:
         _, competition, name = path.split("/", 2)

@@ -5,8 +5,20 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError
 
+from segtrain.config import Recipe, override
 from segtrain.errors import DataError, StorageError, UserError
-from segtrain.failures import WorkerError, comes_again, portable, what_happened
+from segtrain.failures import (
+    DeviceMemoryError,
+    WorkerError,
+    comes_again,
+    portable,
+    what_happened,
+    with_smaller_batch,
+)
+from segtrain.training.status import WHILE_SCORING
+
+ON_GPU = "on /job:localhost/replica:0/task:0/device:GPU:0 by allocator GPU_0_bfc [Op:Conv2D]"
+ON_HOST = "on /job:localhost/replica:0/task:0/device:CPU:0 by allocator cpu [Op:Empty]"
 
 
 def pickled(error: Exception) -> Exception:
@@ -48,3 +60,128 @@ def test_peers_of_a_dead_worker_are_not_blamed() -> None:
     peer = WorkerError("UnavailableError: Socket closed", "trace", True)
     assert what_happened({0: peer, 2: ActorDiedError(), 1: ActorDiedError()}) == "worker 1, 2 lost"
     assert what_happened({1: peer}) == "worker 1 failed (UnavailableError: Socket closed)"
+
+
+def of_tensorflow(message: str) -> Exception:
+    """An error that TensorFlow could raise; `tests/test_out_of_memory.py` has those that it does raise on a CPU."""
+    kind = type("ResourceExhaustedError", (Exception,), {"__module__": "tensorflow.python.framework.errors_impl"})
+    error: Exception = kind(message)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("message", "headline"),
+    [
+        (
+            f"Graph execution error:\n\nDetected at node Conv2D\nOOM when allocating tensor with shape[8,64] {ON_GPU}",
+            "OOM when allocating tensor with shape[8,64]",
+        ),
+        ("Out of memory while trying to allocate 2.00GiB. [Op:__inference_h_97]", None),
+        (
+            "No algorithm worked!  Error messages:\n  Profiling failure on CUDNN engine eng0{}: UNKNOWN: "
+            "CUDNN_STATUS_ALLOC_FAILED",
+            "Profiling failure on CUDNN engine eng0{}: UNKNOWN: CUDNN_STATUS_ALLOC_FAILED",
+        ),
+        ("failed to allocate 8.41G (9029127168 bytes) from device: CUDA_ERROR_OUT_OF_MEMORY: out of memory", None),
+        (
+            "Failed copying input tensor from CPU:0 to GPU:0 in order to run Identity: Dst tensor is not initialized.",
+            None,
+        ),
+        (f"Collective ops is aborted by: OOM when allocating tensor with shape[8] {ON_GPU}", None),
+    ],
+)
+def test_a_device_out_of_memory_is_known_by_its_message(message: str, headline: str | None) -> None:
+    told = pickled(portable(of_tensorflow(message), gpus=True))
+    assert isinstance(told, DeviceMemoryError)
+    assert comes_again(told)
+    assert not told.scoring
+    if headline is not None:
+        assert told.headline == headline
+
+
+@pytest.mark.parametrize(
+    ("error", "gpus"),
+    [
+        (MemoryError("out of memory"), False),
+        (OSError(12, "Cannot allocate memory: out of memory"), False),
+        (of_tensorflow("/dev/full; No space left on device [Op:WriteFile]"), False),
+        (of_tensorflow("received message larger than max (5 vs. 4)"), False),
+        (of_tensorflow(f"OOM when allocating tensor with shape[8] {ON_HOST}"), True),
+    ],
+    ids=["numpy", "system", "full disk", "large message", "host beside GPUs"],
+)
+def test_other_shortages_are_none_of_a_devices_memory(error: Exception, gpus: bool) -> None:
+    told = pickled(portable(error, gpus=gpus))
+    assert type(told) is WorkerError
+    assert not comes_again(told)
+
+
+def test_on_a_cpu_the_hosts_memory_is_the_devices() -> None:
+    assert isinstance(portable(of_tensorflow(f"OOM when allocating tensor with shape[8] {ON_HOST}")), DeviceMemoryError)
+
+
+def test_an_error_in_scoring_is_told_from_one_in_training() -> None:
+    error = of_tensorflow(f"OOM when allocating tensor with shape[8] {ON_GPU}")
+    error.add_note(WHILE_SCORING)
+    told = pickled(portable(error))
+    assert isinstance(told, DeviceMemoryError)
+    assert told.scoring
+
+
+SHORTAGE = DeviceMemoryError("OOM when allocating", "trace", False)
+SHORTAGE_IN_SCORING = DeviceMemoryError("OOM when allocating", "trace", True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "halvings"),
+    [
+        ([], ["2 x 8", "4 x 4", "8 x 2", "16 x 1"]),
+        (["train.per_replica_batch_size=6"], ["6 x 3", "8 x 2", "16 x 1"]),
+        (["train.global_batch_size=5"], ["2 x 3", "3 x 2", "5 x 1"]),
+        (["cluster.workers=2", "cluster.cpu_replicas_per_worker=2"], ["2 x 2", "4 x 1"]),
+    ],
+)
+def test_each_time_the_pictures_on_a_device_halve_and_the_passes_double(fields: list[str], halvings: list[str]) -> None:
+    recipe, seen = override(Recipe(), fields), []
+    for _ in halvings:
+        recipe, line = with_smaller_batch(recipe, SHORTAGE)
+        seen.append(line.partition("from now on ")[2].partition(" pictures")[0])
+    assert seen == halvings
+    assert recipe.train.global_batch_size == override(Recipe(), fields).train.global_batch_size
+    with pytest.raises(UserError, match="one picture of 96 x 128"):
+        with_smaller_batch(recipe, SHORTAGE)
+
+
+@pytest.mark.parametrize(("norm", "told"), [("synchronized", True), ("batch", True), ("group", False), ("none", False)])
+def test_that_batch_norm_will_see_fewer_pictures_is_said(norm: str, told: bool) -> None:
+    _, line = with_smaller_batch(override(Recipe(), [f"model.norm={norm}"]), SHORTAGE)
+    assert line.endswith(", and batch norm averages over fewer") == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "fix"),
+    [
+        ([], "set train.rematerialize=true, or data.fit=crop with a smaller data.height and data.width"),
+        (["train.rematerialize=true"], "set data.fit=crop with a smaller data.height and data.width"),
+        (["data.fit=crop"], "set train.rematerialize=true, or a smaller data.height and data.width"),
+    ],
+)
+def test_one_picture_that_does_not_fit_is_a_sentence_with_the_ways_that_are_left(fields: list[str], fix: str) -> None:
+    recipe = override(Recipe(), ["train.per_replica_batch_size=1", "data.height=1280", "data.width=1918", *fields])
+    with pytest.raises(UserError) as caught:
+        with_smaller_batch(recipe, SHORTAGE)
+    assert str(caught.value) == (
+        "out of memory on the device (OOM when allocating) with one picture of 1280 x 1918 (data.height x data.width) "
+        f"at a time; {fix}"
+    )
+
+
+def test_scoring_that_does_not_fit_takes_fewer_pictures_and_leaves_training_alone() -> None:
+    recipe, line = with_smaller_batch(override(Recipe(), ["evaluation.batch_size=3"]), SHORTAGE_IN_SCORING)
+    assert recipe.evaluation.batch_size == 1
+    assert recipe.train == Recipe().train
+    assert (
+        line == "out of memory on the device (OOM when allocating); scoring with evaluation.batch_size=1 instead of 3"
+    )
+    with pytest.raises(UserError, match=r"one picture of 96 x 128 was scored at a time \(evaluation\.batch_size=1\)"):
+        with_smaller_batch(recipe, SHORTAGE_IN_SCORING)

@@ -131,26 +131,67 @@ class TestRoom:
 
 def test_the_plan_shows_how_the_global_batch_is_split() -> None:
     fields = ["cluster.workers=3", "cluster.cpu_replicas_per_worker=2", "train.per_replica_batch_size=2"]
-    lines = preflight.plan_lines(override(Recipe(), fields), Size(100, 25, 7), Offer([CPU_NODE]))
+    size = Size(100, 25, 7, training_bytes=3 * 2**29, validation_bytes=2**20, height=1280, width=1918)
+    fitted = preflight.fit_devices(override(Recipe(), fields), size)
+    lines = preflight.plan_lines(fitted, size, Offer([CPU_NODE]))
     assert "steps     7 an epoch, 70 in 10 epochs" in lines
     assert "batch     16 = 3 workers x 2 replicas x 2 passes x 2 pictures, 8 of them empty" in lines
+    assert "data      1.50 GiB to read an epoch, 1 MiB to validate" in lines
+    assert "network   2,161,649 parameters" in lines
+    assert any(line.startswith("memory    about ") and "optimizer 16 MiB" in line for line in lines)
 
 
-class TestScoring:
-    def test_a_run_is_scored_where_its_folder_is_now_on_one_worker(self, tmp_path: Path) -> None:
-        kept = keep(run_in(tmp_path, "model.filters=8", "cluster.workers=4", "data.root=/old"))
+def test_the_plan_says_what_was_changed_to_fit_the_devices() -> None:
+    fields = ["data.height=1280", "data.width=1918", f"cluster.device_bytes={8 * 2**30}", "cluster.gpus_per_worker=1"]
+    size = Size(100, 25, 7, training_bytes=2**30, validation_bytes=2**20, height=1280, width=1918)
+    lines = preflight.plan_lines(preflight.fit_devices(override(Recipe(), fields), size), size, Offer([GPU_NODE]))
+    assert "batch     16 = 1 worker x 1 replica x 8 passes x 2 pictures" in lines
+    assert any(line.startswith("fits      8.00 GiB: as asked it would need ") for line in lines)
+
+
+class TestNetworks:
+    """What is known of the networks that a job is given, before any of them is loaded."""
+
+    def test_a_run_is_scored_where_its_folder_is_now_with_its_own_settings(self, tmp_path: Path) -> None:
+        kept = keep(run_in(tmp_path, "model.filters=8", "cluster.workers=4", "data.root=/old", "data.test_fold=3"))
         Path(kept.run.folder).rename(tmp_path / "moved")
-        recipe = preflight.recipe_to_score(f"{tmp_path}/moved/", "/new", ["data.fold=2"])
-        assert recipe.run.folder == str(tmp_path / "moved")
+        recipe = preflight.recipe_to_score(f"{tmp_path}/moved/", "/new", ["data.fold=3"])
         assert recipe.data.root == "/new"
-        assert recipe.data.fold == 2
+        assert recipe.data.fold == 3, "its test fold may be scored"
         assert recipe.model.filters == 8
         assert recipe.cluster.workers == 1
+        assert preflight.recipe_to_score(f"{tmp_path}/moved", "/new", []).data.fold == 0
 
-    def test_a_folder_without_a_run_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"there is no recipe.yaml in"):
-            preflight.recipe_to_score(str(tmp_path), "/set", [])
+    def test_an_ensemble_is_scored_on_its_members_test_fold(self, tmp_path: Path) -> None:
+        for fold in (0, 1):
+            keep(run_in(tmp_path, f"run.name=fold-{fold}", f"data.fold={fold}", "data.test_fold=2", "folds=all"))
+        (tmp_path / "ensemble.json").write_text('{"format_version": 1, "members": ["fold-0", "fold-1"]}')
+        recipe = preflight.recipe_to_score(str(tmp_path), "/set", [])
+        assert (recipe.data.fold, recipe.data.test_fold, recipe.folds) == (2, None, "one")
+        folders = [folder for folder, _ in preflight.recipes_of(str(tmp_path), Storage())]
+        assert folders == [f"{tmp_path}/fold-0", f"{tmp_path}/fold-1"]
 
-    def test_a_run_without_a_best_model_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"no .*test/best/model.keras; RUN is"):
-            preflight.check_evaluation(run_in(tmp_path, "data.root=/set"), Storage())
+    def test_a_model_without_a_recipe_has_the_defaults(self, tmp_path: Path) -> None:
+        keep(run_in(tmp_path, "model.filters=8"))
+        source = f"{tmp_path}/test/best/model.keras, {tmp_path}/saved, other.keras"
+        found = preflight.recipes_of(source, Storage())
+        assert [folder for folder, _ in found] == [f"{tmp_path}/test", f"{tmp_path}/saved", "."]
+        assert [recipe is not None for _, recipe in found] == [True, False, False]
+        assert preflight.recipe_to_score("other.keras", "/set", []) == override(Recipe(), ["data.root=/set"])
+
+    def test_where_there_is_no_network_the_places_are_named(self, tmp_path: Path) -> None:
+        keep(run_in(tmp_path))
+        with pytest.raises(
+            UserError, match=r"there is no .*/test/best/model.keras or .*saved_model.pb; give the folder"
+        ):
+            preflight.check_networks(f"{tmp_path}/test", Storage())
+        (tmp_path / "a.keras").touch()
+        preflight.check_networks(f"{tmp_path}/a.keras", Storage())
+        with pytest.raises(UserError, match=r"there is no .*/b.keras; give"):
+            preflight.check_networks(f"{tmp_path}/a.keras, {tmp_path}/b.keras", Storage())
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}"])
+    def test_an_entry_of_an_ensemble_that_is_none_is_named(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "ensemble.json").write_text(text)
+        with pytest.raises(UserError, match=r"ensemble.json is not what folds=all writes"):
+            preflight.recipes_of(str(tmp_path), Storage())

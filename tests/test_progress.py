@@ -23,6 +23,17 @@ def test_a_line_names_epoch_step_speed_loss_dice_and_time_left() -> None:
     assert stream.getvalue() == "epoch 2/10  step 45/64  312.0 images/s  loss 0.1235  dice 0.9321  4:05 left\n"
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["lines", "terminal"])
+def test_of_several_runs_the_one_that_is_shown_is_named(stream: io.StringIO) -> None:
+    display = open_display(60.0, stream)
+    display.label = "fold 3 (2 of 5)"
+    display.show(MOMENT)
+    display.show(replace(MOMENT, phase="evaluating"))
+    display.show(replace(MOMENT, phase="evaluating", dice=0.97))
+    display.close()
+    assert "fold 3 (2 of 5)  epoch 2/10  finished" in stream.getvalue()
+
+
 def test_lines_come_no_more_often_than_asked_for() -> None:
     stream = io.StringIO()
     display = PlainDisplay(stream, every_s=60.0)

@@ -44,6 +44,19 @@ def test_a_mask_of_any_object_value_is_encoded_alike() -> None:
     assert rle.encode(mask) == rle.encode(mask > 0) == "2 2"
 
 
+@given(arrays(np.bool_, st.integers(0, 40)))
+def test_runs_begin_and_end_where_neighbours_differ(pixels: np.ndarray) -> None:
+    edges = [at for at in range(len(pixels) + 1) if (at < len(pixels) and pixels[at]) != (at > 0 and pixels[at - 1])]
+    expected = [f"{start + 1} {end - start}" for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    assert rle.encode(pixels) == " ".join(expected)
+
+
+def test_a_view_is_read_row_by_row_too() -> None:
+    mask = np.array([[1, 0, 1], [1, 0, 0]], np.uint8)
+    assert rle.encode(mask.T) == rle.encode(np.ascontiguousarray(mask.T)) == "1 2 5 1"
+    assert rle.encode(mask[:, ::-1]) == "1 1 3 1 6 1"
+
+
 def test_runs_that_touch_are_one_run() -> None:
     np.testing.assert_array_equal(rle.decode("1 2 3 1", 1, 4), [[1, 1, 1, 0]])
 

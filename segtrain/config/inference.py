@@ -24,8 +24,8 @@ class InferenceConfig(Section):
     batch_size: Count = 8
     """Pictures, or tiles, that the network is given at once."""
     workers: Count | None = None
-    """Processes that predict, each with `cluster.cpus_per_worker` and `cluster.gpus_per_worker`; as many as the
-    cluster holds where nothing is given."""
+    """Processes that predict, at most; as many as the cluster holds where nothing is given. Each has
+    `cluster.cpus_per_worker`, or, with `cluster.gpus_per_worker`, one GPU and its share of the CPUs."""
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = None
     """Predict these folds of a data set; all of them where nothing is given."""
     overlays: bool = False

@@ -6,6 +6,7 @@ travel to the device as uint8, a quarter of their size as float32.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,11 +92,49 @@ def transforms(
     return np.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=1).astype(np.float32)
 
 
-def crop_corner(seed: int, epoch: int, key: int, stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(top, left) of a window of `size` (height, width) in a picture of the `stored` one; every place is as likely."""
-    number = uniforms(seed, epoch, np.array([key], np.int64), 9)[0, 7:]
-    top, left = (int(u * (have - want + 1)) for u, have, want in zip(number, stored, size, strict=True))
+def crop_corner(
+    seed: int,
+    epoch: int,
+    key: int,
+    stored: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    boundary: float = 0.0,
+    mask: Callable[[], NDArray[np.uint8]] | None = None,
+) -> tuple[int, int]:
+    """(top, left) of a window of `size` (height, width) in a picture of the `stored` one; every place is as likely.
+
+    But a share `boundary` of the windows holds an object's edge, where `mask()`, uint8 {0, 1} (H, W), has one: each
+    place of the edge is as likely, and so is each place of it in the window.
+    """
+    number = uniforms(seed, epoch, np.array([key], np.int64), 13)[0, 7:]
+    # Numbers 7 and 8 place a window anywhere, and did before there were edges to place one on.
+    ranges = [(0, have - want) for have, want in zip(stored, size, strict=True)]
+    if mask is not None and number[2] < boundary:
+        edge = _edge(mask(), number[3])
+        if edge is not None:
+            ranges = [
+                # Both pixels, the one on each side of the edge, within the window, and the window within the picture.
+                (max(low, after - want + 1), min(high, before))
+                for (low, high), (before, after), want in zip(ranges, edge, size, strict=True)
+            ]
+            number = number[4:]
+    top, left = (low + int(u * (high - low + 1)) for (low, high), u in zip(ranges, number[:2], strict=True))
     return top, left
+
+
+def _edge(mask: NDArray[np.uint8], number: float) -> list[tuple[int, int]] | None:
+    """Two neighbours that differ, as ((row, row), (column, column)); `number` in [0, 1) chooses among all of them.
+
+    Neighbours in a row; those in a column only where no row has any. None where the mask is all of one kind.
+    """
+    for axis in (1, 0):
+        places = np.flatnonzero(np.diff(mask.view(np.bool_), axis=axis))
+        if places.size:
+            columns = mask.shape[1] - axis
+            row, column = divmod(int(places[int(number * places.size)]), columns)
+            return [(row, row + 1 - axis), (column, column + axis)]
+    return None
 
 
 def apply(config: AugmentConfig, images: tf.Tensor, masks: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:

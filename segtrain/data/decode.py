@@ -70,10 +70,14 @@ def decode_image(row: Row, height: int, width: int) -> NDArray[np.uint8]:
                 decoded = _as_rgb(tf.io.decode_image(row.image, expand_animations=False).numpy())
     except tf.errors.OpError as error:
         raise DataError(f"id {row.id}: the image cannot be decoded: {error.message}") from None
-    upright = _turn_upright(decoded, row.orientation)
-    if upright.shape[:2] == (height, width):
-        return np.ascontiguousarray(upright)
-    return np.rint(_resize(upright, height, width)).astype(np.uint8)
+    return resize_image(_turn_upright(decoded, row.orientation), height, width)
+
+
+def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image uint8 (h, w, 3) as (height, width, 3), each pixel the mean over its area."""
+    if image.shape[:2] == (height, width):
+        return np.ascontiguousarray(image)
+    return np.rint(_resize(image, height, width)).astype(np.uint8)
 
 
 def decode_mask(row: Row, height: int, width: int) -> NDArray[np.uint8]:

@@ -82,10 +82,20 @@ def _read(url: str, storage: Storage) -> bytes:
 def decode_image(data: bytes) -> tuple[int, int, int]:
     """Decode an image in full and return (height, width, EXIF orientation), height and width after orientation."""
     image, orientation = _open("image", data, IMAGE_FORMATS)
-    if image.mode not in ("RGB", "L") or _png_bit_depth(data) not in (None, 8):
-        raise BadPairError(f"image is {_kind(image, data)}; only 8-bit RGB and grey are taken, convert it")
+    facts = _facts_of(image, orientation, data)
     if _lacks_end(image, data):
         raise BadPairError(f"image is truncated: the end mark of a {image.format} is missing")
+    return facts
+
+
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """What `decode_image` returns, from the header alone; damage behind it is not noticed."""
+    return _facts_of(*_open("image", data, IMAGE_FORMATS, whole=False), data)
+
+
+def _facts_of(image: Image.Image, orientation: int, data: bytes) -> tuple[int, int, int]:
+    if image.mode not in ("RGB", "L") or _png_bit_depth(data) not in (None, 8):
+        raise BadPairError(f"image is {_kind(image, data)}; only 8-bit RGB and grey are taken, convert it")
     width, height = image.size if orientation < 5 else image.size[::-1]
     return height, width, orientation
 
@@ -111,14 +121,15 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
     return _binary_from_levels(upright)
 
 
-def _open(what: str, data: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, int]:
-    """The picture, decoded in full, and its EXIF orientation."""
+def _open(what: str, data: bytes, formats: tuple[str, ...], *, whole: bool = True) -> tuple[Image.Image, int]:
+    """The picture, decoded in full where it is asked for `whole`, and its EXIF orientation."""
     try:
-        if data.startswith(PNG_START):
+        if whole and data.startswith(PNG_START):
             # Pillow passes over wrong checksums of chunks unless asked; the libpng in TensorFlow does not.
             Image.open(io.BytesIO(data), formats=["PNG"]).verify()
         image = Image.open(io.BytesIO(data), formats=formats)
-        image.load()
+        if whole:
+            image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except UnidentifiedImageError:
         raise BadPairError(f"{what} is none of {', '.join(formats)}, or is damaged") from None

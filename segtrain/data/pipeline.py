@@ -12,13 +12,14 @@ from typing import Generic, Self, TypeVar
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from segtrain.config import DataConfig, Recipe
 from segtrain.data.allocator import keep_freed_memory
 from segtrain.data.augment import Draws, crop_corner, draw
 from segtrain.data.batches import EvaluationBatch, Picture, ReplicaBatch, Scene, StepBatch, blank, stack
 from segtrain.data.cache import NodeCache
-from segtrain.data.decode import decode_picture, decode_window
+from segtrain.data.decode import decode_mask, decode_picture, decode_window
 from segtrain.data.loader import Loader
 from segtrain.data.manifest import Manifest
 from segtrain.data.plan import BatchSplit, EpochPlan, Sample, sample_key
@@ -42,16 +43,23 @@ def _decode(row: Row, size: tuple[int, int] | None) -> Picture:
     return Picture(row.id, sample_key(row.id), pixels.image, pixels.mask)
 
 
+def _corner(
+    data: DataConfig, seed: int, epoch: int, key: int, stored: tuple[int, int], mask: Callable[[], NDArray[np.uint8]]
+) -> tuple[int, int]:
+    size = (data.height, data.width)
+    return crop_corner(seed, epoch, key, stored, size, boundary=data.boundary_crops, mask=mask)
+
+
 def _decode_crop(row: Row, data: DataConfig, seed: int, epoch: int) -> Picture:
     key = sample_key(row.id)
-    size = (data.height, data.width)
-    pixels = decode_window(row, *crop_corner(seed, epoch, key, (row.height, row.width), size), *size)
+    corner = _corner(data, seed, epoch, key, (row.height, row.width), lambda: decode_mask(row, row.height, row.width))
+    pixels = decode_window(row, *corner, data.height, data.width)
     return Picture(row.id, key, pixels.image, pixels.mask)
 
 
 def _crop(whole: Picture, data: DataConfig, seed: int, epoch: int) -> Picture:
-    size = (data.height, data.width)
-    top, left = crop_corner(seed, epoch, whole.key, whole.mask.shape[:2], size)
+    height, width = whole.mask.shape
+    top, left = _corner(data, seed, epoch, whole.key, (height, width), lambda: whole.mask)
     window = slice(top, top + data.height), slice(left, left + data.width)
     return Picture(whole.id, whole.key, whole.image[window], whole.mask[window])
 

@@ -1,6 +1,6 @@
 """Which rows of a data set a run trains on, and which it is scored on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,8 @@ def training_selection(config: DataConfig, seed: int, manifest: Manifest, storag
     set does not have, and where nothing is left to train on.
     """
     left_out = {config.fold} if config.test_fold is None else {config.fold, config.test_fold}
-    _check_folds(sorted(left_out), manifest)
+    _check_folds([config.fold], manifest, "data.fold")
+    _check_folds(left_out - {config.fold}, manifest, "data.test_fold")
     folds = [facts.fold for facts in manifest.folds if facts.fold not in left_out]
     if config.max_groups is None and manifest.labelled == manifest.pictures:
         selection = _whole_row_groups(folds, manifest)
@@ -67,7 +68,7 @@ def evaluation_selection(
 
     Raises `UserError` for a fold that the data set does not have or that holds no labelled picture.
     """
-    _check_folds(folds, manifest)
+    _check_folds(folds, manifest, "data.fold")
     index = _rows_of(folds, read_index(storage, root, manifest))
     selection = _rows(index, manifest)
     if selection is None:
@@ -75,13 +76,11 @@ def evaluation_selection(
     return selection, index["id"].to_pylist()
 
 
-def _check_folds(folds: Sequence[int], manifest: Manifest) -> None:
+def _check_folds(folds: Iterable[int], manifest: Manifest, field: str) -> None:
     known = [facts.fold for facts in manifest.folds]
     for fold in folds:
         if fold not in known:
-            raise UserError(
-                f"fold {fold} is not in the data set, which has {', '.join(map(str, known))}; set data.fold"
-            )
+            raise UserError(f"fold {fold} is not in the data set, which has {', '.join(map(str, known))}; set {field}")
 
 
 def _rows_of(folds: Sequence[int], index: pa.Table) -> pa.Table:

@@ -50,16 +50,13 @@ class BatchNorm(keras.layers.Layer):
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         if not training:
             mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-            return _scale_and_shift(x, gamma * self._inverse_deviation(variance), beta, mean)
+            return _affine(x, gamma, beta, mean, variance, self.epsilon)
         facts = forward.current()
         weights = tf.ones(tf.shape(x)[:1], gamma.dtype) if facts is None else tf.cast(facts.weights, gamma.dtype)
         moments = self._moments(tf.stop_gradient(x), weights)
         if facts is None or facts.update_statistics:
             self._move_statistics(moments)
         return self._normalize(x, gamma, beta, moments, weights)
-
-    def _inverse_deviation(self, variance: tf.Tensor) -> tf.Tensor:
-        return tf.math.rsqrt(variance + self.epsilon)
 
     def _over_replicas(self, values: tf.Tensor) -> tf.Tensor:
         """Sum over the replicas where this layer is synchronized."""
@@ -95,25 +92,23 @@ class BatchNorm(keras.layers.Layer):
         precision, adds them up in half precision, and passes over them more often.
         """
         mean, variance, count = moments
-        inverse = self._inverse_deviation(variance)
-        scale = gamma * inverse
 
         def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
             def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-                wide, dy = tf.cast(x, weights.dtype), tf.cast(dy, weights.dtype)
-                dbeta = tf.reduce_sum(dy, [0, 1, 2])
-                dgamma = (tf.reduce_sum(dy * wide, [0, 1, 2]) - mean * dbeta) * inverse
+                dx, dgamma, dbeta = _affine_gradient(dy, x, gamma, mean, variance, self.epsilon)
                 # d loss / d x = scale (dy - w (sum dy + x_hat sum(dy x_hat)) / count): the statistics depend on every
                 # sample of weight 1 on every replica.
                 by_mean, by_deviation = tf.split(
                     tf.math.divide_no_nan(self._over_replicas(tf.concat([dbeta, dgamma], 0)), count), 2
                 )
-                slope = scale * inverse * by_deviation
-                level = scale * by_mean - slope * mean
+                inverse = tf.math.rsqrt(variance + self.epsilon)
+                slope = gamma * tf.square(inverse) * by_deviation
+                level = gamma * inverse * by_mean - slope * mean
                 sample = weights[:, None, None, None]
-                return tf.cast(scale * dy - (sample * slope * wide + sample * level), x.dtype), dgamma, dbeta
+                change = x * tf.cast(sample * slope, x.dtype) + tf.cast(sample * level, x.dtype)
+                return dx - change, dgamma, dbeta
 
-            return _scale_and_shift(x, scale, beta, mean), gradient
+            return _affine(x, gamma, beta, mean, variance, self.epsilon), gradient
 
         return tf.custom_gradient(normalize)(x, gamma, beta)
 
@@ -125,5 +120,35 @@ class BatchNorm(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _scale_and_shift(x: tf.Tensor, scale: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
-    return x * tf.cast(scale, x.dtype) + tf.cast(beta - mean * scale, x.dtype)
+def _affine(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tf.Tensor:
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta in x's dtype: one kernel, without a tensor in between."""
+    if x.dtype == tf.float64:  # for which the kernel does not exist
+        scale = gamma * tf.math.rsqrt(variance + epsilon)
+        return x * scale + (beta - mean * scale)
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False
+    ).y
+
+
+def _affine_gradient(
+    dy: tf.Tensor, x: tf.Tensor, gamma: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gradients of `_affine` for x, gamma and beta, with mean and variance as constants."""
+    if x.dtype == tf.float64:
+        inverse = tf.math.rsqrt(variance + epsilon)
+        dbeta = tf.reduce_sum(dy, [0, 1, 2])
+        dgamma = (tf.reduce_sum(dy * x, [0, 1, 2]) - mean * dbeta) * inverse
+        return gamma * inverse * dy, dgamma, dbeta
+    found = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=dy,
+        x=x,
+        scale=gamma,
+        reserve_space_1=mean,
+        reserve_space_2=variance,
+        reserve_space_3=tf.zeros([0], tf.float32),
+        epsilon=epsilon,
+        is_training=False,
+    )
+    return found.x_backprop, found.scale_backprop, found.offset_backprop

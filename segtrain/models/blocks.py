@@ -113,6 +113,38 @@ class CropLike(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="segtrain")
+class JoinedConv2D(keras.layers.Conv2D):
+    """The convolution of several tensors joined along the channels, without joining them.
+
+    Call with a list of (B, H, W, C_i); one kernel (h, w, sum C_i, filters), as `Conv2D` after `Concatenate` has. The
+    joined tensor and its gradient would be the two largest of a U-Net.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input_spec = None  # Keras's own asks for one tensor
+
+    def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
+        self._channels = [shape[-1] for shape in input_shape]
+        super().build((*input_shape[0][:-1], sum(channels for channels in self._channels if channels)))
+        self.input_spec = None
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        kernels = tf.split(tf.convert_to_tensor(self.kernel), self._channels, axis=2)
+        parts = [
+            tf.nn.conv2d(x, kernel, self.strides, self.padding.upper())
+            for x, kernel in zip(inputs, kernels, strict=True)
+        ]
+        return tf.nn.bias_add(sum(parts[1:], parts[0]), tf.convert_to_tensor(self.bias))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        # `build` of the parent asks with one shape, Keras with a list of them.
+        one = input_shape[0] if isinstance(input_shape, list) else input_shape
+        shape: tuple[int | None, ...] = super().compute_output_shape(one)
+        return shape
+
+
+@keras.saving.register_keras_serializable(package="segtrain")
 class Dropout(keras.layers.Layer):
     """Dropout whose mask for a sample depends on (seed, step, layer, the sample's key) and on nothing else.
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segtrain.data.decode import decode_image
 from segtrain.data.shards import Row, unpack_mask
+from segtrain.metrics import THRESHOLDS, best_threshold
 from segtrain.panels import panel
 from segtrain.storage import join
 from segtrain.training.evaluation import Scores, evenly_spread
@@ -42,15 +43,27 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
         run.storage.write_bytes(join(run.folder, "panels", f"{name}.png"), buffer.getvalue())
+    data, curve = run.recipe.data, scores.threshold_curve()
+    threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
     facts = {
         **metrics,
         "epoch": run.cursor.best_epoch,
         "step": run.cursor.best_step,
         "train_seconds": round(run.cursor.train_s, 3),
         "threshold": run.recipe.evaluation.threshold,
-        "fold": run.recipe.data.fold,
+        "best_threshold": threshold,
+        "dice_at_best_threshold": dice,
+        "fold": data.fold,
+        "test_fold": data.test_fold,
+        "input": {"fit": data.fit, "height": data.height, "width": data.width, "channels": 3},
+        "model": run.recipe.to_dict()["model"],
         **run.facts,
         "validation_ids": scores.ids,
         "validation_dice": [round(value, 6) for value in scores.dice_per_picture().tolist()],
+        "threshold_curve": {
+            "thresholds": THRESHOLDS.tolist(),
+            "dice": [round(value, 9) for value in curve.tolist()],
+            "pictures": len(scores.ids),
+        },
     }
     run.storage.write_bytes(join(run.folder, "best", "metrics.json"), json.dumps(facts, indent=1).encode())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from segtrain.config import Recipe
+from segtrain.config import Recipe, TrainConfig
 from segtrain.errors import UserError
 from segtrain.storage import Storage, join
 
@@ -58,6 +58,11 @@ class Cursor:
         self.epoch = epoch
         self.step_in_epoch = 0
         self.samples = self.loss_sum = self.dice_sum = 0.0
+
+    def is_finished(self, train: TrainConfig) -> bool:
+        """Whether the run has come to its last epoch, or has had no better evaluation for too long."""
+        patience = train.early_stopping_epochs
+        return self.epoch >= train.epochs or (patience is not None and self.epochs_without_better >= patience)
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,15 @@ class Checkpoints:
                 self._damaged.add(name)
         return None
 
+    def cursor(self) -> Cursor:
+        """How far the run has come by its newest checkpoint, of which only the small files are read and checked."""
+        for name in self._finished()[::-1]:
+            try:
+                return Cursor(**json.loads(self._checked(name, "state.json")["state.json"])["cursor"])
+            except (FileNotFoundError, ValueError, KeyError) as fault:
+                log.warning("checkpoint %s is damaged (%s)", name, fault)
+        return Cursor()
+
     def _finished(self) -> list[str]:
         """Names of the checkpoints that were written to their end, oldest first."""
         names = [name for name in self._storage.list(self._root) if name.startswith("step-")]
@@ -156,16 +170,21 @@ class Checkpoints:
                 self._storage.delete(join(self._root, name))
 
     def _read(self, name: str) -> Checkpoint:
-        folder = join(self._root, name)
-        sums = json.loads(self._storage.read_bytes(join(folder, CHECKSUMS)))
-        files = {file: self._storage.read_bytes(join(folder, file)) for file in sums}
-        for file, data in files.items():
-            if hashlib.sha256(data).hexdigest() != sums[file]:
-                raise ValueError(f"the sha256 of {join(folder, file)} is not the recorded one")
+        files = self._checked(name)
         state = json.loads(files["state.json"])
         with np.load(io.BytesIO(files["arrays.npz"])) as stored:
             arrays = {key: stored[key] for key in stored.files}
         return Checkpoint(arrays, Cursor(**state["cursor"]), state["facts"])
+
+    def _checked(self, name: str, *only: str) -> dict[str, bytes]:
+        """A checkpoint's files by their names, all where none is named. Raises ValueError where a checksum differs."""
+        folder = join(self._root, name)
+        sums = json.loads(self._storage.read_bytes(join(folder, CHECKSUMS)))
+        files = {file: self._storage.read_bytes(join(folder, file)) for file in only or sums}
+        for file, data in files.items():
+            if hashlib.sha256(data).hexdigest() != sums[file]:
+                raise ValueError(f"the sha256 of {join(folder, file)} is not the recorded one")
+        return files
 
 
 def check_same_run(checkpoint: Checkpoint, facts: Mapping[str, Any], folder: str) -> None:

@@ -14,13 +14,15 @@ import tensorflow as tf
 from segtrain.data.augment import to_float
 from segtrain.data.pipeline import EvaluationData
 from segtrain.data.shards import Row, unpack_mask
-from segtrain.metrics import dice, hard_counts, iou, soft_sums
+from segtrain.metrics import THRESHOLDS, counts_by_threshold, dice, hard_counts, iou, soft_sums
+from segtrain.probability import upsample_probability
 from segtrain.training.strategy import local_value, place
 
 # Columns of a picture's scores: whether it was seen, then (overlap, predicted, true) of the hard masks at original
-# size, of the probabilities at original size, of the probabilities at training size. Counts of pixels are below
-# 2**53, so float64 holds them exactly.
-SEEN, HARD, SOFT, SOFT_TRAINING, COLUMNS = 0, slice(1, 4), slice(4, 7), slice(7, 10), 10
+# size, of the probabilities at original size, of the probabilities at training size; then the hard dice at original
+# size for each of `THRESHOLDS`. Counts of pixels are below 2**53, so float64 holds them exactly.
+SEEN, HARD, SOFT, SOFT_TRAINING, CURVE = 0, slice(1, 4), slice(4, 7), slice(7, 10), slice(10, 10 + THRESHOLDS.size)
+COLUMNS = CURVE.stop
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,16 @@ class Scores:
 
     ids: list[str]
     table: np.ndarray
-    """float64 (pictures, 10), columns as above."""
+    """float64 (pictures, COLUMNS), columns as above."""
 
     def dice_per_picture(self) -> np.ndarray:
         """Hard dice at original size, float64 (pictures,)."""
         return dice(self.table[:, HARD])
+
+    def threshold_curve(self) -> np.ndarray:
+        """Mean over pictures of the hard dice at original size for each of `THRESHOLDS`, float64 (127,)."""
+        curve: np.ndarray = self.table[:, CURVE].mean(axis=0)
+        return curve
 
     def summary(self) -> dict[str, float]:
         """Means over pictures, at original size but for `dice_soft_training`; `..._set` is over all pixels at once."""
@@ -122,18 +129,8 @@ def _score(
     training = soft_sums(training_mask[..., 0], _sigmoid(logits[..., 0]))
     if watch is not None:
         watch(row, probability)
-    return np.array([1, *counts, *soft, *training], dtype=np.float64)
-
-
-def upsample_probability(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Logits (h, w, 1) to probabilities float32 (height, width): bilinear on the logits, then the sigmoid.
-
-    The logits are smooth across an edge where the probabilities are a step, so their interpolation places the
-    boundary between pixels more exactly.
-    """
-    resized = tf.image.resize(tf.cast(logits, tf.float32), (height, width), method="bilinear")
-    probability: np.ndarray = tf.sigmoid(resized[..., 0]).numpy()
-    return probability
+    curve = dice(counts_by_threshold(truth, probability))
+    return np.array([1, *counts, *soft, *training, *curve], dtype=np.float64)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def train(recipe: Recipe, world: World, *, on_progress: Callable[[Progress], Non
     on_progress(Progress("starting", epochs=recipe.train.epochs))
     with Run(recipe, world) as run:
         watch = Watch(recipe, run.cursor, run.training_data.steps_per_epoch, on_progress)
-        while run.cursor.epoch < recipe.train.epochs and not _out_of_patience(run):
+        while not run.cursor.is_finished(recipe.train):
             measured: dict[str, Any] = train_epoch(run, watch)
             artist = PanelArtist(run)
             if (run.cursor.epoch + 1) % recipe.evaluation.every_epochs == 0 or _is_last_epoch(run):
@@ -127,11 +127,6 @@ def _is_better(run: Run, dice: float) -> bool:
 
 def _is_last_epoch(run: Run) -> bool:
     return run.cursor.epoch + 1 == run.recipe.train.epochs
-
-
-def _out_of_patience(run: Run) -> bool:
-    patience = run.recipe.train.early_stopping_epochs
-    return patience is not None and run.cursor.epochs_without_better >= patience
 
 
 def _summarize(run: Run, images_per_s: float) -> RunSummary:

@@ -86,7 +86,12 @@ class Run:
             train.per_replica_batch_size,
         )
         with self.strategy.scope():
-            self.model = build_model(self.recipe.model, dtype_policy=train.precision, seed=train.seed)
+            self.model = build_model(
+                self.recipe.model,
+                dtype_policy=train.precision,
+                seed=train.seed,
+                rematerialize=bool(train.rematerialize),
+            )
             self.optimizer = build_optimizer(self.recipe.optimizer)
             self.step = TrainStep(
                 self.strategy, self.model, self.optimizer, self.recipe, accumulation=split.accumulation

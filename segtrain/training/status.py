@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+WHILE_SCORING = "while pictures of the validation fold were scored"
+"""A note on exceptions (PEP 678) that were raised there, and not in a training step."""
+
 
 @dataclass(frozen=True)
 class Progress:

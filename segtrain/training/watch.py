@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from segtrain.config import Recipe
 from segtrain.training.checkpoint import Cursor
-from segtrain.training.status import Progress
+from segtrain.training.status import WHILE_SCORING, Progress
 
 TELL_EVERY_S = 0.25
 
@@ -74,7 +74,11 @@ class Watch:
         """The run is being scored inside the block."""
         self.tell("evaluating")
         started = time.perf_counter()
-        yield
+        try:
+            yield
+        except Exception as error:
+            error.add_note(WHILE_SCORING)
+            raise
         self._evaluation_s = time.perf_counter() - started
         self._cursor.train_s += self._evaluation_s
 

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from segtrain.config import AugmentConfig
 from segtrain.data.augment import Draws, apply, crop_corner, draw, move, recolour, transforms, uniforms
@@ -184,3 +187,52 @@ def test_crops_fall_everywhere_and_depend_on_seed_epoch_and_sample_alone() -> No
     assert crop_corner(0, 0, 5, (1280, 1918), (512, 512)) == crop_corner(0, 0, 5, (1280, 1918), (512, 512))
     places = {crop_corner(seed, epoch, 5, (1280, 1918), (512, 512)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(places) == 4
+
+
+def corners(mask, size, *, boundary, count=400):
+    return [
+        crop_corner(0, 1, key, mask.shape, size, boundary=boundary, mask=lambda: mask) for key in range(1, count + 1)
+    ]
+
+
+def has_edge(mask, corner, size):
+    window = mask[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+    return window.min() != window.max()
+
+
+@given(
+    mask=arrays(np.uint8, st.tuples(st.integers(4, 12), st.integers(4, 12)), elements=st.integers(0, 1)),
+    key=st.integers(1, 2**62),
+    data=st.data(),
+)
+def test_a_window_on_the_boundary_lies_within_the_picture_and_holds_an_edge_where_there_is_one(mask, key, data):
+    size = data.draw(st.integers(2, mask.shape[0])), data.draw(st.integers(2, mask.shape[1]))
+    top, left = crop_corner(0, 0, key, mask.shape, size, boundary=1.0, mask=lambda: mask)
+    assert 0 <= top <= mask.shape[0] - size[0]
+    assert 0 <= left <= mask.shape[1] - size[1]
+    assert has_edge(mask, (top, left), size) == (mask.min() != mask.max())
+
+
+def test_the_asked_share_of_windows_is_placed_on_the_boundary():
+    mask = np.zeros((200, 300), np.uint8)
+    mask[90:110, 150:170] = 1
+    size = (16, 16)
+    anywhere = np.mean([has_edge(mask, corner, size) for corner in corners(mask, size, boundary=0.0)])
+    half = np.mean([has_edge(mask, corner, size) for corner in corners(mask, size, boundary=0.5)])
+    assert anywhere < 0.05
+    assert 0.42 < half < 0.62
+    assert all(has_edge(mask, corner, size) for corner in corners(mask, size, boundary=1.0))
+
+
+def test_windows_that_are_not_on_the_boundary_stay_where_they_were_without_it():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[30:40, 30:40] = 1
+    plain, some = corners(mask, (16, 16), boundary=0.0), corners(mask, (16, 16), boundary=0.5)
+    assert 0.35 < np.mean([one == other for one, other in zip(plain, some, strict=True)]) < 0.65
+
+
+def test_an_edge_is_found_anywhere_in_a_window_on_it():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 1
+    places = {31 - left for _, left in corners(mask, (8, 8), boundary=1.0)}
+    assert places == set(range(7))

@@ -104,7 +104,8 @@ def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, project: Path
     loaded = next(line for line in result.stdout.splitlines() if "loaded from" in line)
     assert "working_dir_files" in loaded, "workers must not take another segtrain from their environment"
 
-    scored = submit(head, project, "python", "jobs/evaluate.py", str(tmp_path / "tiny"), str(project / "set"))
+    score = ("python", "jobs/evaluate.py", str(tmp_path / "tiny"), str(project / "set"), "inference.threshold=0.5")
+    scored = submit(head, project, *score)
     assert scored.returncode == 0, scored.stdout + scored.stderr
     best = json.loads((tmp_path / "tiny/best/metrics.json").read_text())["dice_hard_original"]
     assert f"{best:.6g}" in scored.stdout

@@ -67,10 +67,43 @@ def test_a_run_is_trained_shown_and_scored_again(
     assert f"hard dice {metrics['dice_hard_original']:.4f} at original resolution" in trained.stdout
     assert "epoch 1/1  finished" in trained.stdout
     assert f"next        python jobs/evaluate.py {folder} {data_root} data.fold=0" in trained.stdout
-    scored = call("evaluate.py", "runs/tiny", data_root, folder=tmp_path, RAY_ADDRESS=ray_session)
+    score = ("evaluate.py", "runs/tiny", data_root, "inference.threshold=0.5")
+    scored = call(*score, folder=tmp_path, RAY_ADDRESS=ray_session)
     assert (scored.returncode, scored.stderr) == (0, "")
+    assert "was trained on" not in scored.stdout
+    results = folder / "evaluation" / f"{Path(data_root).name}-fold-0"
+    assert sorted(path.name for path in results.iterdir()) == ["pictures.csv", "summary.json", "worst"]
     figures = dict(line.split() for line in scored.stdout.splitlines() if line.startswith(("dice", "iou")))
     assert float(figures["dice_hard_original"]) == pytest.approx(metrics["dice_hard_original"], abs=1e-6)
     refused = call(*train, "model.filters=4", folder=tmp_path)
     assert refused.returncode == 2
     assert "holds a run of another recipe (model.filters: 2 -> 4)" in refused.stderr
+
+
+@pytest.mark.ray
+def test_folds_all_trains_a_run_for_each_fold_and_an_ensemble_of_them(
+    data_root: str, tiny_recipe: Path, tmp_path: Path, ray_session: str
+) -> None:
+    train = ("train.py", str(tiny_recipe), f"data.root={data_root}", "run.name=both", "folds=all")
+    planned = call(*train, "--dry-run", folder=tmp_path, RAY_ADDRESS=ray_session)
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert planned.stdout.endswith(
+        "folds     2 runs\n"
+        "fold 0    4 to train on, 4 to validate on; not begun\n"
+        "fold 1    4 to train on, 4 to validate on; not begun\n"
+    )
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+    trained = call(*train, folder=tmp_path, RAY_ADDRESS=ray_session)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    assert "fold 1 (2 of 2)  epoch 1/1  finished" in trained.stdout
+    folder = tmp_path / "runs/both"
+    entry = json.loads((folder / "ensemble.json").read_text())
+    assert entry["members"] == ["fold-0", "fold-1"]
+    for number, name in enumerate(entry["members"]):
+        metrics = json.loads((folder / name / "best/metrics.json").read_text())
+        assert metrics["fold"] == number
+        assert metrics["dice_hard_original"] == entry["dice_hard_original"][name]
+    assert entry["best_threshold"] in metrics["threshold_curve"]["thresholds"]
+    refused = call(*train, "model.filters=4", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "both holds a run of another recipe (model.filters: 2 -> 4)" in refused.stderr

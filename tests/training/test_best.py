@@ -1,13 +1,15 @@
 """Pictures of what a run predicts: the right ones, upright, from the probabilities as computed."""
 
 import io
+import json
 from types import SimpleNamespace
 
 import google_crc32c
 import numpy as np
+import pytest
 from PIL import Image
 
-from segtrain.config import Recipe, override
+from segtrain.config import Recipe, UNetConfig, override
 from segtrain.data.shards import Row, pack_mask
 from segtrain.training.best import PanelArtist
 from segtrain.training.world import World
@@ -74,3 +76,15 @@ def test_a_run_may_do_without_panels() -> None:
     drawing = artist(World(), ["p0"], panels=0)
     drawing(row_of("p0", picture(), np.ones((HEIGHT, WIDTH), np.uint8)), np.ones((HEIGHT, WIDTH), np.float32))
     assert drawing.panels == {}
+
+
+def test_what_is_kept_says_how_to_use_the_model_best(finished) -> None:
+    kept = json.loads((finished.path / "best" / "metrics.json").read_text())
+    curve = dict(zip(kept["threshold_curve"]["thresholds"], kept["threshold_curve"]["dice"], strict=True))
+    assert curve[0.5] == pytest.approx(kept["dice_hard_original"], abs=1e-9)
+    assert max(curve.values()) == curve[kept["best_threshold"]]
+    assert kept["dice_at_best_threshold"] == pytest.approx(max(curve.values()), abs=1e-9)
+    assert kept["threshold_curve"]["pictures"] == len(kept["validation_ids"]) == 8
+    assert kept["threshold"] == 0.5
+    assert kept["input"] == {"fit": "resize", "height": 16, "width": 24, "channels": 3}
+    assert UNetConfig.model_validate(kept["model"]) == finished.recipe.model

@@ -19,6 +19,7 @@ from segtrain.data.batches import EvaluationBatch
 from segtrain.data.manifest import read_manifest
 from segtrain.data.pipeline import EvaluationData
 from segtrain.data.shards import Row
+from segtrain.metrics import THRESHOLDS
 from segtrain.models import build_model
 from segtrain.storage import Storage
 from segtrain.training.evaluation import (
@@ -29,7 +30,6 @@ from segtrain.training.evaluation import (
     evaluate,
     evenly_spread,
     sum_over_workers,
-    upsample_probability,
 )
 
 Forward = Callable[[Any], Any]
@@ -86,6 +86,9 @@ def test_scores_are_those_of_scikit_learn_over_pictures_at_their_own_size(
     assert found["iou_hard_original"] == pytest.approx(overlap, abs=1e-12)
     soft = np.mean([2 * p[t].sum(dtype=float) / (p.sum(dtype=float) + t.sum()) for t, p in pairs])
     assert found["dice_soft"] == pytest.approx(soft, abs=1e-12)
+    for threshold, point in list(zip(THRESHOLDS, scores.threshold_curve(), strict=True))[7::40]:
+        at_it = np.mean([f1_score(truth, probability >= threshold) for truth, probability in pairs])
+        assert point == pytest.approx(at_it, abs=1e-12)
     everything = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]
     assert found["dice_hard_original_set"] == pytest.approx(
         f1_score(everything[0], everything[1] >= THRESHOLD), abs=1e-12
@@ -179,28 +182,16 @@ def test_what_the_watcher_raises_is_not_swallowed(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("score")]
 
 
-def test_logits_are_interpolated_between_pixel_centres_before_the_sigmoid() -> None:
-    logits = np.random.default_rng(1).normal(0.0, 4.0, (5, 7, 1)).astype(np.float32)
-    found = upsample_probability(logits, 13, 9)
-    rows, columns = (_weights(new, old) for new, old in ((13, 5), (9, 7)))
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-(rows @ logits[..., 0] @ columns.T))), atol=1e-6)
-    assert found.dtype == np.float32
-
-
-def _weights(new: int, old: int) -> np.ndarray:
-    """(new, old): linear interpolation at the centres of `new` pixels over `old` ones, whose border goes on outside."""
-    places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(old)))
-
-
 def test_one_worker_alone_has_the_whole_sum(strategy: tf.distribute.Strategy) -> None:
     table = np.random.default_rng(0).random((5, COLUMNS))
     np.testing.assert_array_equal(sum_over_workers(strategy, table), table)
 
 
 def test_scores_add_up_over_pictures_or_over_pixels() -> None:
-    rows = [[1, 10, 10, 20, 5, 5, 20, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]]  # half right; rightly empty
-    found = Scores(["a", "b"], np.array(rows, np.float64)).summary()
+    table = np.zeros((2, COLUMNS))
+    table[0, :10] = [1, 10, 10, 20, 5, 5, 20, 0, 0, 0]  # half right
+    table[1, SEEN] = 1  # rightly empty
+    found = Scores(["a", "b"], table).summary()
     assert found["dice_hard_original"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["iou_hard_original"] == pytest.approx((1 / 2 + 1) / 2)
     assert found["dice_hard_original_set"] == pytest.approx(2 / 3)

@@ -50,8 +50,9 @@ class KaggleClient:
     """
 
     def __init__(self, competition: str, limits: StorageConfig) -> None:
-        self._competition, self._limits = competition, limits
-        self._api = self._retried(self._sign_in)
+        """`api` is Kaggle's own object, signed in; calls of it go through `retried`."""
+        self.competition, self._limits = competition, limits
+        self.api = self.retried(self._sign_in)
 
     def files(self) -> dict[str, int]:
         """Name -> bytes of the competition's files, whether its rules are accepted or not.
@@ -61,7 +62,7 @@ class KaggleClient:
         found: dict[str, int] = {}
         token: str | None = None
         while token != "":
-            page = self._retried(functools.partial(self._page, token))
+            page = self.retried(functools.partial(self._page, token))
             found.update((file.name, file.total_bytes) for file in page.files)
             token = page.next_page_token
         return found
@@ -72,10 +73,10 @@ class KaggleClient:
         `admit` is called before anything is written, with the file's bytes (0 where Kaggle does not say), and may
         raise. What identifies a part lies beside it in `<part>.kaggle-partial` until all of it is there.
         """
-        self._retried(lambda: self._attempt(name, part, admit), reached=lambda: size_of(part))
+        self.retried(lambda: self._attempt(name, part, admit), reached=lambda: size_of(part))
 
     def _page(self, token: str | None) -> Any:
-        return self._api.competition_list_files(self._competition, token, PAGE_FILES)
+        return self.api.competition_list_files(self.competition, token, PAGE_FILES)
 
     def _sign_in(self) -> Any:
         try:
@@ -99,14 +100,14 @@ class KaggleClient:
         from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFileRequest
 
         request = ApiDownloadDataFileRequest()
-        request.competition_name, request.file_name = self._competition, name
-        with self._api.build_kaggle_client() as kaggle:
+        request.competition_name, request.file_name = self.competition, name
+        with self.api.build_kaggle_client() as kaggle:
             response = kaggle.competitions.competition_api_client.download_data_file(request)
             with contextlib.closing(response):
                 admit(int(response.headers.get("Content-Length") or 0))
                 try:
                     # One attempt: its own retries keep the URL, which expires, and may save an error page.
-                    self._api.download_file(
+                    self.api.download_file(
                         response,
                         str(part),
                         kaggle.http_client(),
@@ -123,7 +124,7 @@ class KaggleClient:
                         path.unlink(missing_ok=True)
                     raise _NotTheFileError(request=response.request) from None
 
-    def _retried(self, call: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
+    def retried(self, call: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
         """Call again, after a wait with jitter, until `deadline_s` has passed in which `reached` did not rise."""
         start_s, most, attempt = time.monotonic(), reached(), 0
         while True:
@@ -149,18 +150,18 @@ class KaggleClient:
 
     def _explained(self, response: requests.Response) -> Exception:
         """What an answer says that another attempt will not change."""
-        said = _sentence(response)
+        said = sentence(response)
         match response.status_code:
             case 401:
                 return UserError(f"Kaggle refuses the key: {said}; {NEW_KEY}")
             case 403:
                 return UserError(
-                    f"Kaggle refuses the files of '{self._competition}': {said}; accept the competition's rules at "
-                    f"{COMPETITIONS_URL}/{self._competition}/rules with the account of your key"
+                    f"Kaggle keeps '{self.competition}' closed: {said}; see that source.competition is right, and "
+                    f"accept the rules at {COMPETITIONS_URL}/{self.competition}/rules with the account of your key"
                 )
             case 404:
                 return UserError(
-                    f"Kaggle has no competition '{self._competition}', or not this file of it: {said}; set "
+                    f"Kaggle has no competition '{self.competition}', or not what was asked of it: {said}; set "
                     f"source.competition to the last part of the competition's address, {COMPETITIONS_URL}/NAME"
                 )
         return StorageError(f"{_host_of(response.url)} answered {response.status_code}: {said}")
@@ -249,7 +250,7 @@ def _host_of(url: str | None) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}"
 
 
-def _sentence(response: requests.Response) -> str:
+def sentence(response: requests.Response) -> str:
     """Kaggle's own words, or the status in words; never the URL."""
     try:
         said = str(response.json()["message"])

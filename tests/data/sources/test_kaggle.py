@@ -22,7 +22,8 @@ from segtrain.data.sources.kaggle import fetch
 from segtrain.data.sources.synthetic import draw
 from segtrain.errors import StorageError, UserError
 from segtrain.storage import Storage
-from tests.kaggle_server import STORAGE_HOST, Competition, Fault, KaggleServer, serve_kaggle
+from tests.kaggle_server import STORAGE_HOST, KaggleServer, serve_kaggle
+from tests.kaggle_state import Competition, Fault
 
 JOB = Path(__file__).parents[3] / "jobs/prepare.py"
 CARVANA = "carvana-image-masking-challenge"
@@ -252,7 +253,7 @@ def test_a_users_key_of_the_older_kind_serves(
         ({"files": ["train_masks.csv"]}, r"source\.files: 'train_masks\.csv' is no \.zip archive"),
         ({"files": ["a/train.zip", "b/train.zip"]}, "two archives of one name"),
         ({"files": ["test_hq.zip"]}, r"test_hq\.zip and what is in them need 40\.0 GiB in .*, where .* GiB are free"),
-        ({"files": ["metadata.zip"]}, "Kaggle has no competition '.*', or not this file of it: File not found"),
+        ({"files": ["metadata.zip"]}, "Kaggle has no competition '.*', or not what was asked of it: File not found"),
         ({"path": None}, r"source\.path is not set"),
         ({"path": "s3://bucket/raw"}, "give a local path"),
         ({"path": __file__}, "is not a folder"),

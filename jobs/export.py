@@ -1,0 +1,43 @@
+"""Write a run's best network as a SavedModel, for TensorFlow without segtrain, or as a `.keras` file.
+
+    python jobs/export.py RUN DEST [key=value ...] [--debug]
+
+    python jobs/export.py runs/quickstart exported/quickstart               a SavedModel's folder
+    python jobs/export.py runs/quickstart exported/quickstart/model.keras   a .keras file
+    python jobs/export.py s3://bucket/runs/carvana s3://bucket/models/carvana
+
+RUN is a run's folder or a `.keras` file; RUN and DEST are local or s3:// URLs, and `storage.endpoint_url=...` reaches
+another S3 server. `metrics.json`, which says at what size and threshold the network is best used, goes into the folder,
+or beside the file. Nothing is written over.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from segtrain import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("destination", metavar="DEST")
+    parser.add_argument("overrides", metavar="key=value", nargs="*")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_intermixed_args(argv)
+    return cli.main(lambda: run(args.run, args.destination, args.overrides), debug=args.debug)
+
+
+def run(source: str, destination: str, overrides: Sequence[str]) -> None:
+    from segtrain.config import load_recipe
+
+    recipe = load_recipe(None, overrides)
+    from segtrain.inference.export import export  # a mistake in a setting shows before TensorFlow's seconds to import
+    from segtrain.storage import Storage
+
+    export(source, destination, Storage(recipe.storage))
+    print(f"wrote {destination}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Scores of trained networks on a fold of a data set: every picture once, at its own size, on the whole cluster."""
+
+import csv
+import functools
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from segtrain import cluster, preflight
+from segtrain.config import Recipe
+from segtrain.data.manifest import Manifest, read_manifest
+from segtrain.data.pace import Pace
+from segtrain.data.selection import Selection, evaluation_selection
+from segtrain.errors import DataError, UserError
+from segtrain.fleet import work_through
+from segtrain.inference.scores import FoldScores, Scored, Task
+from segtrain.storage import Storage, join
+
+logger = logging.getLogger(__name__)
+
+PICTURES, SUMMARY, UNREADABLE, WORST = "pictures.csv", "summary.json", "unreadable.csv", "worst"
+PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
+"""`<rank>-<id>.png`."""
+
+
+def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, float]:
+    """Score the networks that `source` names on `data.fold` of `data.root`; means over pictures by their names.
+
+    `source` is what `inference.loading.load_members` takes. Scores are at a picture's own size, at
+    `inference.threshold` or else the one that the networks did best with, and do not depend on the number of workers.
+    Into the folder `out` go `pictures.csv` with a row a picture, `worst/*.png` with panels of the `evaluation.worst`
+    lowest, `unreadable.csv` where pictures were left out, and, last, `summary.json`. Without `out` that is
+    `evaluation/<data set>-fold-<fold>` in the folder `source`.
+
+    Raises UserError before anything starts where data set, fold or networks are not there or the cluster can hold no
+    worker, DataError where no picture could be read, and what `work_through` raises.
+    """
+    recipe, source = _absolute(recipe, source)
+    storage = Storage(recipe.storage)
+    preflight.check_networks(source, storage)
+    root = recipe.data.root or ""
+    manifest = read_manifest(storage, root)
+    selection, ids = evaluation_selection([recipe.data.fold], manifest, storage, root)
+    folder = _folder_for_results(recipe, source, out, storage)
+    trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)
+    if trained_on_it:
+        logger.warning(
+            "fold %d was trained on by %s: these scores are no forecast for new pictures",
+            recipe.data.fold,
+            ", ".join(trained_on_it),
+        )
+    scores = _score(recipe, source, _tasks(selection, ids), FoldScores(ids, recipe.evaluation.worst))
+    if scores.pictures == 0:
+        raise DataError(f"none of the {len(ids)} pictures of fold {recipe.data.fold} of {root} could be read")
+    summary = scores.summary()
+    about = {
+        "networks": source,
+        "networks_digest": scores.digest,
+        "data_root": root,
+        "data_fingerprint": manifest.fingerprint,
+        "fold": recipe.data.fold,
+        "fold_was_trained_on_by": trained_on_it,
+        "flip": recipe.inference.flip,
+        "boundary_pixels": recipe.evaluation.boundary_pixels,
+        "unreadable": len(scores.unreadable),
+        "worst": list(scores.panels()),
+    }
+    _write(folder, storage, scores, {**about, **summary})
+    return summary
+
+
+def _absolute(recipe: Recipe, source: str) -> tuple[Recipe, str]:
+    """Recipe and source with absolute local paths, because workers run in other folders."""
+    if recipe.data.root is None:
+        raise UserError("data.root is not set; give the data set to score on")
+    data = recipe.data.model_copy(update={"root": preflight.absolute_path(recipe.data.root)})
+    parts = (preflight.absolute_path(part.strip()) for part in source.split(","))
+    return recipe.model_copy(update={"data": data}), ",".join(parts)
+
+
+def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: Storage) -> str:
+    """Raises UserError where there is none given and `source` is not the folder of a run or of an ensemble."""
+    if out is not None:
+        return preflight.absolute_output("--out", out)
+    marks = ("recipe.yaml", preflight.ENSEMBLE_NAME)
+    if source.endswith(".keras") or "," in source or not any(storage.exists(join(source, mark)) for mark in marks):
+        raise UserError(f"{source} is no folder of a run; say with --out where the scores are to go")
+    name = (recipe.data.root or "").rstrip("/").rpartition("/")[2]
+    return preflight.absolute_output("RUN", join(source, "evaluation", f"{name}-fold-{recipe.data.fold}"))
+
+
+def _members_that_trained_on_it(recipe: Recipe, source: str, manifest: Manifest, storage: Storage) -> list[str]:
+    """Names of the networks that were trained on the fold that they are about to be scored on."""
+    names = []
+    for folder, own in preflight.recipes_of(source, storage):
+        facts = _facts(folder, storage)
+        fold, test_fold = facts.get("fold"), facts.get("test_fold")
+        is_its_data = facts.get("data_fingerprint") == manifest.fingerprint
+        if own is not None:
+            fold, test_fold = own.data.fold, own.data.test_fold
+            is_its_data |= own.data.root == recipe.data.root  # another fingerprint where pictures were added since
+        if is_its_data and fold is not None and recipe.data.fold not in (fold, test_fold):
+            names.append(folder.rpartition("/")[2])
+    return names
+
+
+def _facts(folder: str, storage: Storage) -> Mapping[str, Any]:
+    """What is known of a network; in a run's folder `best/metrics.json`, and beside a model that was exported."""
+    for url in (join(folder, "best", "metrics.json"), join(folder, "metrics.json")):
+        try:
+            facts = json.loads(storage.read_bytes(url))
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            raise UserError(f"{url} is no JSON; it must be what training writes beside a model") from None
+        if isinstance(facts, dict):
+            return facts
+    return {}
+
+
+def _tasks(selection: Selection, ids: Sequence[str]) -> list[Task]:
+    """One for each row group, in stored order."""
+    tasks, first = [], 0
+    for group, count in enumerate(selection.table.rows.tolist()):
+        rows = tuple(selection.stored_row(group, row) for row in range(count))
+        tasks.append(Task(*selection.place(group), rows, tuple(ids[first : first + count]), first))
+        first += count
+    return tasks
+
+
+def _build_scorer(recipe: Recipe, source: str) -> Callable[[Task], Scored]:
+    """In an actor: TensorFlow is imported here."""
+    from segtrain.inference.device import configure_device
+    from segtrain.inference.scoring import Scorer
+
+    configure_device(recipe.cluster)
+    return Scorer(recipe, source)
+
+
+def _score(recipe: Recipe, source: str, tasks: Sequence[Task], scores: FoldScores) -> FoldScores:
+    """`scores` with what the cluster finds out about the tasks' pictures."""
+    pace = Pace("scored", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
+
+    def take(task: Task, scored: Scored) -> None:
+        scores.add(scored)
+        pace.add(len(task.ids), scored.bytes)
+
+    with cluster.connection():
+        offer = cluster.offer()
+        preflight.check_shared({"DATASET": recipe.data.root}, offer)
+        for part in source.split(","):
+            preflight.check_shared({"RUN": part}, offer)
+        make_worker = functools.partial(_build_scorer, recipe, source)
+        work_through(tasks, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
+    return scores
+
+
+def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[str, Any]) -> None:
+    """Write everything into `folder`, the summary last; nothing of an earlier evaluation stays there."""
+    worst = join(folder, WORST)
+    panels = [join(worst, name) for name in storage.list(worst) if PANEL_NAME.fullmatch(name)]
+    for url in (join(folder, SUMMARY), join(folder, UNREADABLE), *panels):
+        storage.delete(url)
+    storage.write_bytes(join(folder, PICTURES), _csv(scores.per_picture()))
+    for rank, (name, picture) in enumerate(scores.panels().items(), start=1):
+        storage.write_bytes(join(worst, f"{rank:03d}-{name}.png"), picture)
+    if scores.unreadable:
+        ids, reasons = zip(*sorted(scores.unreadable.items()), strict=True)
+        storage.write_bytes(join(folder, UNREADABLE), _csv({"id": ids, "reason": reasons}))
+        logger.warning("left out %d unreadable pictures, listed in %s", len(ids), join(folder, UNREADABLE))
+    storage.write_bytes(join(folder, SUMMARY), json.dumps(summary, indent=1).encode())
+    logger.info("scores of each picture in %s, the worst in %s", join(folder, PICTURES), worst)
+
+
+def _csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()

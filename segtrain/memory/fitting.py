@@ -1,0 +1,209 @@
+"""What a run changes so that a training step fits on its devices, and why."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from segtrain.config import Recipe, UNetConfig
+from segtrain.data.plan import batch_split, slots_per_worker
+from segtrain.errors import UserError
+from segtrain.memory.footprint import Footprint, inference_footprint, kernels_of, training_footprint
+
+HEADROOM = 0.1
+"""Part of a device that stays free: predictions are not exact, and allocators leave gaps."""
+BOTTOM = 4
+"""The smallest crop still has so many pixels a side at the bottom of the network."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe whose training step fits, as far as can be predicted."""
+
+    recipe: Recipe
+    """With a concrete `per_replica_batch_size`, `rematerialize`, size of pictures or crops, and batch of scoring."""
+    footprint: Footprint
+    reasons: list[str]
+    """Why each thing was changed, a phrase each; empty where nothing had to be."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One way to compute a step."""
+
+    per_replica: int
+    accumulation: int
+    rematerialize: bool
+    height: int
+    width: int
+
+    def footprint(self, recipe: Recipe) -> Footprint:
+        return training_footprint(
+            recipe,
+            batch=self.per_replica,
+            rematerialize=self.rematerialize,
+            height=self.height,
+            width=self.width,
+            accumulation=self.accumulation,
+        )
+
+
+def plan(recipe: Recipe, device_bytes: int | None, *, picture: tuple[int, int] | None = None) -> Plan:
+    """Make a step of `recipe` fit into `device_bytes` a replica; with None, only say what it takes.
+
+    In this order: fewer pictures on a replica at once, in more passes, so that the global batch stays; then
+    rematerialization, where `train.rematerialize` does not say otherwise; then crops, with the most pixels that fit.
+    `picture` is (height, width) of the largest stored picture, by default that of `data`. Crops are cut at the
+    pictures' own resolution, so they only take the place of larger crops or of whole pictures that are not scaled
+    down: objects keep the size that the recipe gives them.
+
+    Raises UserError where not even one small crop fits, and where a crop would change the scale.
+    """
+    asked = _splits(recipe)
+    size = (recipe.data.height, recipe.data.width)
+    first = _Choice(*asked[0], bool(recipe.train.rematerialize), *size)
+    if device_bytes is None:
+        return Plan(recipe, first.footprint(recipe), [])
+    room = int(device_bytes * (1 - HEADROOM))
+    whole = (one for one in _choices(recipe) if one.footprint(recipe).total <= room)
+    choice = next(whole, None) or _largest_crop(recipe, room, picture)
+    if choice is None:
+        raise UserError(_too_little(recipe, device_bytes, picture))
+    footprint = choice.footprint(recipe)
+    evaluation = _evaluation_batch(recipe, footprint, room, picture)
+    reasons = list(_reasons(recipe, first, choice, room))
+    if evaluation < recipe.evaluation.batch_size:
+        reasons.append(f"scored {evaluation} at once instead of {recipe.evaluation.batch_size}")
+    return Plan(_with(recipe, choice, evaluation), footprint, reasons)
+
+
+def _choices(recipe: Recipe) -> Iterator[_Choice]:
+    """Ways to compute a step on pictures of the size that is asked for, the preferred ones first."""
+    for rematerialize in _rematerialize(recipe):
+        for split in _splits(recipe):
+            yield _Choice(*split, rematerialize, recipe.data.height, recipe.data.width)
+
+
+def _largest_crop(recipe: Recipe, room: int, picture: tuple[int, int] | None) -> _Choice | None:
+    """The largest crop of which one fits; None where none does, or where crops are no choice."""
+    crops = _crops(recipe) if _may_crop(recipe, picture) else []
+
+    def fits(crop: tuple[int, int]) -> bool:
+        return _smallest(recipe, *crop).footprint(recipe).total <= room
+
+    number = bisect_left(crops, True, key=fits)  # they become smaller, so those that fit are the last ones
+    return _smallest(recipe, *crops[number]) if number < len(crops) else None
+
+
+def _splits(recipe: Recipe) -> list[tuple[int, int]]:
+    """(pictures at once, passes), from what the recipe asks for down to one picture at once."""
+    train, cluster = recipe.train, recipe.cluster
+    replicas = cluster.replicas_per_worker
+    share = -(-slots_per_worker(train.global_batch_size, recipe.data.lanes, cluster.workers) // replicas)
+    most = min(share, train.per_replica_batch_size or share)
+    splits = []
+    for at_once in range(most, 0, -1):
+        split = batch_split(train.global_batch_size, recipe.data.lanes, cluster.workers, replicas, at_once)
+        splits.append((split.per_replica, split.accumulation))
+    return list(dict.fromkeys(splits))
+
+
+def _rematerialize(recipe: Recipe) -> list[bool]:
+    """Whether blocks may be computed again, the preferred way first; an FCN has none."""
+    asked = recipe.train.rematerialize
+    if asked is not None:
+        return [asked]
+    return [False, True] if isinstance(recipe.model, UNetConfig) else [False]
+
+
+def _may_crop(recipe: Recipe, picture: tuple[int, int] | None) -> bool:
+    data = recipe.data
+    return data.fit == "crop" or picture is None or (data.height >= picture[0] and data.width >= picture[1])
+
+
+def _crops(recipe: Recipe) -> list[tuple[int, int]]:
+    """Sizes below `data`'s, the largest first, in its proportions as far as the network's multiples allow."""
+    size = (recipe.data.height, recipe.data.width)
+    multiple = 2**recipe.model.depth
+    least = BOTTOM * multiple
+    crops = []
+    for side in range((max(size) - 1) // multiple * multiple, least - 1, -multiple):
+        height, width = (max(least, round(side * length / max(size) / multiple) * multiple) for length in size)
+        if height <= size[0] and width <= size[1]:
+            crops.append((height, width))
+    return crops
+
+
+def _evaluation_batch(recipe: Recipe, training: Footprint, room: int, picture: tuple[int, int] | None) -> int:
+    """Pictures that fit at once in scoring, while the optimizer's slots and the average stay where they are.
+
+    Raises UserError where not even one does.
+    """
+    whole = (recipe.data.height, recipe.data.width)
+    if recipe.data.fit == "crop" and picture is not None:
+        whole = picture  # crops are for training alone
+    left = room - training.optimizer - training.ema
+    for batch in range(recipe.evaluation.batch_size, 0, -1):
+        needed = inference_footprint(
+            recipe.model, *whole, batch=batch, precision=recipe.train.precision, kernels=kernels_of(recipe)
+        ).total
+        if needed <= left:
+            return batch
+    raise UserError(
+        f"cluster.device_bytes: scoring one picture of {whole[0]}x{whole[1]} needs {gib(needed)}, and {gib(left)} are "
+        f"left for it; lower data.height and data.width with data.fit=resize, or model.filters"
+    )
+
+
+def _with(recipe: Recipe, choice: _Choice, evaluation_batch: int) -> Recipe:
+    tree = recipe.to_dict()
+    tree["train"] |= {"per_replica_batch_size": choice.per_replica, "rematerialize": choice.rematerialize}
+    tree["evaluation"]["batch_size"] = evaluation_batch
+    if (choice.height, choice.width) != (recipe.data.height, recipe.data.width):
+        tree["data"] |= {"fit": "crop", "height": choice.height, "width": choice.width}
+    return Recipe.from_dict(tree)
+
+
+def _reasons(recipe: Recipe, first: _Choice, choice: _Choice, room: int) -> Iterator[str]:
+    """What was changed, and what it would have taken otherwise."""
+    if choice == first:
+        return
+    needed = first.footprint(recipe).total
+    yield f"as asked it would need {gib(needed)} of {gib(room)}"
+    if choice.accumulation != first.accumulation:
+        yield (
+            f"{choice.accumulation} x {choice.per_replica} pictures a replica instead of "
+            f"{first.accumulation} x {first.per_replica}"
+        )
+        if isinstance(recipe.model, UNetConfig) and recipe.model.norm in ("batch", "synchronized"):
+            yield "batch norm averages over fewer pictures"
+    if choice.rematerialize != first.rematerialize:
+        yield "activations are computed again on the way back, for about a third more time"
+    if (choice.height, choice.width) != (first.height, first.width):
+        whole = _smallest(recipe, first.height, first.width).footprint(recipe).total
+        yield (
+            f"crops of {choice.height}x{choice.width}: one picture of {first.height}x{first.width} needs {gib(whole)}"
+        )
+
+
+def _smallest(recipe: Recipe, height: int, width: int) -> _Choice:
+    """The least that a step on pictures of this size takes."""
+    return _Choice(*_splits(recipe)[-1], _rematerialize(recipe)[-1], height, width)
+
+
+def _too_little(recipe: Recipe, device_bytes: int, picture: tuple[int, int] | None) -> str:
+    kind, size, fix = "picture", (recipe.data.height, recipe.data.width), "lower data.height and data.width"
+    crops = _crops(recipe) if _may_crop(recipe, picture) else []
+    if crops:
+        kind, size, fix = "crop", crops[-1], "lower model.filters or model.depth"
+    elif recipe.data.fit == "resize":
+        fix += ", set data.fit=crop"
+    needed = _smallest(recipe, *size).footprint(recipe).total
+    return (
+        f"cluster.device_bytes: {gib(device_bytes)}, of which a tenth stays free, is less than the {gib(needed)} that "
+        f"a step on one {kind} of {size[0]}x{size[1]} needs; {fix}, or take a larger device"
+    )
+
+
+def gib(count: int) -> str:
+    """Bytes for people: `3.62 GiB`, below 1 GiB `512 MiB`."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

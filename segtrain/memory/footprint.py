@@ -1,0 +1,135 @@
+"""Predicted bytes on a device, by kind: arithmetic over the settings, without TensorFlow."""
+
+from dataclasses import dataclass, fields
+
+from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
+from segtrain.memory.kernels import DNN, Kernels, cpu_kernels
+from segtrain.memory.liveness import Moment, Pass
+from segtrain.memory.network import Network, Operation, Tensor, network
+
+CHANNELS = 3
+MASK_MAPS = 3
+"""Maps of the logits' size that the loss works with at once: probabilities, their products, a term of the entropy."""
+UPDATE_COPIES = 2
+"""Copies of all weights that an optimizer works with: TensorFlow begins the update of every variable before it ends
+that of one, and Adam has a change of each moment to add."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one replica's device at the fullest moment of a step, by kind."""
+
+    weights: int
+    """Parameters, and moving statistics."""
+    gradients: int
+    """Of the weights."""
+    optimizer: int
+    """Slots: Adam's two moments and the like."""
+    ema: int
+    """The moving average of the weights."""
+    activations: int
+    """What layers made, kept for the gradient."""
+    workspace: int
+    """Gradients of activations, and the scratch space of kernels."""
+    pictures: int
+    """Pictures and masks as they came (uint8), and as they are after augmentation (float32)."""
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def parameters(model: Model, channels: int = CHANNELS) -> int:
+    """Trainable parameters of the network that `segtrain.models.build_model(model)` builds."""
+    return network(model, batch=1, height=8, width=8, channels=channels, precision="float32", kernels=DNN).trainable
+
+
+def training_footprint(
+    recipe: Recipe, *, batch: int, rematerialize: bool, height: int, width: int, accumulation: int = 1
+) -> Footprint:
+    """Of one training step on `accumulation` times `batch` pictures (height, width) after another."""
+    precision = recipe.train.precision
+    net = network(
+        recipe.model,
+        batch=batch,
+        height=height,
+        width=width,
+        channels=CHANNELS,
+        precision=precision,
+        kernels=kernels_of(recipe),
+    )
+    wide = net.picture.itemsize
+    masks = Tensor("masks", batch, height, width, 1, wide)
+    summed = net.trainable * wide if accumulation > 1 else 0
+    fullest = Moment()
+
+    def note(moment: Moment) -> None:
+        nonlocal fullest
+        fullest = max(fullest, moment, key=lambda one: one.total)
+
+    Pass([*net.operations, _loss(net, masks)], [net.picture, masks], gradient_bytes=wide, tell=note).train(
+        rematerialize=rematerialize
+    )
+    note(Moment("update", gradients=net.trainable * wide - summed, workspace=UPDATE_COPIES * net.trainable * wide))
+    return Footprint(
+        weights=(net.trainable + net.moving) * wide,
+        gradients=fullest.gradients + summed,
+        optimizer=net.trainable * wide * slots(recipe.optimizer),
+        ema=net.trainable * wide if recipe.train.ema_momentum is not None else 0,
+        activations=fullest.activations,
+        workspace=fullest.workspace,
+        pictures=fullest.pictures + batch * accumulation * height * width * (CHANNELS + 1),
+    )
+
+
+def inference_footprint(
+    model: Model, height: int, width: int, *, batch: int, precision: str = "float32", kernels: Kernels = DNN
+) -> Footprint:
+    """Of a forward pass over `batch` pictures (height, width): the largest set of tensors that live together."""
+    net = network(
+        model, batch=batch, height=height, width=width, channels=CHANNELS, precision=precision, kernels=kernels
+    )
+    fullest = Moment()
+
+    def note(moment: Moment) -> None:
+        nonlocal fullest
+        fullest = max(fullest, moment, key=lambda one: one.total)
+
+    Pass(net.operations, [net.picture], gradient_bytes=0, tell=note).infer()
+    return Footprint(
+        weights=(net.trainable + net.moving) * net.picture.itemsize,
+        gradients=0,
+        optimizer=0,
+        ema=0,
+        activations=fullest.activations,
+        workspace=fullest.workspace,
+        pictures=fullest.pictures + batch * height * width * CHANNELS,
+    )
+
+
+def kernels_of(recipe: Recipe) -> Kernels:
+    """The kernels that compute a run: those of GPUs, or of a CPU like this machine's."""
+    return DNN if recipe.cluster.gpus_per_worker else cpu_kernels(recipe.train.precision)
+
+
+def slots(optimizer: Optimizer) -> int:
+    """Numbers that the optimizer keeps for each parameter, as Keras does."""
+    if isinstance(optimizer, AdamConfig | AdamWConfig):
+        return 3 if optimizer.amsgrad else 2
+    if isinstance(optimizer, RMSpropConfig):
+        return 1 + (optimizer.momentum > 0) + optimizer.centered
+    return int(optimizer.momentum > 0)
+
+
+def _loss(net: Network, masks: Tensor) -> Operation:
+    """From logits and masks to one number; its gradient starts from the probabilities."""
+    probability = Tensor("probability", masks.batch, masks.height, masks.width, 1, masks.itemsize)
+    scratch = MASK_MAPS * masks.bytes
+    return Operation(
+        "loss",
+        (net.logits,),
+        Tensor("loss", 1, 1, 1, 1, masks.itemsize),
+        keeps=(net.logits, masks, probability),
+        forward_scratch=scratch,
+        backward_scratch=scratch,
+    )

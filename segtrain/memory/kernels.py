@@ -1,0 +1,75 @@
+"""Scratch space of the kernels that compute a network, beyond what they read and make."""
+
+from dataclasses import dataclass
+
+from segtrain.environment import onednn
+
+EIGEN_TARGET_BYTES = 30 * 2**20
+"""Of patches: TensorFlow lays out pictures together until they are so much (`conv_grad_filter_ops.cc`)."""
+INDEX_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Sizes of a convolution; of a transposed one, those of the convolution whose gradient it is."""
+
+    batch: int
+    output_pixels: int
+    """Of one picture."""
+    output_channels: int
+    input_channels: int
+    window: int
+    """Pixels that each output looks at: 9 for 3x3."""
+    itemsize: int
+
+    @property
+    def output_elements(self) -> int:
+        return self.batch * self.output_pixels * self.output_channels
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How a device computes convolutions and their gradients."""
+
+    lays_out_patches: bool
+    """Both gradients go through a matrix with each window's pixels in a row (im2col), `window` times the input:
+    TensorFlow's own CPU kernels do, oneDNN's and cuDNN's do not."""
+
+    def forward(self, convolution: Convolution) -> int:
+        """Bytes beside the output; the CPU's own kernels add half precision up in float32."""
+        if self.lays_out_patches and convolution.itemsize == 2:
+            return convolution.output_elements * 4
+        return 0
+
+    def to_weights(self, convolution: Convolution) -> int:
+        return self._patches(convolution)
+
+    def to_input(self, convolution: Convolution) -> int:
+        return self._patches(convolution)
+
+    def _patches(self, convolution: Convolution) -> int:
+        if not self.lays_out_patches:
+            return 0
+        window = convolution.window * convolution.input_channels
+        pixels, channels, itemsize = convolution.output_pixels, convolution.output_channels, convolution.itemsize
+        unit = (pixels * (window + channels) + window * channels) * itemsize
+        together = min(convolution.batch, -(-EIGEN_TARGET_BYTES // unit))
+        return together * pixels * window * itemsize
+
+    def max_pool_to_input(self, pooled: int, itemsize: int) -> int:
+        """The maxima again, and where each of them was."""
+        return pooled * (itemsize + INDEX_BYTES)
+
+
+EIGEN = Kernels(lays_out_patches=True)
+"""TensorFlow's own on CPUs."""
+DNN = Kernels(lays_out_patches=False)
+"""oneDNN on CPUs, cuDNN on GPUs."""
+
+
+def cpu_kernels(precision: str) -> Kernels:
+    """What this machine's CPU computes with: half precision and float64 are left to TensorFlow's own kernels.
+
+    (oneDNN takes half precision on CPUs with AVX-512; then the prediction is too high.)
+    """
+    return DNN if precision == "float32" and onednn() else EIGEN

@@ -1,0 +1,188 @@
+"""Predictions over the cluster: a killed worker's tasks come again, finished ones do not, mistakes show at once."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segtrain import predict as predicting
+from segtrain.config import Recipe, UNetConfig, override
+from segtrain.data.prepare import prepare
+from segtrain.errors import UserError
+from segtrain.inference import ledger
+from segtrain.inference.tasks import RowGroup, take_inventory
+from segtrain.inference.worker import Assignment, build_worker
+from segtrain.models import build_model
+from segtrain.predict import closing_lines, predict
+from segtrain.preflight import Node, Offer
+from segtrain.storage import Storage
+
+PICTURES = 8
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """8 pictures in 2 folds, each in a row group of its own."""
+    raw = tmp_path_factory.mktemp("raw")
+    for kind in ("images", "masks"):
+        (raw / kind).mkdir()
+    random = np.random.default_rng(0)
+    for number in range(PICTURES):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[8:32, 6 : 10 + number] = 255
+        Image.fromarray(mask).save(raw / "masks" / f"{number:02d}.png")
+        Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8)).save(raw / "images" / f"{number:02d}.png")
+    root = tmp_path_factory.mktemp("data") / "set"
+    prepare(override(Recipe(), [f"source.path={raw}", "prepare.folds=2"]), str(root), parallel=False)
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    build_model(UNetConfig(filters=2, depth=1, convolutions=1), seed=1).save(path)
+    return str(path)
+
+
+def actors() -> list[int]:
+    """Processes of this session's Ray that are actors of a fleet: descendants of this process by that name."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            names[int(folder.name)] = (folder / "cmdline").read_bytes()
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = []
+    for process, name in names.items():
+        ancestor = process
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid() and name.startswith(b"ray::_Actor"):
+            found.append(process)
+    return found
+
+
+def kill_when_there(path: Path, killed: list[int]) -> None:
+    """Kill one worker of the fleet once `path` is there."""
+    while not path.exists():
+        time.sleep(0.01)
+    killed += actors()[:1]
+    os.kill(killed[0], signal.SIGKILL)
+
+
+def finish_some(recipe: Recipe, model: str, root: str, dest: Path, count: int) -> dict[Path, int]:
+    """Do the first tasks in this process; the part files with the times at which they were written."""
+    inventory = take_inventory(Storage(), root, None)
+    facts = predicting._facts(recipe, inventory)
+    worker = build_worker(Assignment(recipe, model, root, str(dest), facts))
+    for task in inventory.tasks[:count]:
+        worker(task)
+    worker.close()
+    return {path: path.stat().st_mtime_ns for path in (dest / "parts").iterdir()}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_workers_row_groups_are_done_again_and_finished_ones_are_not(
+    data_root: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = override(Recipe(), ["inference.workers=1", "run.progress_every_s=0.01"])
+    dest = tmp_path / "out"
+    before = finish_some(recipe, model, data_root, dest, 5)
+    # A worker has its first tasks before it writes what it predicts with, and all of them are still to do then.
+    (dest / ledger.NAME).unlink()
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_when_there, args=(dest / ledger.NAME, killed), daemon=True)
+    killer.start()
+    caplog.set_level("INFO", "segtrain")
+    made = predict(recipe, model, data_root, str(dest))
+    killer.join()
+    assert f"worker process {killed[0]} died; its unfinished tasks (3) are done again (1 of 3)" in caplog.text
+    assert "5 of 8 tasks were finished before" in caplog.text
+    assert (made.pictures, made.tasks_done, made.unreadable) == (PICTURES, 3, {})
+    assert sorted(path.name for path in (dest / "masks").iterdir()) == [f"{n:02d}.png" for n in range(PICTURES)]
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished tasks are not done again"
+    assert "predicted 3 pictures" in caplog.text
+    assert " s left" in caplog.text
+    assert f"masks       8 in {dest}/masks" in closing_lines(made)
+
+
+class TestMistakes:
+    """All of them show before a worker starts."""
+
+    def refused(self, target: str, dest: Path, *settings: str, model: str = "m.keras") -> str:
+        with pytest.raises(UserError) as error:
+            predict(override(Recipe(), settings), model, target, str(dest))
+        return str(error.value)
+
+    def test_a_target_that_is_not_there_or_holds_no_pictures(self, tmp_path: Path, model: str) -> None:
+        assert "photos is not there or empty; give a data set or a folder of pictures" in self.refused(
+            str(tmp_path / "photos"), tmp_path / "out", model=model
+        )
+
+    def test_a_fold_that_does_not_exist(self, tmp_path: Path, data_root: str, model: str) -> None:
+        told = self.refused(data_root, tmp_path / "out", "inference.folds=[1,7]", model=model)
+        assert told == "inference.folds: fold 7 is not in the data set, which has 0, 1"
+        (tmp_path / "a.png").write_bytes(b"x")
+        assert "it has no manifest.json" in self.refused(
+            str(tmp_path), tmp_path / "out", "inference.folds=[0]", model=model
+        )
+
+    def test_a_network_that_is_not_there(self, tmp_path: Path, data_root: str) -> None:
+        assert "m.keras" in self.refused(data_root, tmp_path / "out")
+
+    def test_results_made_with_other_settings_or_of_other_pictures(
+        self, tmp_path: Path, data_root: str, model: str
+    ) -> None:
+        facts = {"pictures": "0123", "folds": [0, 1], "flip": False, "threshold": 0.5}
+        ledger.claim(Storage(), str(tmp_path), facts)
+        told = self.refused(data_root, tmp_path, "inference.flip=true", "inference.threshold=0.4", model=model)
+        assert "pictures: 0123 there" in told
+        assert "flip: False there, True now" in told
+        assert "threshold: 0.5 there, 0.4 now" in told
+
+    def test_a_sample_that_is_not_there_and_submitting_without_one(
+        self, tmp_path: Path, data_root: str, model: str
+    ) -> None:
+        with pytest.raises(UserError, match=r"sample\.csv is not there"):
+            predict(Recipe(), model, data_root, str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"))
+        with pytest.raises(UserError, match=r"--submission SAMPLE\.csv"):
+            predict(Recipe(), model, data_root, str(tmp_path / "out"), to_kaggle=True)
+
+    @pytest.mark.ray
+    @pytest.mark.usefixtures("ray_session")
+    def test_local_paths_on_several_machines(
+        self, tmp_path: Path, data_root: str, model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        offer = Offer([Node("one", 4.0, 0.0), Node("two", 4.0, 0.0)])  # a second machine is not to be had here
+        monkeypatch.setattr(predicting.cluster, "offer", lambda: offer)
+        assert "is a local path, but the cluster has 2 machines" in self.refused(
+            data_root, tmp_path / "out", model=model
+        )
+
+
+class TestTasks:
+    def test_a_data_set_has_a_task_for_each_row_group_with_its_ids(self, data_root: str) -> None:
+        inventory = take_inventory(Storage(), data_root, None)
+        assert inventory.pictures == len(inventory.tasks) == PICTURES
+        assert inventory.folds == [0, 1]
+        assert sorted(id for task in inventory.tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
+        assert len({task.name for task in inventory.tasks}) == PICTURES
+        assert all(isinstance(task.place, RowGroup) for task in inventory.tasks)
+        one = take_inventory(Storage(), data_root, [1])
+        assert [task.name for task in one.tasks] == [t.name for t in inventory.tasks if t in one.tasks]
+
+    def test_a_folders_tasks_are_the_same_each_time_until_its_files_change(self, tmp_path: Path) -> None:
+        for number in range(40):
+            (tmp_path / f"{number:02d}.JPG").write_bytes(b"")
+        inventory = take_inventory(Storage(), str(tmp_path), None)
+        assert [len(task.ids) for task in inventory.tasks] == [16, 16, 8]
+        assert inventory == take_inventory(Storage(), str(tmp_path), None)
+        (tmp_path / "new.png").write_bytes(b"")
+        assert take_inventory(Storage(), str(tmp_path), None).fingerprint != inventory.fingerprint
