@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
 
-.PHONY: help setup demo test test-all bench bench-input bench-memory lint types contracts format lock clean
+.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step lint types contracts format lock clean
 
 help:
 	@echo 'make demo       draw cars, train on them through Ray, score them: five to seven minutes on 2 cores'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-all   all tests'
 	@echo 'make bench      the benchmarks of the loop, with their figures'
 	@echo 'make bench-input bench-memory   how fast pictures come in beside other readers; whether memory stays flat'
+	@echo 'make bench-step   memory and time of a step at full resolution; predicted memory beside measured'
 	@echo 'make lint types contracts   ruff, mypy, import-linter'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make lock       resolve requirements.lock again, keeping what still fits'
@@ -55,6 +56,10 @@ bench-input: $(READY)
 
 bench-memory: $(READY)
 	$(BIN)/python -m tests.bench.memory_growth
+
+bench-step: $(READY)
+	$(BIN)/python -m tests.bench.full_resolution
+	$(BIN)/python -m tests.bench.memory_prediction
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
-"""Write the masks of a data set's or a folder's pictures with a trained network, and the file for Kaggle.
+r"""Write the masks of a data set's or a folder's pictures with a trained network, and the file for Kaggle.
 
     python jobs/predict.py RUN DATASET_OR_FOLDER DEST [key=value ...] [--submission SAMPLE.csv [--submit]] [--debug]
 
     python jobs/predict.py runs/quickstart demo/cars demo/masks
     python jobs/predict.py runs/quickstart photos masks inference.overlays=true inference.skip_unreadable=true
-    python jobs/predict.py s3://bucket/runs/carvana s3://bucket/test s3://bucket/masks \\
+    python jobs/predict.py s3://bucket/runs/carvana s3://bucket/test s3://bucket/masks \
         cluster.gpus_per_worker=1 inference.flip=true --submission sample_submission.csv --submit
 
 RUN is a run's folder, one of several folds, a .keras file or a SavedModel, or several of these joined by commas, which

@@ -10,9 +10,9 @@ from segtrain.memory.network import Network, Operation, Tensor, network
 CHANNELS = 3
 MASK_MAPS = 3
 """Maps of the logits' size that the loss works with at once: probabilities, their products, a term of the entropy."""
-UPDATE_COPIES = 2
-"""Copies of all weights that an optimizer works with: TensorFlow begins the update of every variable before it ends
-that of one, and Adam has a change of each moment to add."""
+UPDATE_COPIES, EMA_COPIES = 3, 2
+"""Copies of all weights that the update works with: TensorFlow begins that of every variable before it ends that of
+one. For Adam's moments and step, and for the two addends of the moving average."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def training_footprint(
     recipe: Recipe, *, batch: int, rematerialize: bool, height: int, width: int, accumulation: int = 1
 ) -> Footprint:
     """Of one training step on `accumulation` times `batch` pictures (height, width) after another."""
-    precision = recipe.train.precision
+    kernels, precision = kernels_of(recipe), recipe.train.precision
     net = network(
         recipe.model,
         batch=batch,
@@ -56,28 +56,23 @@ def training_footprint(
         width=width,
         channels=CHANNELS,
         precision=precision,
-        kernels=kernels_of(recipe),
+        kernels=kernels,
     )
     wide = net.picture.itemsize
     masks = Tensor("masks", batch, height, width, 1, wide)
-    summed = net.trainable * wide if accumulation > 1 else 0
-    fullest = Moment()
-
-    def note(moment: Moment) -> None:
-        nonlocal fullest
-        fullest = max(fullest, moment, key=lambda one: one.total)
-
-    Pass([*net.operations, _loss(net, masks)], [net.picture, masks], gradient_bytes=wide, tell=note).train(
-        rematerialize=rematerialize
-    )
-    note(Moment("update", gradients=net.trainable * wide - summed, workspace=UPDATE_COPIES * net.trainable * wide))
+    once = net.trainable * wide
+    ema = recipe.train.ema_momentum is not None
+    summed = once if accumulation > 1 else 0
+    step = Pass([*net.operations, _loss(net, masks)], [net.picture, masks], gradient_bytes=wide)
+    update = Moment("update", gradients=once - summed, workspace=(UPDATE_COPIES + EMA_COPIES * ema) * once)
+    fullest = max(step.train(rematerialize=rematerialize), update, key=lambda moment: moment.total)
     return Footprint(
         weights=(net.trainable + net.moving) * wide,
         gradients=fullest.gradients + summed,
-        optimizer=net.trainable * wide * slots(recipe.optimizer),
-        ema=net.trainable * wide if recipe.train.ema_momentum is not None else 0,
+        optimizer=once * slots(recipe.optimizer),
+        ema=once * ema,
         activations=fullest.activations,
-        workspace=fullest.workspace,
+        workspace=fullest.workspace + int(kernels.gaps * fullest.total),
         pictures=fullest.pictures + batch * accumulation * height * width * (CHANNELS + 1),
     )
 
@@ -89,20 +84,14 @@ def inference_footprint(
     net = network(
         model, batch=batch, height=height, width=width, channels=CHANNELS, precision=precision, kernels=kernels
     )
-    fullest = Moment()
-
-    def note(moment: Moment) -> None:
-        nonlocal fullest
-        fullest = max(fullest, moment, key=lambda one: one.total)
-
-    Pass(net.operations, [net.picture], gradient_bytes=0, tell=note).infer()
+    fullest = Pass(net.operations, [net.picture], gradient_bytes=0).infer()
     return Footprint(
         weights=(net.trainable + net.moving) * net.picture.itemsize,
         gradients=0,
         optimizer=0,
         ema=0,
         activations=fullest.activations,
-        workspace=fullest.workspace,
+        workspace=fullest.workspace + int(kernels.forward_gaps * fullest.total),
         pictures=fullest.pictures + batch * height * width * CHANNELS,
     )
 

@@ -34,6 +34,11 @@ class Kernels:
     lays_out_patches: bool
     """Both gradients go through a matrix with each window's pixels in a row (im2col), `window` times the input:
     TensorFlow's own CPU kernels do, oneDNN's and cuDNN's do not."""
+    gaps: float
+    """What a pool of memory loses between tensors of different sizes in a training step, as a fraction of what is in
+    use. oneDNN has a pool, and so have GPUs; these fractions fit what `tests/bench/memory_prediction.py` measures."""
+    forward_gaps: float
+    """Likewise in a forward pass, where everything comes and goes."""
 
     def forward(self, convolution: Convolution) -> int:
         """Bytes beside the output; the CPU's own kernels add half precision up in float32."""
@@ -61,9 +66,9 @@ class Kernels:
         return pooled * (itemsize + INDEX_BYTES)
 
 
-EIGEN = Kernels(lays_out_patches=True)
+EIGEN = Kernels(lays_out_patches=True, gaps=0.0, forward_gaps=0.0)
 """TensorFlow's own on CPUs."""
-DNN = Kernels(lays_out_patches=False)
+DNN = Kernels(lays_out_patches=False, gaps=0.08, forward_gaps=0.28)
 """oneDNN on CPUs, cuDNN on GPUs."""
 
 

@@ -1,13 +1,15 @@
 """What is in memory at each moment of a pass through a network, by kind, and the moment when it is most."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from segtrain.memory.network import Operation, Tensor
 
 LATE_GRADIENTS = 3
+"""Weights' gradients that the chain of activations' gradients runs ahead of: 2 to 5 come within 20 % of measured peaks
+(`tests/bench/memory_prediction.py`), 0 and 1 are up to 40 % too low."""
 
 Copy = tuple[Tensor, int]
 """A tensor as the forward pass made it (0), or as the numbered part made it when it was computed again."""
@@ -35,9 +37,8 @@ class Moment:
 class Pass:
     """The buffers of one forward pass and, where it trains, one backward pass, in the order of their coming and going.
 
-    `given` are tensors that are there before the first operation; `tell` hears of every moment. The gradients of
-    weights are computed beside those of activations, which do not wait for them: `LATE_GRADIENTS` of them are behind,
-    and what they need stays as long.
+    `given` are tensors that are there before the first operation. The gradients of weights are computed beside those
+    of activations, which do not wait for them: `LATE_GRADIENTS` of them are behind, and what they need stays as long.
     """
 
     def __init__(
@@ -46,24 +47,27 @@ class Pass:
         given: Iterable[Tensor],
         *,
         gradient_bytes: int,
-        tell: Callable[[Moment], None],
     ) -> None:
         self._operations = operations
         self._given = frozenset(given)
         self._gradient_bytes = gradient_bytes
-        self._tell = tell
+        self._fullest = Moment()
         self._uses: Counter[Copy] = Counter()  # still to come, of what is in memory
         self._pictures = self._activations = 0  # bytes of what is in memory
         self._towards: dict[Tensor, int] = {}  # gradients of activations, and their bytes
         self._late: deque[tuple[int, list[Copy]]] = deque()  # for weights' gradients: what came in, what was kept
         self._gradients = 0
 
-    def infer(self) -> None:
-        """A forward pass that keeps nothing."""
+    def infer(self) -> Moment:
+        """The fullest moment of a forward pass that keeps nothing."""
         self._forward(self._operations, Counter(), 0)
+        return self._fullest
 
-    def train(self, *, rematerialize: bool) -> None:
-        """A forward pass, then its gradient; with `rematerialize`, blocks keep only what comes into them."""
+    def train(self, *, rematerialize: bool) -> Moment:
+        """The fullest moment of a forward pass and its gradient.
+
+        With `rematerialize` blocks keep only what comes into them, and are computed again before their gradient.
+        """
         parts = [
             (rematerialize and block is not None, list(part))
             for block, part in groupby(self._operations, key=lambda operation: operation.block)
@@ -80,6 +84,7 @@ class Pass:
             for operation in reversed(part):
                 inputs = _inputs(part) if again else set(operation.keeps)
                 self._back(operation, [(x, 0 if x in inputs else number) for x in set(operation.keeps)])
+        return self._fullest
 
     def _forward(self, operations: Sequence[Operation], kept: Counter[Tensor], number: int) -> None:
         """Results stay until their last use; each time that they are among `kept` is one."""
@@ -137,7 +142,9 @@ class Pass:
 
     def _look(self, name: str, scratch: int) -> None:
         workspace = sum(self._towards.values()) + sum(coming for coming, _ in self._late) + scratch
-        self._tell(Moment(name, self._pictures, self._activations, self._gradients, workspace))
+        moment = Moment(name, self._pictures, self._activations, self._gradients, workspace)
+        if moment.total > self._fullest.total:
+            self._fullest = moment
 
 
 def _inputs(part: Sequence[Operation]) -> set[Tensor]:

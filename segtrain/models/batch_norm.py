@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from segtrain.models import forward
 
@@ -97,16 +98,13 @@ class BatchNorm(keras.layers.Layer):
             def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
                 dx, dgamma, dbeta = _affine_gradient(dy, x, gamma, mean, variance, self.epsilon)
                 # d loss / d x = scale (dy - w (sum dy + x_hat sum(dy x_hat)) / count): the statistics depend on every
-                # sample of weight 1 on every replica.
+                # sample of weight 1 on every replica. `_affine` makes x_hat of x.
                 by_mean, by_deviation = tf.split(
                     tf.math.divide_no_nan(self._over_replicas(tf.concat([dbeta, dgamma], 0)), count), 2
                 )
-                inverse = tf.math.rsqrt(variance + self.epsilon)
-                slope = gamma * tf.square(inverse) * by_deviation
-                level = gamma * inverse * by_mean - slope * mean
-                sample = weights[:, None, None, None]
-                change = x * tf.cast(sample * slope, x.dtype) + tf.cast(sample * level, x.dtype)
-                return dx - change, dgamma, dbeta
+                scale = gamma * tf.math.rsqrt(variance + self.epsilon)
+                change = _affine(x, scale * by_deviation, scale * by_mean, mean, variance, self.epsilon)
+                return dx - tf.cast(weights, x.dtype)[:, None, None, None] * change, dgamma, dbeta
 
             return _affine(x, gamma, beta, mean, variance, self.epsilon), gradient
 
@@ -136,11 +134,11 @@ def _affine_gradient(
     dy: tf.Tensor, x: tf.Tensor, gamma: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Gradients of `_affine` for x, gamma and beta, with mean and variance as constants."""
-    if x.dtype == tf.float64:
-        inverse = tf.math.rsqrt(variance + epsilon)
-        dbeta = tf.reduce_sum(dy, [0, 1, 2])
-        dgamma = (tf.reduce_sum(dy * x, [0, 1, 2]) - mean * dbeta) * inverse
-        return gamma * inverse * dy, dgamma, dbeta
+    if x.dtype == tf.float64 or is_op_determinism_enabled():  # on GPUs the kernel is not deterministic, and refuses
+        wide, inverse = tf.cast(dy, gamma.dtype), tf.math.rsqrt(variance + epsilon)
+        dbeta = tf.reduce_sum(wide, [0, 1, 2])
+        dgamma = (tf.reduce_sum(wide * tf.cast(x, gamma.dtype), [0, 1, 2]) - mean * dbeta) * inverse
+        return tf.cast(gamma * inverse * wide, x.dtype), dgamma, dbeta
     found = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=dy,
         x=x,

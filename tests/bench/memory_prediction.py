@@ -2,16 +2,16 @@
 
     .venv/bin/python -m tests.bench.memory_prediction [--only 1,5] [--json FILE]
 
-Each setting has a process of its own: a real `TrainStep` with its optimizer, on real batches of noise, as a run has
-them. Measured is the highest resident memory (VmHWM of Linux's /proc) of `STEPS` steps above that of the same process
-after one step of the smallest network of the same shape. So libraries, TensorFlow's threads and its compiled code,
-half of the 0.8 GiB that there would be otherwise, are no part of it: they are the process's and not the device's, and
-nothing predicts them. `above imports` is the same peak above the imported libraries alone.
+Each setting has a process of its own: a real `TrainStep` with its optimizer, on batches of noise laid out as a run's.
+Measured is the highest resident memory (VmHWM of Linux's /proc) of `STEPS` steps above that of the same process after
+a step of the smallest network of the same shape. Libraries (0.7 GiB), and the threads and code that TensorFlow makes
+once (0.1 GiB), are left out that way: they belong to the process and not to the device, and nothing predicts them.
+`above imports` is the same peak above the imported libraries alone.
 
-The process is set up as a run's is, oneDNN's kernels included (TF_ENABLE_ONEDNN_OPTS=0 in the environment shows
-TensorFlow's own, which the prediction knows too), but for `segtrain.data.allocator`: freed blocks are given back at once
-(`GIVE_BACK_BYTES`), because what glibc keeps of them for the next picture would count as needed. The aim is a
-prediction within 20 % on all twelve settings of training.
+The process is set up as a run's is, with oneDNN's kernels (TF_ENABLE_ONEDNN_OPTS=0 in the environment measures and
+predicts TensorFlow's own). But what is freed is given back at once (`GIVE_BACK_BYTES`): `segtrain.data.allocator` lets
+glibc keep half a GiB for the pictures to come, which would count as needed here. The aim is a prediction within 20 % on
+all twelve settings of training.
 """
 
 import argparse
@@ -152,16 +152,15 @@ def measure(kind: str, recipe: Recipe) -> Measured:
     side = 2 ** (recipe.model.depth + 1)
     least = recipe.model.norm_groups if recipe.model.kind == "unet" and recipe.model.norm == "group" else 1
     tiny = override(recipe, [f"model.filters={least}", f"data.height={side}", f"data.width={side}"])
-    network = run(strategy, tiny, steps=1)
+    run(strategy, tiny, steps=1)
     warm = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew, proc_pid_clear_refs(5)
-    network = run(strategy, recipe, steps=STEPS)
+    run(strategy, recipe, steps=STEPS)
     peak = _memory("VmHWM")
-    del network
     return Measured(peak - warm, peak - imported)
 
 
-def _train(strategy: Any, recipe: Recipe, *, steps: int) -> Any:
+def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
     import numpy as np
     import tensorflow as tf
 
@@ -187,10 +186,9 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> Any:
             *noise(recipe, pictures), tf.ones(pictures), tf.constant(keys), tf.nest.map_structure(tf.constant, draws)
         )
         float(step(place(strategy, [batch]), number).loss)
-    return step
 
 
-def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> Any:
+def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
     from segtrain.models import build_model
     from segtrain.training.evaluation import compiled_forward
     from segtrain.training.strategy import place
@@ -201,7 +199,6 @@ def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> Any:
     for _ in range(steps):
         logits = forward(place(strategy, [noise(recipe, recipe.evaluation.batch_size)]))
         strategy.experimental_local_results(logits)[0].numpy()
-    return model
 
 
 def noise(recipe: Recipe, pictures: int) -> Any:

@@ -44,6 +44,7 @@ GRADIENTS = {
     "float32, no norm": [*SMALL, "model.norm=none", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
     "float32, synchronized": [*SMALL, "model.norm=synchronized", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
 }
+GRADIENTS["float32, rematerialized"] = [*GRADIENTS["float32, synchronized"], "train.rematerialize=true"]
 OVERFLOW = [*SMALL, "model.norm=none", "train.precision=mixed_float16"]
 
 
@@ -54,7 +55,8 @@ class Trained:
         self.recipe = recipe = override(Recipe(), settings)
         self.strategy, self.world = strategy, world
         with strategy.scope():
-            self.model = build_model(recipe.model, dtype_policy=recipe.train.precision, seed=7)
+            again = bool(recipe.train.rematerialize)
+            self.model = build_model(recipe.model, dtype_policy=recipe.train.precision, seed=7, rematerialize=again)
             self.step = TrainStep(
                 strategy, self.model, build_optimizer(recipe.optimizer), recipe, accumulation=accumulation
             )
@@ -88,7 +90,7 @@ def outcome(world: World, names: Sequence[str] = tuple(SETTINGS)) -> dict[str, n
     strategy = build_strategy(world)
     found: dict[str, np.ndarray] = {}
     for name in names:
-        for accumulation in (1, 2):
+        for accumulation in (1, 2, 8) if world.replicas == 1 and name == FEW[0] else (1, 2):
             trained = Trained(strategy, world, SETTINGS[name], accumulation)
             losses = [float(result.loss) for result in trained.train(STEPS)]
             found[f"{name}/accumulation {accumulation}/losses"] = np.array(losses)
