@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 # The first Python 3.11 or 3.12 that runs here; `make PYTHON=/path/to/python3.12 ...` names another.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+# Tests wait for processes and servers half of the time; those that use Ray share one of the two.
+TWO_PROCESSES := -n 2 --dist loadgroup
 DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
 
@@ -43,10 +45,10 @@ demo: $(READY)
 	$(BIN)/python jobs/train.py $(RECIPE) data.root=$(DEMO)/data run.storage=$(DEMO)/runs
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_PROCESSES)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(TWO_PROCESSES) -m ''
 
 bench: $(READY)
 	$(BIN)/python -m pytest -m '' -s tests/bench

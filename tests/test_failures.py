@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from segtrain.config import Recipe, override
-from segtrain.errors import DataError, StorageError, UserError
+from segtrain.errors import DataError, NoSpaceError, StorageError, UserError
 from segtrain.failures import (
     DeviceMemoryError,
     WorkerError,
@@ -34,6 +34,7 @@ def pickled(error: Exception) -> Exception:
         (FileNotFoundError(2, "No such file", "s3://bucket/key"), True),
         (KeyError("a bug"), True),
         (StorageError("s3://bucket/key: no answer in 120 s"), False),
+        (NoSpaceError("/data/masks: No space left on device"), True),
         (ConnectionResetError("peer"), False),
         (MemoryError(), False),
     ],

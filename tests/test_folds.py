@@ -134,6 +134,7 @@ class TestThroughRay:
             f"next        python jobs/evaluate.py {tmp_path}/five {asked.data.root} data.fold=3",
         ]
 
+    @pytest.mark.slow  # three runs of one epoch, 10 to 20 s
     def test_what_a_device_had_no_memory_for_is_not_tried_again_in_the_next_fold(
         self, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -62,11 +62,13 @@ def main() -> None:
 def show(threads: int, found: dict[str, Any]) -> None:
     """Print the figures of one way."""
     ratio, bound = Spread(*found["ratio"]), found["cpu_bound"]
+    cores = os.cpu_count()
     print(
-        f"TensorFlow on {threads} of {os.cpu_count()} cores: forward {found['forward_ms']:.1f} ms, whole pipeline "
-        f"{found['pipeline_ms']:.1f} ms a picture ({found['runs']:.0f} runs a mask); ratio {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})\n"
-        f"  CPU a picture: forward {found['forward_cpu_ms']:.1f} ms, all the rest {found['host_cpu_ms']:.1f} ms; by "
-        f"that the ratio is {bound:.2f} at most on {os.cpu_count()} idle cores (load average {os.getloadavg()[0]:.0f})"
+        f"TensorFlow on {threads} of {cores} cores: forward {found['forward_ms']:.1f} ms, whole pipeline "
+        f"{found['pipeline_ms']:.1f} ms a picture; ratio {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})\n"
+        f"  CPU a picture: forward {found['forward_cpu_ms']:.1f} ms, all the rest {found['host_cpu_ms']:.1f} ms "
+        f"({found['runs']:.0f} runs a mask); by that the ratio is {bound:.2f} at most on {cores} idle cores (load "
+        f"average {os.getloadavg()[0]:.0f})"
     )
 
 

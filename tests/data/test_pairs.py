@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.data.pairs import BadPairError, check, decode_image, decode_mask, make_row, pack, read_sources, unchanged
+from segtrain.data.pairs import (
+    BadPairError,
+    check,
+    decode_image,
+    decode_mask,
+    make_row,
+    pack,
+    read_header,
+    read_sources,
+    unchanged,
+)
 from segtrain.data.shards import unpack_mask
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage
@@ -69,6 +79,14 @@ def test_rgb_and_grey_images_are_taken(kind: str, pixels: np.ndarray) -> None:
 def test_height_and_width_are_those_after_exif_orientation(orientation: int) -> None:
     size = (6, 8) if orientation < 5 else (8, 6)
     assert decode_image(image_bytes(exif=exif(orientation))) == (*size, orientation)
+    assert read_header(image_bytes(exif=exif(orientation))) == (*size, orientation)
+
+
+def test_a_header_is_read_without_what_comes_behind_it() -> None:
+    data = image_bytes()
+    assert read_header(data[:-20]) == (6, 8, 1)
+    with pytest.raises(BadPairError, match="none of JPEG, PNG, BMP"):
+        read_header(b"no picture")
 
 
 def test_an_orientation_that_does_not_exist_counts_as_upright() -> None:

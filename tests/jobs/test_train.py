@@ -80,6 +80,7 @@ def test_a_run_is_trained_shown_and_scored_again(
     assert "holds a run of another recipe (model.filters: 2 -> 4)" in refused.stderr
 
 
+@pytest.mark.slow  # two runs, each with its start of TensorFlow
 @pytest.mark.ray
 def test_folds_all_trains_a_run_for_each_fold_and_an_ensemble_of_them(
     data_root: str, tiny_recipe: Path, tmp_path: Path, ray_session: str

@@ -70,10 +70,13 @@ def test_weights_are_counted_once_for_each_thing_that_has_their_size() -> None:
 
 
 def test_accumulation_adds_the_pictures_and_one_copy_of_the_gradients_alone() -> None:
-    large = {"batch": 2, "height": 256, "width": 256}
+    # So large that the way back is the fullest moment, and not the update.
+    large = {"batch": 2, "height": 512, "width": 512}
     once, often = footprint(**large), footprint(**large, accumulation=8)
+    assert once.activations
+    assert often.activations
     weights = 4 * parameters(UNetConfig())
-    pictures = 7 * 2 * 256 * 256 * 4
+    pictures = 7 * 2 * 512 * 512 * 4
     assert 0 <= often.total - once.total - pictures <= weights
 
 
