@@ -108,6 +108,7 @@ def trained(recipe: Recipe) -> list[int]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 class TestThroughRay:
+    @pytest.mark.slow  # a minute and a half on two cores: six launches
     def test_a_stopped_ensemble_goes_on_where_it_stopped(
         self, recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -134,7 +135,6 @@ class TestThroughRay:
             f"next        python jobs/evaluate.py {tmp_path}/five {asked.data.root} data.fold=3",
         ]
 
-    @pytest.mark.slow  # three runs of one epoch, 10 to 20 s
     def test_what_a_device_had_no_memory_for_is_not_tried_again_in_the_next_fold(
         self, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
     ) -> None:

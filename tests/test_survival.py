@@ -159,7 +159,8 @@ def _losses(attempt: Attempt) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if line["kind"] == "step"]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])  # 20 to 30 s each
+@pytest.mark.slow  # 20 to 30 s each, and as long for what they share
+@pytest.mark.parametrize("workers", [1, 3])
 def test_killed_with_two_workers_it_goes_on_with_another_number(
     folder: Path, undisturbed: Attempt, two_workers_killed: Path, workers: int
 ) -> None:

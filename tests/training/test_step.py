@@ -28,10 +28,26 @@ def run_worlds(folder: Path, *worlds: tuple[int, str]) -> dict[int, Found]:
     return {replicas: dict(np.load(folder / f"{replicas}.npz")) for replicas in processes}
 
 
+# By default the four replicas of tests/training/test_workers.py do: two workers of two. Alone they take a minute more.
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+
+
+class Worlds:
+    """What 1 and 2 replicas of one worker found, and, once it is asked for, what 4 did on a few settings."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._found = run_worlds(folder, (1, ""), (2, ""))
+
+    def __getitem__(self, replicas: int) -> Found:
+        if replicas not in self._found:
+            self._found |= run_worlds(self._folder, (replicas, "few"))
+        return self._found[replicas]
+
+
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Found]:
-    """What 1, 2 and 4 replicas of one worker found; 4 on a few settings, for they take a minute longer on all."""
-    return run_worlds(tmp_path_factory.mktemp("worlds"), (1, ""), (2, ""), (4, "few"))
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
+    return Worlds(tmp_path_factory.mktemp("worlds"))
 
 
 def assert_equal_to_one_replica(found: Found, one: Found, count: int) -> None:
@@ -41,20 +57,20 @@ def assert_equal_to_one_replica(found: Found, one: Found, count: int) -> None:
         np.testing.assert_allclose(found[name], one[name], rtol=0, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize(("replicas", "count"), [(2, 20), (4, 8)])
+@pytest.mark.parametrize(("replicas", "count"), [(2, 20), pytest.param(4, 8, marks=pytest.mark.slow)])
 def test_in_float64_losses_and_weights_of_20_steps_do_not_depend_on_replicas(
-    worlds: dict[int, Found], replicas: int, count: int
+    worlds: Worlds, replicas: int, count: int
 ) -> None:
     assert_equal_to_one_replica(worlds[replicas], worlds[1], count)
 
 
 @pytest.mark.slow  # two to three minutes on two cores
-def test_on_every_setting_four_replicas_equal_one(worlds: dict[int, Found], tmp_path: Path) -> None:
+def test_on_every_setting_four_replicas_equal_one(worlds: Worlds, tmp_path: Path) -> None:
     assert_equal_to_one_replica(run_worlds(tmp_path, (4, ""))[4], worlds[1], 20)
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_accumulation_changes_nothing_in_float64(worlds: dict[int, Found], replicas: int) -> None:
+@pytest.mark.parametrize("replicas", [1, 2, FOUR])
+def test_accumulation_changes_nothing_in_float64(worlds: Worlds, replicas: int) -> None:
     found = worlds[replicas]
     for name in found:
         if "accumulation 1" not in name and "accumulation" in name:
@@ -62,31 +78,29 @@ def test_accumulation_changes_nothing_in_float64(worlds: dict[int, Found], repli
             np.testing.assert_allclose(found[name], found[whole], rtol=0, atol=1e-10, err_msg=name)
 
 
-def test_losses_fall_and_settings_differ(worlds: dict[int, Found]) -> None:
+def test_losses_fall_and_settings_differ(worlds: Worlds) -> None:
     losses = [value for name, value in worlds[1].items() if name.endswith("accumulation 1/losses")]
     assert all(series[-1] < series[0] for series in losses)
     assert len({tuple(series) for series in losses}) == len(losses)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, FOUR])
 @pytest.mark.parametrize("norm", ["no norm", "synchronized"])
-def test_in_float32_first_gradients_agree_to_1e_5(worlds: dict[int, Found], replicas: int, norm: str) -> None:
+def test_in_float32_first_gradients_agree_to_1e_5(worlds: Worlds, replicas: int, norm: str) -> None:
     name = f"float32, {norm}/gradients"
     assert np.abs(worlds[1][name]).max() > 0.01
     np.testing.assert_allclose(worlds[replicas][name], worlds[1][name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_rematerialization_changes_no_gradient(worlds: dict[int, Found], replicas: int) -> None:
+@pytest.mark.parametrize("replicas", [1, 2, FOUR])
+def test_rematerialization_changes_no_gradient(worlds: Worlds, replicas: int) -> None:
     found = worlds[replicas]
     kept, again = found["float32, synchronized/gradients"], found["float32, rematerialized/gradients"]
     np.testing.assert_allclose(again, kept, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_an_infinity_on_one_replica_skips_the_step_on_all_and_halves_the_scale(
-    worlds: dict[int, Found], replicas: int
-) -> None:
+@pytest.mark.parametrize("replicas", [1, 2, FOUR])
+def test_an_infinity_on_one_replica_skips_the_step_on_all_and_halves_the_scale(worlds: Worlds, replicas: int) -> None:
     found = worlds[replicas]
     assert found["overflow/sound step applied"]
     assert not found["overflow/step applied"]
