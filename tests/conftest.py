@@ -28,6 +28,7 @@ for variable in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOIN
     os.environ.pop(variable, None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of the two processes that `make test` runs, one has all tests that use Ray; a module's others stay together."""
     for item in items:
