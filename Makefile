@@ -6,8 +6,8 @@ READY := $(VENV)/.ready
 # The first Python 3.11 or 3.12 that runs here; `make PYTHON=/path/to/python3.12 ...` names another.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
-# Tests wait for processes and servers half of the time; those that use Ray share one of the two.
-TWO_PROCESSES := -n 2 --dist loadgroup
+# Tests wait for processes and servers much of the time; a file's tests stay together and share what they set up.
+TWO_PROCESSES := -n 2 --dist loadfile
 DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
 

@@ -28,14 +28,6 @@ for variable in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOIN
     os.environ.pop(variable, None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the two processes that `make test` runs, one has all tests that use Ray; a module's others stay together."""
-    for item in items:
-        uses_ray = item.get_closest_marker("ray") or "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One SeaweedFS for the session; its environment is not set, `s3_root` does that."""
