@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from segtrain import cluster, launch, preflight
+from segtrain import cluster, launch, metrics, preflight
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
 from segtrain.errors import UserError
-from segtrain.metrics import best_threshold
 from segtrain.progress import Display, open_display
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoints
@@ -174,8 +171,8 @@ def pooled_threshold(curves: Sequence[Mapping[str, Any]]) -> float:
         raise UserError(
             "the folds were scored at different thresholds, by several versions of segtrain; train them again"
         )
-    dice = np.average([curve["dice"] for curve in curves], axis=0, weights=[curve["pictures"] for curve in curves])
-    return best_threshold(thresholds, dice.tolist())[0]
+    dice, pictures = ([curve[name] for curve in curves] for name in ("dice", "pictures"))
+    return metrics.pooled_threshold(thresholds, dice, pictures)[0]
 
 
 def _table(runs: Sequence[FoldRun], facts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,12 +5,9 @@ from the run's own newest checkpoint (Ray's checkpoints are not used), and an er
 at once with its own message.
 """
 
-import json
 import logging
-import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -23,7 +20,6 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayActorError
-from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -32,7 +28,6 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from segtrain import cluster, preflight
 from segtrain.config import Recipe
-from segtrain.environment import before_tensorflow
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
     KNOWN_ERRORS,
@@ -45,6 +40,7 @@ from segtrain.failures import (
 )
 from segtrain.progress import Display, Mailbox, closing_lines, open_display
 from segtrain.storage import Storage
+from segtrain.tensorflow_cluster import TensorFlowCluster
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
 
@@ -248,50 +244,6 @@ class _Trainer(DataParallelTrainer):
         if ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url:
             return callbacks
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-
-class TensorFlowCluster(BackendConfig):
-    """Tells the workers' TensorFlow of each other, and nothing else: Ray's own backend would force Keras 2."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return _TensorFlowBackend
-
-
-class _TensorFlowBackend(Backend):
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Write TF_CONFIG in every worker, before its training function runs."""
-        addresses = worker_group.execute(_hold_port) if len(worker_group) > 1 else []
-        ray.get(
-            [
-                worker_group.execute_single_async(rank, _write_tf_config, addresses, rank)
-                for rank in range(len(worker_group))
-            ]
-        )
-
-
-def _hold_port() -> str:
-    """This worker's address with a port that stays its own until TensorFlow, seconds later, listens on it.
-
-    The socket is bound but does not listen, and both sides allow the port to be shared, so TensorFlow can bind it
-    while no other process is given it. It is held as long as the process lives.
-    """
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    holder.bind(("", 0))
-    port = holder.getsockname()[1]
-    holder.detach()
-    os.environ["TF_GRPC_REUSE_PORT"] = "true"
-    address: str = ray.util.get_node_ip_address()
-    return f"{address}:{port}"
-
-
-def _write_tf_config(addresses: list[str], rank: int) -> None:
-    before_tensorflow()
-    os.environ.pop("TF_CONFIG", None)
-    if addresses:
-        task = {"type": "worker", "index": rank}
-        os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
 
 
 def _work(config: dict[str, Any]) -> Any:

@@ -51,6 +51,13 @@ def best_threshold(thresholds: Sequence[float], scores: Sequence[float]) -> tupl
     return threshold, score
 
 
+def pooled_threshold(
+    thresholds: Sequence[float], curves: Sequence[Sequence[float]], pictures: Sequence[int]
+) -> tuple[float, float]:
+    """`best_threshold` of the mean of several networks' scores, each weighted by its number of pictures."""
+    return best_threshold(thresholds, np.average(curves, axis=0, weights=pictures).tolist())
+
+
 def boundary(mask: NDArray[Any], pixels: int) -> NDArray[np.bool_]:
     """The band along a mask's own edge: bool (H, W), its pixels at most `pixels` from the nearest that is not object.
 

@@ -135,6 +135,7 @@ class TestThroughRay:
             f"next        python jobs/evaluate.py {tmp_path}/five {asked.data.root} data.fold=3",
         ]
 
+    @pytest.mark.slow  # half a minute: three launches
     def test_what_a_device_had_no_memory_for_is_not_tried_again_in_the_next_fold(
         self, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
     ) -> None:

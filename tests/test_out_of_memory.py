@@ -136,6 +136,7 @@ def losses(folder: str) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in steps}
 
 
+@pytest.mark.slow  # a minute: three runs, each with its start of TensorFlow
 def test_a_run_that_does_not_fit_goes_on_with_smaller_batches_and_the_same_losses(
     recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:

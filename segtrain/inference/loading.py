@@ -15,9 +15,9 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import segtrain.models  # noqa: F401  registers the layers that a saved model names
+from segtrain import metrics
 from segtrain.config import Model
 from segtrain.errors import UserError
-from segtrain.metrics import best_threshold
 from segtrain.models.blocks import PadToMultiple
 from segtrain.storage import Storage, join
 
@@ -105,9 +105,8 @@ def pooled_threshold(members: Sequence[Member]) -> float:
     facts = [member.facts for member in members if member.facts is not None]
     curves = [fact.threshold_curve for fact in facts if fact.threshold_curve is not None]
     if len(members) > 1 and len(curves) == len(members) and len({curve.thresholds for curve in curves}) == 1:
-        by_threshold = zip(*(curve.dice for curve in curves), strict=True)
-        sums = [sum(d * curve.pictures for d, curve in zip(dice, curves, strict=True)) for dice in by_threshold]
-        return best_threshold(curves[0].thresholds, sums)[0]
+        dice, pictures = [curve.dice for curve in curves], [curve.pictures for curve in curves]
+        return metrics.pooled_threshold(curves[0].thresholds, dice, pictures)[0]
     if not facts:
         return DEFAULT_THRESHOLD
     return sum(fact.best_threshold for fact in facts) / len(facts)

@@ -14,13 +14,12 @@ import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from segtrain.config import Recipe, load_recipe
 from segtrain.environment import before_tensorflow
 from segtrain.memory import gib
-from tests.bench.measuring import run_module
+from tests.bench.measuring import process_memory, run_module
 
 MODEL = ["model.filters=16", "model.depth=4", "data.height=1280", "data.width=1918", "train.global_batch_size=1"]
 ROWS = {
@@ -74,7 +73,7 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
     world = World()
     configure_process(world, deterministic=False, seed=0)
     strategy, train = build_strategy(world), recipe.train
-    imported = _memory("VmRSS")
+    imported = process_memory("VmRSS")
     with strategy.scope():
         if name == "keras":
             model = _keras_unet(recipe.model.filters, recipe.model.depth)
@@ -93,7 +92,7 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
         started = time.perf_counter()
         float(step(batch, number).loss)
         seconds.append(time.perf_counter() - started)
-    return _memory("VmHWM") - imported, imported, statistics.median(seconds[1:] or seconds)
+    return process_memory("VmHWM") - imported, imported, statistics.median(seconds[1:] or seconds)
 
 
 def _keras_unet(filters: int, depth: int) -> Any:
@@ -118,12 +117,6 @@ def _keras_unet(filters: int, depth: int) -> Any:
         x = block(keras.layers.Concatenate()([skips[level], x]), filters * 2**level)
     logits = keras.layers.Conv2D(1, 1)(x)
     return keras.Model(picture, keras.layers.Cropping2D(((0, 0), (1, 1)))(logits))
-
-
-def _memory(name: str) -> int:
-    """Bytes, from /proc/self/status."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
 
 
 if __name__ == "__main__":

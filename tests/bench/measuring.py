@@ -118,3 +118,9 @@ def cpu_s(process: int) -> float:
     """CPU seconds, user and system, that a process has taken so far, from Linux's /proc."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def process_memory(name: str) -> int:
+    """Bytes of this process from Linux's /proc/self/status: `VmRSS` now, `VmHWM` at its highest."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024

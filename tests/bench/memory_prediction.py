@@ -30,7 +30,7 @@ from segtrain.config import Recipe, load_recipe, override
 from segtrain.environment import before_tensorflow
 from segtrain.memory import Footprint, gib, inference_footprint, training_footprint
 from segtrain.memory.footprint import kernels_of
-from tests.bench.measuring import run_module
+from tests.bench.measuring import process_memory, run_module
 
 STEPS = 2
 AIM = 0.2
@@ -146,17 +146,17 @@ def measure(kind: str, recipe: Recipe) -> Measured:
     world = World(workers=1, rank=0, replicas_per_worker=1, gpus_per_worker=0)
     configure_process(world, deterministic=False, seed=0)
     _give_back_memory()
-    imported = _memory("VmRSS")
+    imported = process_memory("VmRSS")
     strategy = build_strategy(world)
     run = _train if kind == "train" else _forward
     side = 2 ** (recipe.model.depth + 1)
     least = recipe.model.norm_groups if recipe.model.kind == "unet" and recipe.model.norm == "group" else 1
     tiny = override(recipe, [f"model.filters={least}", f"data.height={side}", f"data.width={side}"])
     run(strategy, tiny, steps=1)
-    warm = _memory("VmRSS")
+    warm = process_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew, proc_pid_clear_refs(5)
     run(strategy, recipe, steps=STEPS)
-    peak = _memory("VmHWM")
+    peak = process_memory("VmHWM")
     return Measured(peak - warm, peak - imported)
 
 
@@ -222,12 +222,6 @@ def _give_back_memory() -> None:
     mallopt(MALLOC_MMAP_THRESHOLD, GIVE_BACK_BYTES)
     mallopt(MALLOC_TRIM_THRESHOLD, GIVE_BACK_BYTES)
     mallopt(MALLOC_TOP_PAD, GIVE_BACK_BYTES)
-
-
-def _memory(name: str) -> int:
-    """Bytes, from /proc/self/status."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
 
 
 if __name__ == "__main__":
