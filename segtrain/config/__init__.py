@@ -33,11 +33,13 @@ from segtrain.config.settings import (
     UNetConfig,
 )
 from segtrain.config.sources import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
+from segtrain.config.tune import Axis, TuneConfig
 
 __all__ = [
     "AdamConfig",
     "AdamWConfig",
     "AugmentConfig",
+    "Axis",
     "CarvanaSource",
     "CheckpointConfig",
     "ClusterConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "StorageConfig",
     "SyntheticSource",
     "TrainConfig",
+    "TuneConfig",
     "UNetConfig",
     "flatten",
     "identity",

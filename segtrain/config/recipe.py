@@ -30,6 +30,7 @@ from segtrain.config.settings import (
     UNetConfig,
 )
 from segtrain.config.sources import FolderSource, Source
+from segtrain.config.tune import TuneConfig
 from segtrain.errors import UserError
 
 
@@ -51,6 +52,7 @@ class Recipe(Section):
     cluster: ClusterConfig = ClusterConfig()
     run: RunConfig = RunConfig()
     storage: StorageConfig = StorageConfig()
+    tune: TuneConfig = TuneConfig()
     folds: Literal["one", "all"] = "one"
     """`all` trains one run for each fold, with `data.fold` set to it, and makes an ensemble of them."""
 

@@ -1,0 +1,174 @@
+"""The record of a sweep: what each trial was and came to. Plain values, read by the sweep itself and by its report.
+
+A sweep's folder holds `recipe.yaml`, `sweep.json`, and for each trial `trials/<number>/`: the folder of a run like any
+other, with `trial.json` beside. Only the driver of the sweep writes `trial.json` and `sweep.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from segtrain.errors import UserError
+from segtrain.storage import Storage, join
+
+SWEEP_NAME = "sweep.json"
+TRIAL_NAME = "trial.json"
+FORMAT_VERSION = 1
+Status = Literal["running", "finished", "stopped", "failed", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A trial after one of its epochs."""
+
+    epoch: int
+    """From 1."""
+    dice: float
+    """Hard dice at original resolution on the validation fold, after this epoch."""
+    gpu_s: float
+    """Seconds of training and scoring so far, times replicas."""
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the space, and how far its run has come."""
+
+    number: int
+    """From 0, in the order in which the points were chosen; infeasible ones are counted too."""
+    point: dict[str, Any]
+    """Axis of `tune.space` -> value, of the axes that apply."""
+    status: Status
+    reason: str = ""
+    """Why it was stopped, failed or is infeasible, in a sentence."""
+    history: tuple[Scored, ...] = ()
+    parameters: int = 0
+    memory_bytes: int = 0
+    """Predicted for a training step, a replica."""
+    attempts: int = 0
+    """Times that its run was started."""
+
+    @property
+    def dice(self) -> float | None:
+        """The best dice so far: what `best/model.keras` in its folder has. None before the first."""
+        return max((scored.dice for scored in self.history), default=None)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of `dice`; 0 before the first."""
+        return max(self.history, key=lambda scored: (scored.dice, -scored.epoch)).epoch if self.history else 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return self.history[-1].epoch if self.history else 0
+
+    @property
+    def gpu_s(self) -> float:
+        return self.history[-1].gpu_s if self.history else 0.0
+
+    @property
+    def images_per_s(self) -> float:
+        return self.history[-1].images_per_s if self.history else 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != "running"
+
+    def after(self, scored: Scored) -> "Trial":
+        """The trial with one more epoch; one that was done again takes the place of what came after it before."""
+        kept = tuple(one for one in self.history if one.epoch < scored.epoch)
+        return replace(self, history=(*kept, scored))
+
+    def ended(self, status: Status, reason: str = "") -> "Trial":
+        return replace(self, status=status, reason=reason)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Trial":
+        """Raises ValueError, KeyError or TypeError for what `to_json` has not written."""
+        tree = json.loads(text)
+        return cls(**tree | {"history": tuple(Scored(**one) for one in tree["history"])})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Facts of the sweep as a whole."""
+
+    state: Literal["running", "finished", "stopped"]
+    """`stopped` by its budget or by the user; the same command with --resume goes on."""
+    reason: str = ""
+    seconds: float = 0.0
+    """The driver's, all attempts together."""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Sweep":
+        return cls(**json.loads(text))
+
+
+def trial_folder(sweep_folder: str, number: int) -> str:
+    """Where a trial's run is."""
+    return join(sweep_folder, "trials", f"{number:04d}")
+
+
+def read_sweep(folder: str, storage: Storage) -> Sweep | None:
+    """The facts of the sweep in `folder`; None where there is no sweep. UserError for a file that is not ours."""
+    url = join(folder, SWEEP_NAME)
+    try:
+        return Sweep.from_json(storage.read_bytes(url))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise UserError(f"{url} is not what jobs/tune.py of this segtrain writes; give another folder") from None
+
+
+def read_trials(folder: str, storage: Storage) -> list[Trial]:
+    """All trials of the sweep in `folder`, by number. Raises UserError for a record that is not ours."""
+    found = []
+    for name in storage.list(join(folder, "trials")):
+        url = join(folder, "trials", name, TRIAL_NAME)
+        try:
+            found.append(Trial.from_json(storage.read_bytes(url)))
+        except FileNotFoundError:
+            continue  # a kill came between the making of the folder and of the record: the number is used again
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{url} is not what jobs/tune.py of this segtrain writes; delete that folder") from None
+    return sorted(found, key=lambda trial: trial.number)
+
+
+def write_trial(folder: str, trial: Trial, storage: Storage) -> None:
+    """Put the trial's record beside its run."""
+    storage.write_bytes(join(trial_folder(folder, trial.number), TRIAL_NAME), trial.to_json().encode())
+
+
+def write_sweep(folder: str, sweep: Sweep, storage: Storage) -> None:
+    """Put the sweep's facts into its folder."""
+    storage.write_bytes(join(folder, SWEEP_NAME), sweep.to_json().encode())
+
+
+def label(point: Mapping[str, Any]) -> str:
+    """A point in a few words: `filters=16 height,width=96,128 dice=1`; the last part of each field's name."""
+    return " ".join(f"{short_name(axis)}={short_value(value)}" for axis, value in point.items())
+
+
+def short_name(axis: str) -> str:
+    """`height,width` for `data.height,data.width`."""
+    return ",".join(field.rpartition(".")[2] for field in axis.split(","))
+
+
+def short_value(value: Any) -> str:
+    """A value of an axis for people: four digits, joined values with commas, a section as `dice:1+bce:1`."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ",".join(map(short_value, value))
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}:{short_value(one)}" for key, one in value.items())
+    return str(value)
