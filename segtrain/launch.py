@@ -97,8 +97,12 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
     return summary
 
 
-def run_on(display: Display, recipe: Recipe, train: Train, *, extend: bool = False) -> tuple[RunSummary, Recipe]:
+def run_on(
+    display: Display, recipe: Recipe, train: Train, *, extend: bool = False, announced: bool = False
+) -> tuple[RunSummary, Recipe]:
     """`run` on a display that is already open and stays so, without the lines at the end.
+
+    `announced` says that the display shows already which run this is.
 
     Returns the recipe too, as it was in the end: with smaller batches where a device ran out of memory.
     """
@@ -107,7 +111,8 @@ def run_on(display: Display, recipe: Recipe, train: Train, *, extend: bool = Fal
     fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage))
     recipe = fitted.recipe
     resumes = preflight.check_run_folder(recipe, storage, extend=extend)
-    display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
+    if not announced:
+        display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
     if fitted.reasons:
         display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
     with cluster.connection():
@@ -156,7 +161,7 @@ def _fit(recipe: Recipe, train: Train, display: Display) -> RunSummary:
     trainer = _Trainer(
         _work,
         train_loop_config={"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox},
-        backend_config=TensorFlowCluster(),
+        backend_config=TensorFlowCluster(recipe.cluster.compute_threads),
         scaling_config=_scaling(recipe),
         run_config=settings,
     )

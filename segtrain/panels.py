@@ -22,6 +22,8 @@ PANEL_WIDTH = 1600
 SHEET_CELL = 320
 """A contact sheet's cells are so many pixels wide."""
 GAP = 6
+BAR, LINE = 28, 22
+"""Heights of a panel's title, and of the lines of text above and below its cells."""
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -61,8 +63,7 @@ def panel(
         ("difference", _scaled(difference, width, height)),
     )
     font = _font(15)
-    bar, line = 28, 22
-    sheet = Image.new("RGB", (4 * width + 5 * GAP, bar + line + height + line + GAP), PAPER)
+    sheet = Image.new("RGB", (4 * width + 5 * GAP, BAR + LINE + height + LINE + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     score = f"dice {_dice(wanted, found):.4f}"
     left = sheet.width - GAP - round(draw.textlength(score, font))
@@ -70,10 +71,15 @@ def panel(
     draw.text((GAP, 6), _shorten(title, draw, font, left - 3 * GAP), INK, font)
     for k, (name, cell) in enumerate(cells):
         x = GAP + k * (width + GAP)
-        draw.text((x, bar + 2), name, FAINT, _font(13))
-        sheet.paste(cell, (x, bar + line))
-    _legend(draw, sheet.width - GAP, bar + line + height + 4)
+        draw.text((x, BAR + 2), name, FAINT, _font(13))
+        sheet.paste(cell, (x, BAR + LINE))
+    _legend(draw, sheet.width - GAP, BAR + LINE + height + 4)
     return sheet
+
+
+def prediction_and_difference(sheet: Image.Image) -> Image.Image:
+    """The right half of what `panel` drew, without its text."""
+    return sheet.crop((sheet.width // 2 + GAP // 2, BAR + LINE, sheet.width - GAP, sheet.height - LINE - GAP))
 
 
 def contact_sheet(

@@ -83,6 +83,8 @@ class PlainDisplay:
         self._printed_at = float("-inf")
 
     def show(self, progress: Progress) -> None:
+        if progress.phase == "saved":
+            return  # the line of the epoch is printed already
         now = time.monotonic()
         line = self._epochs.ended(progress)
         if line is None and (progress.phase == "starting" or now - self._printed_at >= self._every_s):
@@ -115,6 +117,8 @@ class TerminalDisplay:
         self._bar.start()
 
     def show(self, progress: Progress) -> None:
+        if progress.phase == "saved":
+            return
         line = self._epochs.ended(progress)
         if line is not None:
             self.note(_labelled(self.label, line))
@@ -145,7 +149,7 @@ def _moment(progress: Progress) -> str:
         return f"{_epoch(progress)}evaluating"
     if progress.phase == "done":
         return "done"
-    left = f"  {_clock(progress.left_s)} left" if progress.left_s else ""
+    left = f"  {clock(progress.left_s)} left" if progress.left_s else ""
     return (
         f"{_epoch(progress)}step {progress.step}/{progress.steps_per_epoch}  {progress.images_per_s:.1f} images/s  "
         f"loss {progress.loss:.4f}  dice {progress.dice:.4f}{left}"
@@ -160,7 +164,7 @@ def _epoch(progress: Progress) -> str:
     return f"epoch {progress.epoch}/{progress.epochs}  " if progress.epoch else ""
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """`1:05` for 65 seconds, `2:00:00` for two hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -175,7 +179,7 @@ def closing_lines(summary: RunSummary, recipe: Recipe) -> list[str]:
     return [
         f"hard dice {summary.dice_hard_original:.4f} at original resolution on fold {data.fold}, epoch {summary.epoch} "
         f"(IoU {summary.iou_hard_original:.4f}, soft dice {summary.dice_soft:.4f})",
-        f"trained for {_clock(summary.train_seconds)} at {summary.images_per_s:.1f} images/s{early}",
+        f"trained for {clock(summary.train_seconds)} at {summary.images_per_s:.1f} images/s{early}",
         f"best model  {join(summary.folder, 'best', 'model.keras')}",
         f"panels      {join(summary.folder, 'panels')}",
         f"metrics     {join(summary.folder, 'metrics.jsonl')}",

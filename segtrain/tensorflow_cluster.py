@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,8 +12,11 @@ from ray.train.backend import Backend, BackendConfig
 from segtrain.environment import before_tensorflow
 
 
+@dataclass
 class TensorFlowCluster(BackendConfig):
     """Tells the workers' TensorFlow of each other, and nothing else: Ray's own backend would force Keras 2."""
+
+    compute_threads: int | None = None
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -20,12 +24,12 @@ class TensorFlowCluster(BackendConfig):
 
 
 class _TensorFlowBackend(Backend):
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: TensorFlowCluster) -> None:  # type: ignore[override]
         """Write TF_CONFIG in every worker, before its training function runs."""
         addresses = worker_group.execute(_hold_port) if len(worker_group) > 1 else []
         ray.get(
             [
-                worker_group.execute_single_async(rank, _write_tf_config, addresses, rank)
+                worker_group.execute_single_async(rank, _prepare, addresses, rank, backend_config.compute_threads)
                 for rank in range(len(worker_group))
             ]
         )
@@ -47,8 +51,8 @@ def _hold_port() -> str:
     return f"{address}:{port}"
 
 
-def _write_tf_config(addresses: list[str], rank: int) -> None:
-    before_tensorflow()
+def _prepare(addresses: list[str], rank: int, compute_threads: int | None) -> None:
+    before_tensorflow(compute_threads=compute_threads)
     os.environ.pop("TF_CONFIG", None)
     if addresses:
         task = {"type": "worker", "index": rank}

@@ -48,6 +48,8 @@ class Trial:
     """Predicted for a training step, a replica."""
     attempts: int = 0
     """Times that its run was started."""
+    resumable: bool = False
+    """Stopped with the whole sweep, not for its score: `--resume` goes on with it."""
 
     @property
     def dice(self) -> float | None:
@@ -74,15 +76,20 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        return self.status != "running"
+        """Whether a sweep that is resumed has nothing more to do for it."""
+        return self.status != "running" and not self.resumable
 
     def after(self, scored: Scored) -> "Trial":
         """The trial with one more epoch; one that was done again takes the place of what came after it before."""
         kept = tuple(one for one in self.history if one.epoch < scored.epoch)
         return replace(self, history=(*kept, scored))
 
-    def ended(self, status: Status, reason: str = "") -> "Trial":
-        return replace(self, status=status, reason=reason)
+    def ended(self, status: Status, reason: str = "", *, resumable: bool = False) -> "Trial":
+        return replace(self, status=status, reason=reason, resumable=resumable)
+
+    def started(self) -> "Trial":
+        """The trial at the start of one more attempt."""
+        return replace(self, status="running", reason="", resumable=False, attempts=self.attempts + 1)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

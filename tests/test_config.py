@@ -21,6 +21,7 @@ from segtrain.config import (
     override,
 )
 from segtrain.errors import UserError
+from segtrain.tune.space import check_space
 
 RECIPES = sorted((Path(__file__).parents[1] / "jobs" / "recipes").glob("*.yaml"))
 
@@ -40,9 +41,19 @@ def test_every_recipe_that_ships_reads_and_is_named_after_its_file(path: Path) -
 
 
 def test_the_recipes_that_are_promised_ship() -> None:
-    assert {"quickstart", "article_fcn", "article_unet", "carvana", "nuclei", "parked_cars"} <= {
-        path.stem for path in RECIPES
-    }
+    single = {"quickstart", "article_fcn", "article_unet", "carvana", "nuclei", "parked_cars"}
+    assert single | {"sweep_quick", "sweep_carvana"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_that_are_called_sweeps_have_a_space_that_can_be_searched(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert bool(recipe.tune.space) == path.stem.startswith("sweep_")
+    if recipe.tune.space:
+        check_space(recipe)
+        assert recipe.tune.max_trials >= 12
+        ends = recipe.train.epochs if recipe.tune.clock == "epochs" else float("inf")
+        assert recipe.tune.grace * recipe.tune.reduction <= ends, "else no trial is ever stopped"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -1,6 +1,8 @@
-"""Probabilities at a picture's own size, by linear algebra."""
+"""Probabilities at a picture's own size, by linear algebra and by TensorFlow's own resizing."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from segtrain.probability import upsample_probability
 
@@ -11,6 +13,13 @@ def test_logits_are_interpolated_between_pixel_centres_before_the_sigmoid() -> N
     rows, columns = (_weights(new, old) for new, old in ((13, 5), (9, 7)))
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-(rows @ logits[..., 0] @ columns.T))), atol=1e-6)
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [(1280, 1918), (37, 50), (19, 101), (9, 7), (1, 1)])
+def test_one_side_after_the_other_gives_the_same_bits_as_both_at_once(size: tuple[int, int]) -> None:
+    logits = np.random.default_rng(2).normal(0.0, 4.0, (37, 50, 1)).astype(np.float32)
+    expected = tf.sigmoid(tf.image.resize(logits, size, method="bilinear")[..., 0]).numpy()
+    np.testing.assert_array_equal(upsample_probability(logits, *size), expected)
 
 
 def _weights(new: int, old: int) -> np.ndarray:

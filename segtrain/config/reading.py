@@ -49,14 +49,14 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         if not separator or not path:
             raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
         try:
-            _assign(tree, path.split("."), yaml.load(value, _Loader))
+            assign(tree, path.split("."), yaml.load(value, _Loader))
         except yaml.YAMLError:
             raise UserError(f"{path}: the value '{value}' is not YAML; quote it") from None
     return Recipe.from_dict(tree)
 
 
-def _assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    """Set one value. A section that changes its kind starts from that kind's own defaults."""
+def assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set one value in a tree of plain dicts. A section that changes its kind starts from that kind's own defaults."""
     *parents, last = keys
     node = tree
     for depth, key in enumerate(parents):

@@ -310,6 +310,9 @@ class ClusterConfig(Section):
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     """One replica a GPU; 0 trains on the CPU."""
     cpus_per_worker: Count = 1
+    compute_threads: Count | None = None
+    """Threads that TensorFlow computes with in each worker; all cores where nothing is given. Trials of a sweep get
+    `cpus_per_worker`, because several share a machine. The last digits of sums may depend on it."""
     cpu_replicas_per_worker: Count = 1
     """Logical CPU devices that stand in for GPUs where `gpus_per_worker` is 0."""
     device_bytes: Count | None = None

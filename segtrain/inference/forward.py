@@ -30,16 +30,23 @@ class Forward:
         Those that cannot be decoded are missing and go into `unreadable`, id -> reason, where
         `inference.skip_unreadable` is set; where it is not, UserError names the first one.
         """
+        decoding = self._decode(rows, 0)
         for first in range(0, len(rows), self._batch_size):
             prepared: list[tuple[Row, Prepared]] = []
-            for made in self._host.map(self._prepare, rows[first : first + self._batch_size]):
+            for made in decoding:
                 if isinstance(made, LostRow):
                     self._leave_out(made, unreadable)
                 else:
                     prepared.append(made)
+            # While the device has this batch, and ahead of the host's work on what the device makes of it.
+            decoding = self._decode(rows, first + self._batch_size)
             with self._device:
                 logits = self._predictor.forward([pixels for _, pixels in prepared])
             yield [(row, found) for (row, _), found in zip(prepared, logits, strict=True)]
+
+    def _decode(self, rows: Sequence[Row | LostRow], first: int) -> Iterator[tuple[Row, Prepared] | LostRow]:
+        """The batch of rows from `first` on, whose decoding has been started."""
+        return self._host.map(self._prepare, rows[first : first + self._batch_size])
 
     def _prepare(self, row: Row | LostRow) -> tuple[Row, Prepared] | LostRow:
         if isinstance(row, LostRow):

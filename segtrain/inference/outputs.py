@@ -54,7 +54,7 @@ def mask_png(mask: NDArray[np.generic]) -> bytes:
 
     Pillow keeps a byte for each pixel on the way, which takes eight times as long.
     """
-    packed = np.packbits(mask != 0, axis=1)
+    packed = np.packbits(mask.astype(np.bool_, copy=False), axis=1)
     # Each row begins with the number of its filter; 0 is none, which suits bits best (PNG, section 12.7).
     rows = np.zeros((packed.shape[0], packed.shape[1] + 1), np.uint8)
     rows[:, 1:] = packed

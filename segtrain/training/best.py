@@ -60,6 +60,7 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
         **run.facts,
         "validation_ids": scores.ids,
         "validation_dice": [round(value, 6) for value in scores.dice_per_picture().tolist()],
+        "validation_foreground": [round(value, 6) for value in scores.foreground_per_picture().tolist()],
         "threshold_curve": {
             "thresholds": THRESHOLDS.tolist(),
             "dice": [round(value, 9) for value in curve.tolist()],

@@ -20,9 +20,11 @@ from segtrain.training.strategy import local_value, place
 
 # Columns of a picture's scores: whether it was seen, then (overlap, predicted, true) of the hard masks at original
 # size, of the probabilities at original size, of the probabilities at training size; then the hard dice at original
-# size for each of `THRESHOLDS`. Counts of pixels are below 2**53, so float64 holds them exactly.
+# size for each of `THRESHOLDS`, and how many pixels it has. Counts of pixels are below 2**53, so float64 holds them
+# exactly.
 SEEN, HARD, SOFT, SOFT_TRAINING, CURVE = 0, slice(1, 4), slice(4, 7), slice(7, 10), slice(10, 10 + THRESHOLDS.size)
-COLUMNS = CURVE.stop
+PIXELS = CURVE.stop
+COLUMNS = PIXELS + 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Scores:
     def dice_per_picture(self) -> np.ndarray:
         """Hard dice at original size, float64 (pictures,)."""
         return dice(self.table[:, HARD])
+
+    def foreground_per_picture(self) -> np.ndarray:
+        """Share of its pixels that are object in truth, float64 (pictures,)."""
+        share: np.ndarray = self.table[:, HARD.stop - 1] / self.table[:, PIXELS]
+        return share
 
     def threshold_curve(self) -> np.ndarray:
         """Mean over pictures of the hard dice at original size for each of `THRESHOLDS`, float64 (127,)."""
@@ -130,7 +137,7 @@ def _score(
     if watch is not None:
         watch(row, probability)
     curve = dice(counts_by_threshold(truth, probability))
-    return np.array([1, *counts, *soft, *training, *curve], dtype=np.float64)
+    return np.array([1, *counts, *soft, *training, *curve, truth.size], dtype=np.float64)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

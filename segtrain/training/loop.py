@@ -43,6 +43,7 @@ def train(recipe: Recipe, world: World, *, on_progress: Callable[[Progress], Non
                 run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
             run.cursor.start_epoch(run.cursor.epoch + 1)
             run.save()
+            watch.saved(measured.get("dice_hard_original"))
         summary = _summarize(run, watch.images_per_s)
     on_progress(Progress("done", epoch=summary.epoch, epochs=recipe.train.epochs, dice=summary.dice_hard_original))
     return summary

@@ -12,7 +12,7 @@ class Progress:
     """A moment of a run, for a progress bar or a line of text."""
 
     phase: str
-    """`starting`, `training`, `evaluating` or `done`."""
+    """`starting`, `training`, `evaluating`, `saved` (an epoch is recorded, its checkpoint begun) or `done`."""
     epoch: int = 0
     epochs: int = 0
     step: int = 0
@@ -22,6 +22,10 @@ class Progress:
     dice: float = 0.0
     """Soft dice of the epoch's pictures so far; hard dice at original resolution once evaluated."""
     left_s: float = 0.0
+    score: float | None = None
+    """Hard dice at original resolution, when `saved` and the epoch was scored."""
+    train_s: float = 0.0
+    """Seconds spent training and evaluating, all attempts together, when `saved`."""
     message: str = ""
 
 

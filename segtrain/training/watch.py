@@ -113,6 +113,20 @@ class Watch:
             )
         )
 
+    def saved(self, score: float | None) -> None:
+        """Tell that the epoch before the cursor is done with, and what it scored, if it was scored."""
+        cursor, epochs = self._cursor, self._recipe.train.epochs
+        self._on_progress(
+            Progress(
+                phase="saved",
+                epoch=cursor.epoch,
+                epochs=epochs,
+                images_per_s=self.images_per_s,
+                score=score,
+                train_s=cursor.train_s,
+            )
+        )
+
     def _left_s(self) -> float:
         """Seconds to the last epoch's end at the present rate; 0 while there is none yet."""
         if not self.images_per_s:

@@ -1,8 +1,10 @@
 """Rows become logits in order, a batch at a time, and what cannot be decoded is named."""
 
 import io
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from segtrain.data.shards import Row
 from segtrain.errors import UserError
 from segtrain.inference.forward import Forward
 from segtrain.inference.loading import Member
-from segtrain.inference.predictor import Logits, Predictor
+from segtrain.inference.predictor import Logits, Predictor, Prepared
 
 
 def row(name: str, level: int, image: bytes | None = None) -> Row:
@@ -53,6 +55,32 @@ def test_rows_come_back_in_order_in_batches_with_what_the_network_made_of_them(h
     ]
 
 
+class Waiting(Predictor):
+    """Its forward pass ends only when four pictures in all have been decoded."""
+
+    decoded = 0
+    change = threading.Condition()
+
+    def prepare(self, *args: Any) -> Prepared:
+        prepared = super().prepare(*args)
+        with self.change:
+            self.decoded += 1
+            self.change.notify_all()
+        return prepared
+
+    def forward(self, prepared: Sequence[Prepared]) -> list[Logits]:
+        with self.change:
+            assert self.change.wait_for(lambda: self.decoded == 4, timeout=30)
+        return super().forward(prepared)
+
+
+def test_the_next_batch_is_decoded_while_the_device_has_one(host: ThreadPoolExecutor) -> None:
+    inference = InferenceConfig(batch_size=2)
+    predictor = Waiting([Member("a network", brightness, "0" * 32, multiple=1)], inference)
+    batches = list(Forward(predictor, inference, host)([row(str(grey), grey) for grey in (9, 8, 7, 6)], {}))
+    assert [[level(logits) for _, logits in batch] for batch in batches] == [[9, 8], [7, 6]]
+
+
 def test_what_cannot_be_decoded_is_named_or_left_out_if_asked(host: ThreadPoolExecutor) -> None:
     rows = [row("a", 50), row("b", 0, b"no picture"), LostRow("c", "it is gone"), row("d", 70)]
     with pytest.raises(
@@ -65,3 +93,4 @@ def test_what_cannot_be_decoded_is_named_or_left_out_if_asked(host: ThreadPoolEx
     assert unreadable.keys() == {"b", "c"}
     assert unreadable["c"] == "it is gone"
     assert list(forward(host, skip_unreadable=True)(rows[1:3], {})) == [[]]
+    assert list(forward(host)([], {})) == []

@@ -80,6 +80,8 @@ def test_scores_are_those_of_scikit_learn_over_pictures_at_their_own_size(
     hard = [f1_score(truth, probability >= THRESHOLD) for truth, probability in pairs]
     assert 0.2 < min(hard) < max(hard) < 1.0
     np.testing.assert_allclose(scores.dice_per_picture(), hard, rtol=0, atol=1e-12)
+    shares = [truths[name].mean() for name in scores.ids]
+    np.testing.assert_allclose(scores.foreground_per_picture(), shares, rtol=0, atol=1e-12)
     found = scores.summary()
     assert found["dice_hard_original"] == pytest.approx(np.mean(hard), abs=1e-12)
     overlap = np.mean([jaccard_score(truth, probability >= THRESHOLD) for truth, probability in pairs])

@@ -96,11 +96,12 @@ def test_the_best_epochs_scores_are_kept_and_returned(finished, tiny_set) -> Non
         "recipe_fingerprint",
         "validation_ids",
         "validation_dice",
+        "validation_foreground",
     }
     best = max(finished.lines("epoch"), key=lambda line: line["dice_hard_original"])
     for name in ("epoch", "step", "dice_hard_original", "dice_soft", "iou_hard_original"):
         assert kept[name] == best[name]
-    assert len(kept["validation_ids"]) == 8
+    assert len(kept["validation_ids"]) == len(kept["validation_foreground"]) == 8
     assert {path.stem for path in tiny_set.masks.iterdir()} > set(kept["validation_ids"])
     assert kept["validation_dice"] == pytest.approx(kept["validation_dice"])
     assert np.mean(kept["validation_dice"]) == pytest.approx(kept["dice_hard_original"], abs=1e-6)

@@ -1,0 +1,41 @@
+"""Write one HTML page about a run or a sweep, which opens offline in any browser; also while it is still running.
+
+    python jobs/report.py RUN_OR_SWEEP [--out FILE] [key=value ...] [--debug]
+
+    python jobs/report.py demo/runs/quickstart
+    python jobs/report.py s3://bucket/runs/sweep_carvana --out sweep.html
+    python jobs/report.py s3://bucket/runs/carvana storage.endpoint_url=http://localhost:8333
+
+RUN_OR_SWEEP is the folder <run.storage>/<run.name> of jobs/train.py or jobs/tune.py, or that of one trial; it may be an
+s3:// URL, and so may FILE. The page is `report.html` in that folder where no FILE is given. Nothing outside the folder
+is read; key=value are settings of the section `storage`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from segtrain import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="RUN_OR_SWEEP")
+    parser.add_argument("overrides", metavar="key=value", nargs="*")
+    parser.add_argument("--out", metavar="FILE", help="where the page goes")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_intermixed_args(argv)
+    return cli.main(lambda: run(args), debug=args.debug)
+
+
+def run(args: argparse.Namespace) -> None:
+    from segtrain import report
+    from segtrain.config import load_recipe
+    from segtrain.storage import Storage
+
+    recipe = load_recipe(None, args.overrides)
+    print(f"wrote {report.write(args.folder, Storage(recipe.storage), args.out)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

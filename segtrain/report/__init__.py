@@ -1,0 +1,39 @@
+"""One self-contained HTML page of what is in the folder of a run or of a sweep."""
+
+from segtrain.errors import UserError
+from segtrain.storage import Storage, join
+from segtrain.trials import read_sweep
+
+REPORT_NAME = "report.html"
+
+
+def write(folder: str, storage: Storage, out: str | None = None) -> str:
+    """Write the page of the run or sweep in `folder` to `out`, and return its URL: `report.html` in the folder itself
+    where nothing is given.
+
+    It reads the folder alone, and what is not there yet is said on the page, so it works while the run goes on too.
+    Raises UserError for a folder that holds neither, or files that this segtrain has not written.
+    """
+    # Launching imports this module, and processes that only train need not wait for plotly, half a second.
+    from segtrain.report import reading, run_page, sweep_page
+
+    folder = folder.rstrip("/") or folder
+    sweep = read_sweep(folder, storage)
+    if sweep is not None:
+        html = sweep_page.render(reading.read_sweep_folder(folder, sweep, storage))
+    else:
+        run = reading.read_run_folder(folder, storage)
+        if run is None:
+            raise UserError(f"{folder} holds neither a run nor a sweep{_near(folder, storage)}")
+        html = run_page.render(run)
+    url = out or join(folder, REPORT_NAME)
+    storage.write_bytes(url, html.encode())
+    return url
+
+
+def _near(folder: str, storage: Storage) -> str:
+    """What may have been meant."""
+    inside = [name for name in storage.list(folder) if storage.exists(join(folder, name, "metrics.jsonl"))]
+    if inside:
+        return f", but runs: give one of them, such as {join(folder, inside[0])}"
+    return "; give the folder <run.storage>/<run.name> of one"

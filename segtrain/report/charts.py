@@ -1,0 +1,232 @@
+"""The charts of a run, and what all charts have in common: plotly figures as JSON, in the colours of Okabe and Ito."""
+
+import html
+import json
+from collections import Counter
+from collections.abc import Sequence
+from math import floor
+from statistics import fmean, median
+from typing import Any, TypeVar
+
+import plotly.graph_objects as go
+
+from segtrain.report.reading import RunFolder
+
+BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
+INK, FAINT, RULE, GHOST = "#1a1a1a", "#5c5c5c", "#e4e4e4", "#d0d5da"
+MOST_POINTS = 1500
+"""A curve of more steps is drawn from the means of so many stretches: a page does not grow with a run's length."""
+HISTOGRAM_BARS = 30
+One = TypeVar("One")
+Charts = dict[str, Any]
+"""Name of its place in the page -> figure, as plain dicts."""
+
+
+def figure(traces: Sequence[Any], *, x: str = "", y: str = "", **layout: Any) -> dict[str, Any]:
+    """A figure in the style of all charts, as plain dicts; `x` and `y` are the titles of its axes.
+
+    `layout` holds further settings of plotly's layout, with the underscores of its keywords.
+    """
+    drawn = go.Figure(traces)
+    drawn.update_layout(
+        template="none",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 58, "r": 16, "t": 34, "b": 46},
+        hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "font": {"color": INK, "size": 13}, "align": "left"},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+    )
+    for update, title in ((drawn.update_xaxes, x), (drawn.update_yaxes, y)):
+        update(
+            title={"text": title, "standoff": 8, "font": {"size": 12, "color": FAINT}},
+            gridcolor=RULE,
+            zeroline=False,
+            linecolor="#9a9a9a",
+            tickfont={"size": 12},
+            automargin=True,
+        )
+    drawn.update_layout(**layout)
+    plain: dict[str, Any] = json.loads(drawn.to_json())
+    plain["layout"].pop("template", None)
+    return plain
+
+
+def safe(text: str) -> str:
+    """Text for a chart, in which plotly would take tags for its own."""
+    return html.escape(text, quote=False)
+
+
+def run_charts(run: RunFolder) -> Charts:
+    """Every chart that there are figures for."""
+    charts: Charts = {}
+    if run.steps:
+        charts["loss"] = _loss(run)
+        charts["learning-rate"] = _learning_rate(run)
+    if run.epochs:
+        charts["dice"] = _dice(run)
+        charts["time"] = _time(run.epochs)
+    if run.best.get("validation_dice"):
+        charts["histogram"] = histogram(run.best["validation_dice"])
+    if run.best.get("validation_foreground"):
+        charts["foreground"] = _by_foreground(run.best)
+    if run.best.get("threshold_curve"):
+        charts["threshold"] = _threshold(run.best)
+    return charts
+
+
+def thinned(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
+    """Means of equal stretches of both, where there are more than `most` points."""
+    if len(x) <= most:
+        return list(x), list(y)
+    cuts = [round(k * len(x) / most) for k in range(most + 1)]
+    stretches = [slice(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [fmean(x[part]) for part in stretches], [fmean(y[part]) for part in stretches]
+
+
+def _over_steps(run: RunFolder, name: str) -> tuple[list[float], list[float]]:
+    """A column of the steps over epochs; over steps before the first epoch has ended."""
+    lines = [line for line in run.steps if isinstance(line.get(name), int | float)]
+    per_epoch = run.steps_per_epoch or 1.0
+    return thinned([line["step"] / per_epoch for line in lines], [line[name] for line in lines])
+
+
+def _epoch_axis(run: RunFolder) -> str:
+    return "epoch" if run.epochs else "step"
+
+
+def _loss(run: RunFolder) -> dict[str, Any]:
+    x, y = _over_steps(run, "loss")
+    traces = [go.Scatter(x=x, y=y, name="each step", mode="lines", line={"color": SKY, "width": 1})]
+    if run.epochs:
+        at, means = _column(run.epochs, "loss")
+        traces.append(_line(at, means, "mean of the epoch", BLUE))
+    return figure(traces, x=_epoch_axis(run), y="training loss")
+
+
+def _dice(run: RunFolder) -> dict[str, Any]:
+    traces = [_line(*_column(run.epochs, "dice_training"), "training, soft, augmented pictures", SKY)]
+    at, scores = _column(run.epochs, "dice_hard_original")
+    if at:
+        traces.append(_line(at, scores, "validation, hard, original resolution", BLUE))
+    if "epoch" in run.best:
+        best = [run.best["epoch"]], [run.best["dice_hard_original"]]
+        traces.append(_marker(*best, f"best: {best[1][0]:.4f} in epoch {best[0][0]}"))
+    return figure(traces, x="epoch", y="dice")
+
+
+def _learning_rate(run: RunFolder) -> dict[str, Any]:
+    x, y = _over_steps(run, "learning_rate")
+    line = go.Scatter(x=x, y=y, mode="lines", line={"color": BLUE, "width": 2}, showlegend=False)
+    return figure([line], x=_epoch_axis(run), y="learning rate", yaxis_rangemode="tozero", yaxis_exponentformat="e")
+
+
+def _time(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    parts = (("compute_s", "compute", BLUE), ("input_wait_s", "waiting for input", ORANGE))
+    traces = []
+    for key, name, colour in parts:
+        at, seconds = _column(epochs, key)
+        at, seconds = thinned(at, seconds, 300)
+        traces.append(go.Bar(x=at, y=seconds, name=name, marker={"color": colour, "line": {"width": 0}}))
+    return figure(traces, x="epoch", y="seconds an epoch", barmode="stack", bargap=0.15)
+
+
+def histogram(dice: Sequence[float]) -> dict[str, Any]:
+    """How many pictures have which dice, with a line at the mean and one at the median."""
+    width = _round_width((max(dice) - min(dice)) / HISTOGRAM_BARS)
+    counts = Counter(floor(value / width + 1e-9) for value in dice)
+    starts = range(min(counts), max(counts) + 1)
+    bars = go.Bar(
+        x=[(start + 0.5) * width for start in starts],
+        y=[counts[start] for start in starts],
+        width=width,
+        customdata=[f"{start * width:.4f} to {(start + 1) * width:.4f}" for start in starts],
+        marker={"color": BLUE, "line": {"color": "white", "width": 1}},
+        hovertemplate="dice %{customdata}<br>%{y} pictures<extra></extra>",
+        showlegend=False,
+    )
+    drawn = figure([bars], x="hard dice of a picture", y="pictures", yaxis_tickformat="d")
+    low, high = sorted((("mean", fmean(dice)), ("median", median(dice))), key=lambda mark: mark[1])
+    for (name, at), side in ((low, "right"), (high, "left")):
+        line = {"color": VERMILION if name == "mean" else INK, "width": 2, "dash": "dot"}
+        drawn["layout"].setdefault("shapes", []).append(
+            {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+        )
+        drawn["layout"].setdefault("annotations", []).append(
+            {
+                "text": f"{name} {at:.4f}",
+                "x": at,
+                "xanchor": side,
+                "y": 1,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"color": line["color"], "size": 12},
+            }
+        )
+    return drawn
+
+
+def _round_width(about: float) -> float:
+    """The next 1, 2 or 5 times a power of ten that is no smaller, and at least 0.0001: values have six digits."""
+    width = 1e-4
+    for factor in (2, 2.5, 2) * 5:
+        if width >= about:
+            break
+        width *= factor
+    return width
+
+
+def _by_foreground(best: dict[str, Any]) -> dict[str, Any]:
+    pictures = zip(best["validation_dice"], best["validation_foreground"], best["validation_ids"], strict=True)
+    dice, shares, ids = zip(*_spread(sorted(pictures)), strict=True)
+    points = go.Scatter(
+        x=[100 * share for share in shares],
+        y=dice,
+        mode="markers",
+        text=[safe(name) for name in ids],
+        marker={"color": BLUE, "size": 7, "opacity": 0.6},
+        hovertemplate="%{text}<br>dice %{y:.4f}<br>%{x:.2f} % foreground<extra></extra>",
+        showlegend=False,
+    )
+    return figure([points], x="foreground of the picture, %", y="hard dice", hovermode="closest")
+
+
+def _spread(ordered: Sequence[One]) -> Sequence[One]:
+    """The first of many, which are the worst, and of the others so many that `MOST_POINTS` are drawn in all."""
+    if len(ordered) <= MOST_POINTS:
+        return ordered
+    worst = MOST_POINTS // 3
+    others = MOST_POINTS - worst
+    left = len(ordered) - worst
+    return [*ordered[:worst], *(ordered[worst + k * left // others] for k in range(others))]
+
+
+def _threshold(best: dict[str, Any]) -> dict[str, Any]:
+    curve = best["threshold_curve"]
+    line = go.Scatter(
+        x=curve["thresholds"], y=curve["dice"], mode="lines", line={"color": BLUE, "width": 2}, showlegend=False
+    )
+    at, dice = best["best_threshold"], best["dice_at_best_threshold"]
+    marker = _marker([at], [dice], f"best: {dice:.4f} at {at:.3f}")
+    return figure([line, marker], x="threshold of the probability", y="mean hard dice")
+
+
+def _column(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Epochs, and the values of a column in them, where it has one."""
+    there = [line for line in lines if isinstance(line.get(name), int | float)]
+    return [line["epoch"] for line in there], [line[name] for line in there]
+
+
+def _line(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.Scatter:
+    x, y = thinned(x, y)
+    few = {"size": 6} if len(x) <= 60 else {"size": 3}
+    return go.Scatter(
+        x=x, y=y, name=name, mode="lines+markers", line={"color": colour, "width": 2}, marker={"color": colour, **few}
+    )
+
+
+def _marker(x: Sequence[float], y: Sequence[float], name: str) -> go.Scatter:
+    """The best of a curve."""
+    look = {"color": VERMILION, "size": 11, "symbol": "diamond", "line": {"color": "white", "width": 1}}
+    return go.Scatter(x=x, y=y, name=name, mode="markers", marker=look)

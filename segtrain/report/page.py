@@ -1,0 +1,58 @@
+"""A page as one file: templates, style, scripts, plotly and pictures in it, and nothing that a browser would fetch."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from segtrain.report.charts import Charts
+
+
+def render(template: str, charts: Charts, words: Mapping[int, str], **values: Any) -> str:
+    """The page `template` with its `values`, which are escaped. `words` are the texts of trials by number."""
+    templates = Environment(
+        loader=PackageLoader("segtrain.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"clock": clock, "count": lambda value: f"{value:,}", "size": size}
+    return templates.get_template(template).render(
+        style=_file(templates, "style.css"),
+        script=_file(templates, "page.js"),
+        plotly=Markup(get_plotlyjs()),
+        charts=charts,
+        data=_script_json({"charts": charts, "words": words}),
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        **values,
+    )
+
+
+def clock(seconds: float) -> str:
+    """`42 s`, `12 min 5 s`, `3 h 20 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: int) -> str:
+    """Bytes for people: `3.62 GiB`, below 1 GiB `512 MiB`."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _file(templates: Environment, name: str) -> Markup:
+    assert templates.loader is not None
+    return Markup(templates.loader.get_source(templates, name)[0])
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that may stand in a script element: nothing in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

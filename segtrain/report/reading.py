@@ -1,0 +1,189 @@
+"""What the folder of a run or of a sweep holds at this moment, for a report. Anything may be missing still."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+
+from segtrain.config import Recipe
+from segtrain.errors import UserError
+from segtrain.leaderboard import BEST_NAME, ranked
+from segtrain.storage import Storage, join
+from segtrain.trials import Sweep, Trial, read_trials, trial_folder
+
+PARALLEL_READS = 16
+One, Other = TypeVar("One", bound="str | Trial"), TypeVar("Other")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A validation picture with what was predicted for it."""
+
+    id: str
+    png: bytes
+    dice: float | None
+    """Hard dice at original size; None where no record has it yet."""
+    rank: int | None
+    """From 1, the best of the fold."""
+    pictures: int
+    """How many the fold has, of which a few have panels."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run."""
+
+    folder: str
+    recipe: Recipe
+    recipe_text: str
+    steps: Sequence[dict[str, Any]]
+    """Lines of `metrics.jsonl`: step, loss, dice, learning_rate."""
+    epochs: Sequence[dict[str, Any]]
+    """Lines of `metrics.jsonl`: epoch, step, loss, dice_training, times, scores where the epoch was scored."""
+    best: dict[str, Any]
+    """`best/metrics.json`; empty before the first epoch that was scored."""
+    panels: Sequence[Panel]
+    """The best first; those of unknown dice last."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """0 before the first epoch has ended."""
+        return self.epochs[-1]["step"] / self.epochs[-1]["epoch"] if self.epochs else 0.0
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """One sweep."""
+
+    folder: str
+    sweep: Sweep
+    recipe: Recipe | None
+    recipe_text: str
+    trials: Sequence[Trial]
+    best_panels: Sequence[Panel]
+    """Of the best trial."""
+    pictures: dict[int, bytes]
+    """Trial's number -> PNG of a panel, of the same picture for all trials that have it."""
+    has_best_recipe: bool
+
+
+def read_run_folder(folder: str, storage: Storage) -> RunFolder | None:
+    """The run in `folder`; None where there is none. Raises UserError for a recipe that is not ours."""
+    text = _read(join(folder, "recipe.yaml"), storage)
+    lines = _read(join(folder, "metrics.jsonl"), storage)
+    recipe = _recipe(text, folder)
+    if recipe is None or (lines is None and _holds_folds(recipe, folder, storage)):
+        return None
+    records = list(_records(lines or b""))
+    best = _best(folder, storage)
+    return RunFolder(
+        folder=folder,
+        recipe=recipe,
+        recipe_text=without_credentials((text or b"").decode()),
+        steps=[one for one in records if one.get("kind") == "step"],
+        epochs=[one for one in records if one.get("kind") == "epoch"],
+        best=best,
+        panels=_panels(folder, best, storage),
+    )
+
+
+def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolder:
+    """The sweep in `folder`, whose facts are `sweep`. Raises UserError for a recipe or a record that is not ours."""
+    text = _read(join(folder, "recipe.yaml"), storage)
+    trials = read_trials(folder, storage)
+    order = ranked(trials)
+    best_panels: Sequence[Panel] = ()
+    if order:
+        best = trial_folder(folder, order[0].number)
+        best_panels = _panels(best, _best(best, storage), storage)
+    middle = best_panels[len(best_panels) // 2].id if best_panels else None
+    pngs = _each(lambda trial: _picture(trial_folder(folder, trial.number), middle, storage), order)
+    return SweepFolder(
+        folder=folder,
+        sweep=sweep,
+        recipe=_recipe(text, folder),
+        recipe_text=without_credentials((text or b"").decode()),
+        trials=trials,
+        best_panels=best_panels,
+        pictures={trial.number: png for trial, png in zip(order, pngs, strict=True) if png is not None},
+        has_best_recipe=storage.exists(join(folder, BEST_NAME)),
+    )
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user and password of every URL in it replaced by three stars."""
+    return re.sub(r"(\w://)[^/@\s'\"]+@", r"\1***@", text)
+
+
+def _read(url: str, storage: Storage) -> bytes | None:
+    try:
+        return storage.read_bytes(url)
+    except FileNotFoundError:
+        return None
+
+
+def _recipe(text: bytes | None, folder: str) -> Recipe | None:
+    if text is None:
+        return None
+    try:
+        return Recipe.from_dict(yaml.safe_load(text))
+    except (UserError, yaml.YAMLError, TypeError, ValueError):
+        url = join(folder, "recipe.yaml")
+        raise UserError(f"{url} is not a recipe that this segtrain reads; give the folder of a run of it") from None
+
+
+def _holds_folds(recipe: Recipe, folder: str, storage: Storage) -> bool:
+    """Whether the folder is that of the runs of all folds, which have the same recipe."""
+    return recipe.folds == "all" and any(name.startswith("fold-") for name in storage.list(folder))
+
+
+def _best(folder: str, storage: Storage) -> dict[str, Any]:
+    """`best/metrics.json` of a run; empty before it is there."""
+    url = join(folder, "best", "metrics.json")
+    try:
+        found: dict[str, Any] = json.loads(_read(url, storage) or b"{}")
+        return found
+    except ValueError:
+        raise UserError(f"{url} is not what a run writes; delete it, and the report goes without it") from None
+
+
+def _records(lines: bytes) -> Iterable[dict[str, Any]]:
+    """What each line holds, but for one that the run has only begun to write."""
+    for line in lines.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
+    dice = dict(zip(best.get("validation_ids", ()), best.get("validation_dice", ()), strict=True))
+    rank = {name: k for k, name in enumerate(sorted(dice, key=lambda name: -dice[name]), start=1)}
+    names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]
+    pngs = _each(lambda name: _read(join(folder, "panels", name), storage), names)
+    found = [
+        Panel(name, png, dice.get(name), rank.get(name), len(dice))
+        for name, png in zip((name.removesuffix(".png") for name in names), pngs, strict=True)
+        if png is not None
+    ]
+    return sorted(found, key=lambda panel: panel.rank or len(rank) + 1)
+
+
+def _picture(folder: str, wanted: str | None, storage: Storage) -> bytes | None:
+    """The panel of the picture `wanted` in a trial's folder, else its first one."""
+    if wanted is not None:
+        png = _read(join(folder, "panels", f"{wanted}.png"), storage)
+        if png is not None:
+            return png
+    names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]
+    return _read(join(folder, "panels", names[0]), storage) if names else None
+
+
+def _each(read: Callable[[One], Other], these: Sequence[One]) -> list[Other]:
+    """`read` of each, several at once: from a bucket a file takes tens of milliseconds, however small."""
+    with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="report") as pool:
+        return list(pool.map(read, these))

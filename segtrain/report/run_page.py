@@ -1,0 +1,151 @@
+"""The page of a run."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from segtrain.report import page
+from segtrain.report.charts import run_charts
+from segtrain.report.pictures import panel_url
+from segtrain.report.reading import Panel, RunFolder, without_credentials
+from segtrain.storage import is_remote, join
+
+LOWEST = 10
+"""Pictures of the lowest dice that are named."""
+
+
+class Shown(NamedTuple):
+    """A panel in the page."""
+
+    title: str
+    caption: str
+    url: str
+
+
+def render(run: RunFolder) -> str:
+    """The whole page as HTML."""
+    return page.render(
+        "run.html",
+        run_charts(run),
+        {},
+        title=run.recipe.run.name,
+        folder=without_credentials(run.folder),
+        state=_state(run),
+        best=run.best,
+        cards=_cards(run),
+        panels=shown_panels(run.panels),
+        lowest=_lowest(run.best),
+        facts=_facts(run),
+        remote=is_remote(run.folder),
+        versions=run.best.get("versions", {}),
+        command=command(run),
+        recipe=run.recipe_text,
+    )
+
+
+def shown_panels(panels: Sequence[Panel]) -> list[Shown]:
+    """The best, the median and the worst of the panels, of which some pictures of the fold have one.
+
+    Panels of a run that has no record of its pictures' dice yet come as they are, three at most.
+    """
+    known = [panel for panel in panels if panel.rank is not None]
+    if not known:
+        return [Shown(panel.id, "", url) for panel in panels[:3] if (url := panel_url(panel.png))]
+    last = len(known) - 1
+    titles = {last // 2: "median", last: "worst", 0: "best"}
+    found = []
+    for place, title in sorted(titles.items()):
+        panel = known[place]
+        url = panel_url(panel.png)
+        if url:
+            caption = f"{panel.id}: dice {panel.dice:.4f}, {_ordinal(panel.rank or 0)} of {panel.pictures} pictures"
+            found.append(Shown(title, caption, url))
+    return found
+
+
+def command(run: RunFolder) -> str:
+    """What trains the same again, beside the first one."""
+    path = "recipe.yaml" if is_remote(run.folder) else join(run.folder, "recipe.yaml")
+    parts = ["python", "jobs/train.py", path, f"run.name={run.recipe.run.name}-again"]
+    if run.recipe.folds == "all":
+        parts.append("folds=one")
+    return shlex.join(parts)
+
+
+def _state(run: RunFolder) -> str:
+    epochs = run.recipe.train.epochs
+    if not run.epochs:
+        steps = f"; {run.steps[-1]['step']} steps are" if run.steps else ""
+        return f"no epoch of {epochs} is recorded yet{steps}"
+    done = run.epochs[-1]["epoch"]
+    return f"{done} epochs" if done == epochs else f"{done} of {epochs} epochs recorded"
+
+
+def _cards(run: RunFolder) -> list[tuple[str, str, str]]:
+    """Figure, what it is, and a word on it; the first is the score."""
+    best, cards = run.best, []
+    if best:
+        cards = [
+            (f"{best['dice_hard_original']:.4f}", "hard dice", f"original resolution, fold {best['fold']}"),
+            (f"{best['iou_hard_original']:.4f}", "IoU", "hard, mean over pictures"),
+            (f"{best['dice_soft']:.4f}", "soft dice", "original resolution"),
+            (str(best["epoch"]), "best epoch", f"of {run.epochs[-1]['epoch'] if run.epochs else best['epoch']}"),
+            (page.clock(best["train_seconds"]), "training", "up to the best epoch"),
+        ]
+    if run.epochs:
+        last = run.epochs[-1]
+        wait = last["input_wait_s"] / last["epoch_s"] if last["epoch_s"] else 0.0
+        cards.append((f"{last['images_per_s']:.1f}", "images/s", f"last epoch, {wait:.1%} waiting for input"))
+    return cards
+
+
+def _lowest(best: dict[str, Any]) -> list[tuple[str, float, float | None]]:
+    """Id, dice and share of foreground of the pictures with the lowest dice."""
+    ids, dice = best.get("validation_ids", []), best.get("validation_dice", [])
+    shares = best.get("validation_foreground") or [None] * len(ids)
+    return sorted(zip(ids, dice, shares, strict=True), key=lambda one: one[1])[:LOWEST]
+
+
+def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of facts: title, and names with values."""
+    recipe, best = run.recipe, run.best
+    data, train, model = recipe.data, recipe.train, recipe.model
+    cluster = recipe.cluster
+    devices = f"{cluster.gpus_per_worker} GPUs" if cluster.gpus_per_worker else "CPU"
+    read = sum(line.get("downloaded_bytes", 0) for line in run.epochs)
+    facts = [("data set", without_credentials(str(data.root)))]
+    if run.epochs:
+        facts.append(("training pictures", f"{run.epochs[-1]['samples']:,.0f} an epoch"))
+    if best:
+        facts.append(("validation pictures", f"{len(best['validation_ids']):,}"))
+        facts.append(("fingerprint", best["data_fingerprint"]))
+    facts += [
+        ("validation fold", str(data.fold)),
+        ("test fold", "none" if data.test_fold is None else str(data.test_fold)),
+        ("training size", f"{data.width} x {data.height}, {data.fit}"),
+    ]
+    shares = best.get("validation_foreground")
+    if shares:
+        facts.append(("mean foreground", f"{sum(shares) / len(shares):.2%} (validation)"))
+    if read:
+        facts.append(("read from storage", page.size(read)))
+    lost = sum(line.get("left_out", 0) for line in run.epochs)
+    if lost:
+        facts.append(("left out as damaged", f"{lost:,} pictures, all epochs together"))
+    trained = [
+        ("network", " ".join(f"{name}={value}" for name, value in model.model_dump().items())),
+        ("loss", " + ".join(f"{weight:g} {name}" for name, weight in recipe.to_dict()["loss"]["terms"].items())),
+        ("optimizer", f"{recipe.optimizer.kind}, learning rate {recipe.optimizer.learning_rate:g}"),
+        ("schedule", recipe.schedule.kind),
+        ("global batch", f"{train.global_batch_size} pictures"),
+        ("workers", f"{cluster.workers}, each {devices}, {cluster.replicas_per_worker} replicas"),
+        ("precision", train.precision),
+        ("seed", str(train.seed)),
+        ("recipe", best.get("recipe_fingerprint", recipe.fingerprint())),
+    ]
+    return [("Data", facts), ("Training", trained)]
+
+
+def _ordinal(rank: int) -> str:
+    suffix = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank}{suffix} best"

@@ -1,0 +1,159 @@
+"""The charts of a sweep, but for its parallel coordinates."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from textwrap import wrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+from segtrain.leaderboard import importance, pareto, ranked
+from segtrain.report.charts import BLUE, GREEN, ORANGE, SKY, VERMILION, Charts, figure, safe
+from segtrain.report.parallel import parallel
+from segtrain.report.reading import SweepFolder
+from segtrain.trials import Scored, Trial, label, short_name
+
+COLOURS = {"finished": BLUE, "stopped": "#8f9aa3", "running": GREEN, "failed": ORANGE, "infeasible": ORANGE}
+NAMES = {"finished": "finished", "stopped": "stopped early", "running": "running", "failed": "failed"}
+MOST_EPOCHS = 60
+"""Points of a trial's curve."""
+LOG_FROM = 30.0
+"""Costs that differ by this factor are drawn on a logarithmic axis."""
+
+
+def sweep_charts(sweep: SweepFolder) -> Charts:
+    """Every chart that there are figures for."""
+    order = ranked(sweep.trials)
+    if not order:
+        return {}
+    space = {} if sweep.recipe is None else dict(sweep.recipe.tune.space)
+    axes = {**dict.fromkeys(axis for trial in order for axis in trial.point), **space}
+    charts: Charts = {"cost": _cost(order), "curves": _curves(order)}
+    if axes:
+        # In the recipe's order, and what only trials know after it.
+        charts["parallel"] = parallel(order, {name: axes[name] for name in [*space, *axes]})
+    shares = importance(sweep.trials, space)
+    if shares:
+        charts["importance"] = _importance(shares)
+    return charts
+
+
+def cost_unit(sweep: SweepFolder) -> str:
+    """What `gpu_s` counts in this sweep."""
+    on_cpu = sweep.recipe is not None and not sweep.recipe.cluster.gpus_per_worker
+    return "CPU device" if on_cpu else "GPU"
+
+
+def _cost(order: Sequence[Trial]) -> dict[str, Any]:
+    traces = [
+        go.Scatter(
+            x=[trial.gpu_s for trial in members],
+            y=[trial.dice for trial in members],
+            customdata=[trial.number for trial in members],
+            name=NAMES[status],
+            mode="markers",
+            marker={"color": COLOURS[status], "size": 9, "opacity": 0.8, "line": {"color": "white", "width": 1}},
+            hovertemplate="%{text}<extra></extra>",
+        )
+        for status, members in _by_status(order)
+    ]
+    front = pareto(order)
+    traces.append(
+        go.Scatter(
+            x=[trial.gpu_s for trial in front],
+            y=[trial.dice for trial in front],
+            customdata=[trial.number for trial in front],
+            name="Pareto front",
+            mode="lines+markers",
+            line={"color": VERMILION, "width": 2, "shape": "hv"},
+            marker={"color": VERMILION, "size": 11, "symbol": "diamond", "line": {"color": "white", "width": 1}},
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    costs = [trial.gpu_s for trial in order if trial.gpu_s > 0]
+    wide = bool(costs) and max(costs) > LOG_FROM * min(costs)
+    scale: dict[str, Any] = {"xaxis_type": "log"} if wide else {"xaxis_rangemode": "tozero"}
+    return figure(traces, x="seconds x devices", y="best hard dice", hovermode="closest", **scale)
+
+
+def _curves(order: Sequence[Trial]) -> dict[str, Any]:
+    """Dice over epochs: a trace for each status, so that the legend takes it away and 200 trials draw at once."""
+    best = order[0]
+    traces: list[Any] = []
+    for status, members in _by_status(order[1:]):
+        traces.append(_history(NAMES[status], members, color=COLOURS[status], width=1.3))
+    ends = [trial for trial in order if trial.status in ("stopped", "failed")]
+    traces.append(
+        go.Scatter(
+            x=[trial.epochs for trial in ends],
+            y=[trial.history[-1].dice for trial in ends],
+            customdata=[trial.number for trial in ends],
+            name="ended here",
+            mode="markers",
+            marker={"color": [COLOURS[trial.status] for trial in ends], "size": 7, "symbol": "x"},
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    traces.append(_history(f"best, trial {best.number}", [best], color=VERMILION, width=3))
+    return figure(traces, x="epoch", y="hard dice, validation", hovermode="closest")
+
+
+def _history(name: str, trials: Sequence[Trial], *, color: str, width: float) -> go.Scatter:
+    """Curves of several trials in one trace, with gaps between them."""
+    points = [
+        (*point, trial.number)
+        for trial in trials
+        for point in (*((one.epoch, one.dice) for one in _thinned(trial.history)), (None, None))
+    ]
+    return go.Scatter(
+        x=[epoch for epoch, _, _ in points],
+        y=[dice for _, dice, _ in points],
+        customdata=[number for _, _, number in points],
+        name=name,
+        mode="lines+markers",
+        line={"color": color, "width": width},
+        marker={"color": color, "size": 4},
+        hovertemplate="epoch %{x}: dice %{y:.4f}<br>%{text}<extra></extra>",
+    )
+
+
+def _thinned(history: Sequence[Scored]) -> Sequence[Scored]:
+    """At most `MOST_EPOCHS` of a trial's epochs, evenly spread, the last among them."""
+    stride = -(-len(history) // MOST_EPOCHS)
+    return history if stride <= 1 else list(reversed(history[::-stride]))
+
+
+def _importance(shares: dict[str, float]) -> dict[str, Any]:
+    smallest_first = list(reversed(shares.items()))
+    bars = go.Bar(
+        x=[100 * share for _, share in smallest_first],
+        y=[safe(short_name(axis)) for axis, _ in smallest_first],
+        text=[f"{100 * share:.0f} %" for _, share in smallest_first],
+        customdata=[safe(axis) for axis, _ in smallest_first],
+        orientation="h",
+        marker={"color": SKY},
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{customdata}: %{x:.1f} %<extra></extra>",
+        showlegend=False,
+    )
+    most = 100 * max(shares.values())
+    return figure([bars], x="share of the explained variance, %", yaxis_ticks="", xaxis_range=[0, most * 1.15])
+
+
+def _by_status(trials: Sequence[Trial]) -> list[tuple[str, list[Trial]]]:
+    """Trials of one status together: stopped ones first, so that the others lie above them."""
+    order = ["stopped", "failed", "infeasible", "running", "finished"]
+    ordered = sorted(trials, key=lambda trial: order.index(trial.status))
+    return [(status, list(members)) for status, members in groupby(ordered, key=lambda trial: trial.status)]
+
+
+def words(trial: Trial) -> str:
+    """A trial that has a dice as the charts show it under the pointer; the page puts it where they have its number."""
+    point = "<br>".join(safe(label({axis: value})) for axis, value in trial.point.items())
+    head = f"<b>trial {trial.number}</b>, {trial.status}, dice {trial.dice:.4f} in epoch {trial.best_epoch}"
+    lines = [head, f"{trial.gpu_s:.0f} s x devices, {trial.parameters:,} parameters", point]
+    if trial.reason:
+        lines.append("<br>".join(safe(line) for line in wrap(trial.reason, 60)[:4]))
+    return "<br>".join(lines)

@@ -1,0 +1,134 @@
+"""The page of a sweep."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from typing import NamedTuple
+
+from segtrain.leaderboard import BEST_NAME, pareto, ranked
+from segtrain.report import page
+from segtrain.report.pictures import bytes_each, thumbnail_url
+from segtrain.report.reading import SweepFolder, without_credentials
+from segtrain.report.run_page import shown_panels
+from segtrain.report.sweep_charts import cost_unit, sweep_charts, words
+from segtrain.storage import is_remote, join
+from segtrain.trials import Trial, short_name, short_value, trial_folder
+
+
+class Row(NamedTuple):
+    """A trial in the leaderboard."""
+
+    rank: int
+    trial: Trial
+    thumbnail: str | None
+    on_front: bool
+    cells: Sequence[str]
+    """Its value on each axis; empty where the axis does not apply."""
+
+
+def render(sweep: SweepFolder) -> str:
+    """The whole page as HTML."""
+    order = ranked(sweep.trials)
+    axes = list(dict.fromkeys(axis for trial in sweep.trials for axis in trial.point))
+    if sweep.recipe is not None:
+        axes = list(dict.fromkeys([*sweep.recipe.tune.space, *axes]))
+    return page.render(
+        "sweep.html",
+        sweep_charts(sweep),
+        {trial.number: without_credentials(words(trial)) for trial in order},
+        title=sweep.folder.rpartition("/")[2] if sweep.recipe is None else sweep.recipe.run.name,
+        folder=without_credentials(sweep.folder),
+        state=without_credentials(": ".join(filter(None, (sweep.sweep.state, sweep.sweep.reason)))),
+        cards=_cards(sweep, order),
+        best=order[0] if order else None,
+        best_point=[(axis, short_value(value)) for axis, value in order[0].point.items()] if order else [],
+        best_folder=without_credentials(trial_folder(sweep.folder, order[0].number)) if order else "",
+        panels=shown_panels(sweep.best_panels),
+        unit=cost_unit(sweep),
+        rows=_rows(sweep, order, axes),
+        axes=[(axis, short_name(axis).replace(",", ", ")) for axis in axes],
+        unranked=_unranked(sweep.trials),
+        commands=_commands(sweep),
+        remote=is_remote(sweep.folder),
+        recipe=sweep.recipe_text,
+    )
+
+
+def _cards(sweep: SweepFolder, order: Sequence[Trial]) -> list[tuple[str, str, str]]:
+    """Figure, what it is, and a word on it; the first is the score."""
+    counts = Counter(trial.status for trial in sweep.trials)
+    cards = []
+    if order:
+        best = order[0]
+        cards.append((f"{best.dice:.4f}", "best hard dice", f"trial {best.number}, original resolution"))
+    names = {"stopped": "stopped early"}
+    told = ", ".join(f"{count} {names.get(status, status)}" for status, count in counts.most_common())
+    hours = sum(trial.gpu_s for trial in sweep.trials) / 3600
+    epochs = sum(trial.epochs for trial in sweep.trials)
+    full = len([trial for trial in sweep.trials if trial.history]) * _full_length(sweep)
+    return [
+        *cards,
+        (f"{len(sweep.trials)}", "trials", told),
+        (page.clock(sweep.sweep.seconds), "time", "of the sweep's driver"),
+        (f"{hours:.2f}", f"{cost_unit(sweep)}-hours", "training and scoring, all trials"),
+        (f"{epochs:,}", "epochs", f"{epochs / full:.0%} of full length" if full else "all trials"),
+    ]
+
+
+def _full_length(sweep: SweepFolder) -> int:
+    return 0 if sweep.recipe is None else sweep.recipe.train.epochs
+
+
+def _rows(sweep: SweepFolder, order: Sequence[Trial], axes: Sequence[str]) -> list[Row]:
+    front = {trial.number for trial in pareto(order)}
+    most = bytes_each(len(sweep.pictures))
+
+    def picture(trial: Trial) -> str | None:
+        png = sweep.pictures.get(trial.number)
+        return None if png is None else thumbnail_url(png, most)
+
+    with ThreadPoolExecutor(cpu_count() or 1) as pool:  # Pillow leaves Python's lock while it works
+        pictures = pool.map(picture, order)
+    return [
+        Row(
+            rank,
+            trial,
+            thumbnail,
+            trial.number in front,
+            [short_value(trial.point[axis]) if axis in trial.point else "" for axis in axes],
+        )
+        for rank, (trial, thumbnail) in enumerate(zip(order, pictures, strict=True), start=1)
+    ]
+
+
+def _unranked(trials: Sequence[Trial]) -> list[tuple[Trial, list[tuple[str, str]], str]]:
+    """Trials that failed or were never run, and others that say why they ended without a score."""
+    shown = [trial for trial in trials if trial.status in ("failed", "infeasible") or not trial.history]
+    return [
+        (
+            trial,
+            [(short_name(axis), short_value(value)) for axis, value in trial.point.items()],
+            without_credentials(trial.reason),
+        )
+        for trial in shown
+        if trial.status != "running"
+    ]
+
+
+def _commands(sweep: SweepFolder) -> list[tuple[str, str]]:
+    """What each command does, and the command."""
+
+    def path(name: str) -> str:
+        return name if is_remote(sweep.folder) else join(sweep.folder, name)
+
+    commands: list[tuple[str, list[str]]] = []
+    if sweep.has_best_recipe:
+        commands.append(("train the best trial again", ["python", "jobs/train.py", path(BEST_NAME)]))
+    if sweep.recipe is not None:
+        again = ["python", "jobs/tune.py", path("recipe.yaml")]
+        if sweep.sweep.state != "finished":
+            commands.append(("go on with the sweep", [*again, "--resume"]))
+        commands.append(("search again", [*again, f"run.name={sweep.recipe.run.name}-again"]))
+    return [(what, shlex.join(parts)) for what, parts in commands]

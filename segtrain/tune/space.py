@@ -1,0 +1,217 @@
+"""The search space: which points there are, what recipe each makes, and how Optuna sees its axes. Pure functions."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import optuna
+
+from segtrain.config import Axis, Recipe, TuneConfig
+from segtrain.config.reading import assign
+from segtrain.errors import UserError
+from segtrain.trials import short_name, short_value
+
+Point = dict[str, Any]
+"""Axis name -> value, of the axes that apply."""
+SEARCHED = ("data", "augment", "model", "loss", "optimizer", "schedule", "train", "evaluation")
+"""Sections that decide what a run computes. The others say where it runs, which must be equal for all trials."""
+NOT_SEARCHED = ("data.root", "data.fold", "data.test_fold", "evaluation.threshold", "evaluation.every_epochs")
+"""Fields that would make the trials' scores incomparable."""
+
+
+def check_space(recipe: Recipe) -> None:
+    """Raise UserError for an empty space, a field that there is not, and a value that no recipe can have.
+
+    Each value is tried alone, with the conditions of its axis put in; how values of several axes go together shows
+    only when a point is chosen.
+    """
+    space = recipe.tune.space
+    if not space:
+        raise UserError("tune.space is empty; name at least one field, such as model.filters: {choice: [16, 32]}")
+    owners: dict[str, str] = {}
+    for name, axis in space.items():
+        for field in fields(name):
+            _check_field(name, field)
+            if field in owners:
+                raise UserError(f"tune.space: {field} is in '{owners[field]}' and in '{name}'; search it once")
+            owners[field] = name
+        for value in _samples(axis):
+            _check_value(recipe, name, axis, value)
+        if recipe.tune.search == "grid" and axis.values is None:
+            raise UserError(f"tune.space.{name}: a range has no grid; give it a choice, or set tune.search to random")
+
+
+def _check_field(name: str, field: str) -> None:
+    section = field.partition(".")[0]
+    if section not in SEARCHED or field in NOT_SEARCHED:
+        raise UserError(
+            f"tune.space.{name}: {field} cannot be searched, as trials must be comparable; "
+            f"search fields of {', '.join(SEARCHED)}"
+        )
+
+
+def _check_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> None:
+    if "," in name and not (isinstance(value, list | tuple) and len(value) == len(fields(name))):
+        raise UserError(f"tune.space.{name}: {value!r} must be a list of {len(fields(name))} values, one a field")
+    tree = recipe.to_dict()
+    try:
+        for field, wanted in axis.when.items():
+            assign(tree, field.split("."), wanted[0] if isinstance(wanted, list | tuple) else wanted)
+        _put(tree, name, value)
+        Recipe.from_dict(tree)
+    except UserError as error:
+        raise UserError(f"tune.space.{name}: {short_value(value)} makes no recipe: {error}") from None
+
+
+def _samples(axis: Axis) -> tuple[Any, ...]:
+    """All values of a choice, both ends of a range."""
+    if axis.values is not None:
+        return axis.values
+    return tuple(_decoded(axis, end) for end in (axis.uniform or axis.loguniform or axis.quniform or ())[:2])
+
+
+def fields(name: str) -> list[str]:
+    """The recipe's fields that an axis sets."""
+    return [field.strip() for field in name.split(",")]
+
+
+def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
+    """The recipe with a point put in, in the order of the space, and without its `tune` section.
+
+    Raises UserError where the values of the point do not go together.
+    """
+    tree = recipe.to_dict()
+    for name in recipe.tune.space:
+        if name in point:
+            _put(tree, name, point[name])
+    tree["tune"] = TuneConfig().model_dump(mode="json")
+    return Recipe.from_dict(tree)
+
+
+def choose(recipe: Recipe, pick: Callable[[str, Axis], Any]) -> Point:
+    """A point: `pick(name, axis)` gives the value of each axis whose conditions hold, in the order of the space."""
+    tree, point = recipe.to_dict(), {}
+    for name, axis in recipe.tune.space.items():
+        if _applies(axis, tree):
+            point[name] = pick(name, axis)
+            _put(tree, name, point[name])
+            tree = _resolved(tree)
+    return point
+
+
+def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the defaults of sections that were put in whole, where it is a recipe's already."""
+    try:
+        return Recipe.from_dict(tree).to_dict()
+    except UserError:
+        return tree  # values of axes to come may mend it; `recipe_at` says if they do not
+
+
+def grid(recipe: Recipe) -> Iterator[Point]:
+    """Each combination of the choices once, the last axis fastest; an axis that does not apply makes no difference."""
+    axes = {name: axis.values or () for name, axis in recipe.tune.space.items()}
+    seen = set()
+    for values in itertools.product(*axes.values()):
+        combination = dict(zip(axes, values, strict=True))
+        point = choose(recipe, lambda name, axis, values=combination: values[name])  # type: ignore[misc]
+        if key(point) not in seen:
+            seen.add(key(point))
+            yield point
+
+
+def point_of(recipe: Recipe, start: Recipe, source: str) -> Point:
+    """The point of the space that has the values of `start`.
+
+    Raises UserError, naming `source`, where `start` has a value that its axis does not.
+    """
+
+    def pick(name: str, axis: Axis) -> Any:
+        wanted = [_at(start.to_dict(), field) for field in fields(name)]
+        for value in axis.values or ():
+            tree = recipe.to_dict()
+            _put(tree, name, value)
+            if _equal([_at(Recipe.from_dict(tree).to_dict(), field) for field in fields(name)], wanted):
+                return value
+        if axis.values is None and _contains(axis, wanted[0]):
+            return wanted[0]
+        told = short_value(wanted if len(wanted) > 1 else wanted[0])
+        raise UserError(f"tune.start_from: {source} has {short_name(name)} {told}, which is not in tune.space.{name}")
+
+    return choose(recipe, pick)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _contains(axis: Axis, value: Any) -> bool:
+    try:
+        return bool(distribution(axis)._contains(value))
+    except TypeError:
+        return False
+
+
+def key(point: Mapping[str, Any]) -> str:
+    """Equal for equal points."""
+    return json.dumps(point, sort_keys=True)
+
+
+def distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+    """How Optuna sees an axis. Choices are their JSON texts, because Optuna takes scalars only."""
+    if axis.values is not None:
+        return optuna.distributions.CategoricalDistribution([json.dumps(value) for value in axis.values])
+    if axis.quniform is not None:
+        low, high, step = axis.quniform
+        if all(float(number).is_integer() for number in axis.quniform):
+            return optuna.distributions.IntDistribution(int(low), _last(low, high, step), step=int(step))
+        return optuna.distributions.FloatDistribution(low, high, step=step)
+    low, high = axis.uniform or axis.loguniform or (0.0, 0.0)
+    return optuna.distributions.FloatDistribution(low, high, log=axis.loguniform is not None)
+
+
+def _last(low: float, high: float, step: float) -> int:
+    return int(low + (high - low) // step * step)
+
+
+def encoded(axis: Axis, value: Any) -> Any:
+    """A value as Optuna's parameter."""
+    return json.dumps(value) if axis.values is not None else value
+
+
+def _decoded(axis: Axis, parameter: Any) -> Any:
+    whole = isinstance(distribution(axis), optuna.distributions.IntDistribution)
+    return int(parameter) if whole else parameter
+
+
+def suggested(trial: optuna.Trial, name: str, axis: Axis) -> Any:
+    """Ask Optuna for the value of an axis."""
+    found = distribution(axis)
+    if isinstance(found, optuna.distributions.CategoricalDistribution):
+        return json.loads(str(trial.suggest_categorical(name, found.choices)))
+    if isinstance(found, optuna.distributions.IntDistribution):
+        return trial.suggest_int(name, found.low, found.high, step=found.step)
+    assert isinstance(found, optuna.distributions.FloatDistribution)
+    return trial.suggest_float(name, found.low, found.high, step=found.step, log=found.log)
+
+
+def _applies(axis: Axis, tree: Mapping[str, Any]) -> bool:
+    for field, wanted in axis.when.items():
+        allowed = wanted if isinstance(wanted, list | tuple) else [wanted]
+        if _at(tree, field) not in allowed:
+            return False
+    return True
+
+
+def _at(tree: Mapping[str, Any], field: str) -> Any:
+    """The value of a dotted field; None where there is none, as `loss.terms.dice` of terms that leave it out."""
+    node: Any = tree
+    for part in field.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    names = fields(name)
+    for field, one in zip(names, value if len(names) > 1 else [value], strict=True):
+        assign(tree, field.split("."), dict(one) if isinstance(one, Mapping) else one)

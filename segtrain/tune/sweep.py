@@ -1,0 +1,282 @@
+"""A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
+
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from ray import tune
+
+from segtrain import cluster, leaderboard, preflight, report
+from segtrain.config import Recipe, flatten, identity_differences, load_recipe
+from segtrain.errors import RunError, UserError
+from segtrain.launch import Train, train_with_tensorflow
+from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
+from segtrain.memory import parameters
+from segtrain.storage import Storage, is_remote, join
+from segtrain.trials import Trial, trial_folder
+from segtrain.tune import space
+from segtrain.tune.record import SweepRecord, check_folder_is_new
+from segtrain.tune.search import PointSearch, Verdict
+from segtrain.tune.stopping import Budget, Stopping
+from segtrain.tune.table import SweepDisplay, final_table, open_sweep_display
+from segtrain.tune.trial import run_trial
+from segtrain.tune.watching import Watching
+
+BUDGET = ("max_trials", "max_hours", "max_gpu_hours", "max_concurrent", "max_failures")
+"""Fields of `tune` that may change between the attempts of a sweep."""
+
+
+def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: bool = False) -> Trial:
+    """Search `tune.space` as the recipe says, and leave leaderboard, `best.yaml` and report in the run's folder.
+
+    `train` is called in every trial's process, or in each of its workers, and must be picklable.
+    With `resume` an earlier attempt of the same sweep goes on: finished trials are not run again, running ones go on
+    from their checkpoints. Returns the trial with the highest dice.
+    Raises UserError before anything starts where the space, the data, the folder or the cluster does not fit;
+    RunError where no trial was scored; KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
+    """
+    recipe = preflight.absolute(recipe)
+    storage = Storage(recipe.storage)
+    starts = check(recipe, storage, resume=resume)
+    with cluster.connection():
+        concurrent = _check_cluster(recipe)
+        display = open_sweep_display(recipe.run.progress_every_s)
+        try:
+            return _Driver(recipe, storage, train, starts, concurrent, display).run()
+        finally:
+            display.close()
+
+
+def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
+    """Lines that say what `run_sweep` would do. Raises what it would raise before anything starts."""
+    recipe = preflight.absolute(recipe)
+    storage = Storage(recipe.storage)
+    starts = check(recipe, storage, resume=resume)
+    with cluster.connection():
+        concurrent = _check_cluster(recipe)
+        offer = cluster.offer()
+    config = recipe.tune
+    points = f", {len(list(space.grid(recipe)))} points" if config.search == "grid" else ""
+    return [
+        recipe.to_yaml(),
+        *(f"axis      {name}: {_axis(axis.model_dump(exclude_none=True))}" for name, axis in config.space.items()),
+        f"search    {config.search}{points}, {config.max_trials} trials at most, {len(starts)} starting points",
+        f"stopping  {config.stop} on {config.clock} of {recipe.train.epochs} epochs at most",
+        f"at once   {concurrent} trials, each {preflight.needs(recipe.cluster)}",
+        f"cluster   {offer}",
+        f"folder    {recipe.run.folder}",
+    ]
+
+
+def _axis(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{kind} {value}" for kind, value in given.items() if value)
+
+
+def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point]:
+    """Raise UserError for what can be known to fail before Ray is there. Returns the points to start from."""
+    if recipe.folds == "all":
+        raise UserError("folds: a sweep scores its trials on one fold; leave folds=all out and train best.yaml with it")
+    space.check_space(recipe)
+    preflight.check_data_set(recipe, storage)
+    check_folder_is_new(recipe.run.folder, storage, resume=resume)
+    if resume:
+        _check_same_sweep(recipe, preflight.recipe_of(recipe.run.folder, storage))
+    return [space.point_of(recipe, _start(source, storage), source) for source in recipe.tune.start_from]
+
+
+def _check_same_sweep(recipe: Recipe, earlier: Recipe) -> None:
+    before, now = (flatten(one.to_dict()["tune"]) for one in (earlier, recipe))
+    names = [name for name in {**before, **now} if name not in BUDGET and before.get(name) != now.get(name)]
+    differences = [f"tune.{name}: {before.get(name)} -> {now.get(name)}" for name in names]
+    differences += identity_differences(earlier, recipe)
+    if differences:
+        raise UserError(
+            f"--resume: {recipe.run.folder} holds another sweep ({'; '.join(differences)}); "
+            f"give this one another name (run.name=...)"
+        )
+
+
+def _start(source: str, storage: Storage) -> Recipe:
+    """The recipe of a file, or of the run in a folder."""
+    if source.endswith((".yaml", ".yml")) and not is_remote(source):
+        return load_recipe(source)
+    try:
+        return preflight.recipe_of(source, storage)
+    except FileNotFoundError:
+        raise UserError(f"tune.start_from: {source} is neither a recipe file nor the folder of a run") from None
+
+
+def _check_cluster(recipe: Recipe) -> int:
+    """How many trials run at once: never more than the cluster can hold, or their workers would wait for each other.
+
+    Raises UserError where it can never hold one.
+    """
+    offer = cluster.offer()
+    preflight.check_offer(recipe.cluster, offer)
+    preflight.check_shared_paths(recipe, offer)
+    asked = recipe.cluster
+    if offer.limits is None:
+        workers = sum(node.room(asked) for node in offer.nodes)
+    else:
+        wanted = {"CPU": asked.cpus_per_worker, "GPU": asked.gpus_per_worker}
+        workers = min(int(offer.limits.get(name, 0) // count) for name, count in wanted.items() if count)
+    return min(max(workers // asked.workers, 1), recipe.tune.max_concurrent or workers)
+
+
+class _Driver:
+    """One attempt of a sweep."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        storage: Storage,
+        train: Train,
+        starts: Sequence[space.Point],
+        concurrent: int,
+        display: SweepDisplay,
+    ) -> None:
+        self._recipe = recipe
+        self._storage = storage
+        self._train = train
+        self._concurrent = concurrent
+        self._display = display
+        self._folder = recipe.run.folder
+        self._record = SweepRecord(self._folder, storage)
+        if self._record.launched >= recipe.tune.max_trials and not self._record.to_resume():
+            planned = recipe.tune.max_trials
+            raise UserError(f"tune.max_trials: {self._folder} has its {planned} trials; raise it to go on")
+        self._search = PointSearch(recipe, self._record, self._judge, max_concurrent=concurrent, starts=starts)
+        self._stopping = Stopping(recipe, self._record)
+        self._budget = Budget(recipe.tune, self._record)
+
+    def run(self) -> Trial:
+        """Until all trials are over, the budget is spent or the user stops it."""
+        self._storage.write_bytes(join(self._folder, "recipe.yaml"), self._recipe.to_yaml().encode())
+        self._record.put_sweep("running")
+        self._display.note(f"{'resuming' if self._record.trials else 'starting'} {self._folder}")
+        try:
+            with _interruptible(self._budget):
+                self._run_trials()
+        except BaseException:
+            self._leave("stopped", "the sweep itself failed; --resume goes on")
+            raise
+        if self._budget.interrupted:
+            self._leave("stopped", "interrupted; --resume goes on")
+            self._display.note(f"interrupted; the same command with --resume goes on with {self._folder}")
+            raise KeyboardInterrupt
+        spent = self._budget.spent()
+        if spent is not None:
+            self._display.note(f"{spent}; raise it and add --resume to go on")
+        self._leave("stopped" if spent else "finished", spent or "")
+        return self._finish()
+
+    def _run_trials(self) -> None:
+        scratch = tempfile.mkdtemp(prefix="segtrain-tune-")
+        try:
+            with cluster.environment(
+                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+                TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
+                RAY_AIR_NEW_OUTPUT="0",
+                RAY_CHDIR_TO_TRIAL_DIR="0",
+                TUNE_DISABLE_SIGINT_HANDLER="1",
+                TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+            ):
+                self._search_on(scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _search_on(self, scratch: str) -> None:
+        # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
+        tune.run(
+            partial(run_trial, train=self._train),
+            name="sweep",
+            storage_path=scratch,
+            num_samples=-1,
+            search_alg=self._search,
+            scheduler=self._stopping,
+            stop=self._budget,
+            resources_per_trial=_resources(self._recipe),
+            max_failures=self._recipe.tune.max_failures,
+            raise_on_failed_trial=False,
+            callbacks=[Watching(self._record, self._search, self._display, self._recipe)],
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
+            verbose=0,
+        )
+
+    def _judge(self, number: int, point: space.Point) -> Verdict:
+        """The recipe of a trial, or why it cannot be."""
+        try:
+            tree = space.recipe_at(self._recipe, point).to_dict()
+            tree["run"] |= {"storage": join(self._folder, "trials"), "name": f"{number:04d}"}
+            tree["evaluation"]["every_epochs"] = 1
+            asked = self._recipe.cluster
+            if not asked.gpus_per_worker:
+                tree["cluster"]["compute_threads"] = asked.compute_threads or asked.cpus_per_worker
+            recipe = Recipe.from_dict(tree)
+            fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
+        except UserError as error:
+            return Verdict(None, str(error))
+        return Verdict(fitted.recipe, parameters=parameters(fitted.recipe.model), memory_bytes=fitted.footprint.total)
+
+    def _leave(self, state: Any, reason: str) -> None:
+        self._record.interrupted(reason or "the sweep ended")
+        self._record.put_sweep(state, reason)
+        axes, trials = list(self._recipe.tune.space), self._record.trials
+        self._storage.write_bytes(join(self._folder, LEADERBOARD_NAME), leaderboard.to_csv(trials, axes).encode())
+
+    def _finish(self) -> Trial:
+        """Write the best recipe and the report, and show the leaderboard. Raises RunError where nothing was scored."""
+        trials = self._record.trials
+        for line in final_table(trials, list(self._recipe.tune.space)):
+            self._display.note(line)
+        ranked = leaderboard.ranked(trials)
+        if not ranked:
+            raise RunError(f"no trial of {self._folder} was scored; {LEADERBOARD_NAME} there has the reasons")
+        best = ranked[0]
+        own = preflight.recipe_of(trial_folder(self._folder, best.number), self._storage)
+        url = join(self._folder, BEST_NAME)
+        run = self._recipe.run
+        text = leaderboard.best_yaml(own, best, self._folder, name=f"{run.name}-best", storage=run.storage)
+        self._storage.write_bytes(url, text.encode())
+        self._display.note(f"leaderboard {join(self._folder, LEADERBOARD_NAME)}")
+        self._display.note(f"report      {report.write(self._folder, self._storage)}")
+        self._display.note(f"best        {url}")
+        here = "best.yaml, copied to this machine" if is_remote(url) else url
+        self._display.note(f"next        python jobs/train.py {here}")
+        return best
+
+
+def _resources(recipe: Recipe) -> tune.PlacementGroupFactory:
+    """Of a trial's own process: all of a run with one worker; where Ray Train asks for several, next to nothing.
+
+    Next to nothing is a share of being the head: the node that is lost last, and Tune wants some resource.
+    """
+    asked = recipe.cluster
+    if asked.workers > 1:
+        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+    gpus = {"GPU": float(asked.gpus_per_worker)} if asked.gpus_per_worker else {}
+    return tune.PlacementGroupFactory([{"CPU": float(asked.cpus_per_worker), **gpus}])
+
+
+@contextmanager
+def _interruptible(budget: Budget) -> Iterator[None]:
+    """Ctrl-C and SIGTERM count as a spent budget inside the block: Tune ends its trials and returns."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        budget.interrupted = True
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

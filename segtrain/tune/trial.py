@@ -1,0 +1,116 @@
+"""What runs in a trial's own process: the training itself with one worker, or the driver of a run with several."""
+
+import gc
+import logging
+from typing import Any
+
+import yaml
+from ray import tune
+
+from segtrain.config import Recipe
+from segtrain.environment import before_tensorflow
+from segtrain.failures import DeviceMemoryError, comes_again, portable, with_smaller_batch
+from segtrain.launch import Train, run_on
+from segtrain.training.status import Progress, RunSummary
+from segtrain.training.world import World
+from segtrain.tune.stopping import FAILED
+
+
+def run_trial(config: dict[str, Any], train: Train) -> None:
+    """Train as `config["recipe"]` says, from the run's newest checkpoint on, and report every scored epoch to Tune.
+
+    Ray Tune calls this. An error that would come again is reported as the trial's end; any other is raised, and Tune
+    starts the trial again as often as `tune.max_failures` says.
+    """
+    recipe = Recipe.from_dict(yaml.safe_load(config["recipe"]))
+    reporter = Reporter(recipe)
+    try:
+        summary = (
+            _train_here(recipe, reporter, train)
+            if recipe.cluster.workers == 1
+            else _train_apart(recipe, reporter, train)
+        )
+    except Exception as error:
+        told = portable(error, gpus=recipe.cluster.gpus_per_worker > 0)
+        if comes_again(told):
+            tune.report({FAILED: str(told)})
+            return
+        raise told from None
+    if summary.epoch > max(config["known_epochs"], reporter.epochs):
+        # The run had come to its end, but was killed before its last epochs were told.
+        reporter.report(summary.epoch, summary.dice_hard_original, summary.train_seconds, summary.images_per_s)
+
+
+class Reporter:
+    """A display (`segtrain.progress.Display`) that passes each scored epoch on to Ray Tune."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.label = ""
+        self.epochs = 0
+        """Epochs reported in this attempt."""
+        self._recipe = recipe
+        self._notes: list[str] = []
+
+    def show(self, progress: Progress) -> None:
+        """Report an epoch that is saved and scored; waits until Tune has decided. Ends the thread where it stops."""
+        if progress.phase == "saved" and progress.score is not None:
+            self.report(progress.epoch, progress.score, progress.train_s, progress.images_per_s)
+
+    def report(self, epoch: int, dice: float, train_s: float, images_per_s: float) -> None:
+        """`train_s` in seconds, of all attempts."""
+        replicas = self._recipe.cluster.workers * self._recipe.cluster.replicas_per_worker
+        notes, self._notes = self._notes, []
+        self.epochs = epoch
+        tune.report(
+            {
+                "epoch": epoch,
+                "epochs": self._recipe.train.epochs,
+                "dice": dice,
+                "gpu_s": train_s * replicas,
+                "images_per_s": images_per_s,
+                "notes": notes,
+            }
+        )
+
+    def note(self, text: str) -> None:
+        """Keep a line for the next report."""
+        self._notes.append(text)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _ToReporter(logging.Handler):
+    """Shows the user of the sweep what segtrain logs in a trial, from warnings on."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.note(record.getMessage())
+
+
+def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
+    """The loop in this process; with half the pictures at once each time that the device runs out of memory."""
+    before_tensorflow(compute_threads=recipe.cluster.compute_threads)
+    world = World(
+        replicas_per_worker=recipe.cluster.replicas_per_worker, gpus_per_worker=recipe.cluster.gpus_per_worker
+    )
+    logging.getLogger("segtrain").addHandler(_ToReporter(reporter))
+    while True:
+        try:
+            return train(recipe, world, reporter.show)
+        except Exception as error:
+            shortage = portable(error, gpus=world.gpus_per_worker > 0)
+            if not isinstance(shortage, DeviceMemoryError):
+                raise
+        # Outside of the handler: its exception holds the tensors of the step that did not fit.
+        recipe, change = with_smaller_batch(recipe, shortage)
+        reporter.note(change)
+        gc.collect()
+
+
+def _train_apart(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
+    """The loop in workers of their own, which Ray Train starts; this process waits for them."""
+    return run_on(reporter, recipe, train, announced=True)[0]
