@@ -21,10 +21,12 @@ import ray
 import ray.train
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.util.placement_group import PlacementGroup
 
 from segtrain import cluster, preflight
 from segtrain.config import Recipe
@@ -46,6 +48,7 @@ from segtrain.training.world import World
 
 Tell = Callable[[Progress], None]
 Train = Callable[[Recipe, World, Tell], RunSummary]
+OnGroup = Callable[[PlacementGroup], None]
 
 TELL_EVERY_S = 0.5
 POLL_EVERY_S = 0.5
@@ -98,11 +101,13 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
 
 
 def run_on(
-    display: Display, recipe: Recipe, train: Train, *, extend: bool = False, announced: bool = False
+    display: Display, recipe: Recipe, train: Train, *, extend: bool = False, on_group: OnGroup | None = None
 ) -> tuple[RunSummary, Recipe]:
     """`run` on a display that is already open and stays so, without the lines at the end.
 
-    `announced` says that the display shows already which run this is.
+    A sweep's trial gives `on_group`: it is called, in the controller, with the placement group of each group of workers
+    that has started, and whoever gets it answers for its removal. Ray keeps it as long as the sweep's own process
+    lives, even when trial and controller are gone.
 
     Returns the recipe too, as it was in the end: with smaller batches where a device ran out of memory.
     """
@@ -111,13 +116,13 @@ def run_on(
     fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage))
     recipe = fitted.recipe
     resumes = preflight.check_run_folder(recipe, storage, extend=extend)
-    if not announced:
+    if on_group is None:
         display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
     if fitted.reasons:
         display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
     with cluster.connection():
         _check_cluster(recipe, cluster.offer())
-        return _fit_in_memory(recipe, train, display)
+        return _fit_in_memory(recipe, train, display, on_group)
 
 
 def train_with_tensorflow(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
@@ -132,20 +137,22 @@ def _check_cluster(recipe: Recipe, offer: preflight.Offer) -> None:
     preflight.check_shared_paths(recipe, offer)
 
 
-def _fit_in_memory(recipe: Recipe, train: Train, display: Display) -> tuple[RunSummary, Recipe]:
+def _fit_in_memory(
+    recipe: Recipe, train: Train, display: Display, on_group: OnGroup | None
+) -> tuple[RunSummary, Recipe]:
     """`_fit`, again with half the pictures on a device at once each time that one runs out of memory.
 
     Raises UserError where one picture is too much.
     """
     while True:
         try:
-            return _fit(recipe, train, display), recipe
+            return _fit(recipe, train, display, on_group), recipe
         except DeviceMemoryError as error:
             recipe, change = with_smaller_batch(recipe, error)
             display.note(f"{change}; restarting from the last checkpoint")
 
 
-def _fit(recipe: Recipe, train: Train, display: Display) -> RunSummary:
+def _fit(recipe: Recipe, train: Train, display: Display, on_group: OnGroup | None) -> RunSummary:
     """Run the workers until they are done, passing on what they tell."""
     mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
     scratch = Path(tempfile.mkdtemp(prefix="segtrain-ray-"))
@@ -155,7 +162,7 @@ def _fit(recipe: Recipe, train: Train, display: Display) -> RunSummary:
         name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
         storage_path=str(scratch),
         failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
-        callbacks=[_Failures(mailbox, max_failures)],
+        callbacks=[_Failures(mailbox, max_failures), *([_Groups(on_group)] if on_group else [])],
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     trainer = _Trainer(
@@ -241,12 +248,26 @@ def _showing(mailbox: Any, display: Display) -> Iterator[None]:
         watcher.join(timeout=5.0)
 
 
+class _Groups(WorkerGroupCallback):
+    """In the controller: hands every placement group to whoever answers for it."""
+
+    def __init__(self, on_group: OnGroup) -> None:
+        self._on_group = on_group
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        self._on_group(worker_group.get_worker_group_state().placement_group_handle.placement_group)
+
+
 class _Trainer(DataParallelTrainer):
-    """Leaves out Ray's cleaner of placement groups where it cannot work: without a dashboard it only warns."""
+    """Leaves out Ray's cleaner of placement groups where another does its work, and where it cannot do it.
+
+    Without a dashboard it only warns.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
-        if ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url:
+        cleaned_elsewhere = any(isinstance(callback, _Groups) for callback in callbacks)
+        if not cleaned_elsewhere and ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url:
             return callbacks
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 

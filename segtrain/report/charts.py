@@ -4,7 +4,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Sequence
-from math import floor
+from math import floor, sqrt
 from statistics import fmean, median
 from typing import Any, TypeVar
 
@@ -105,13 +105,13 @@ def _loss(run: RunFolder) -> dict[str, Any]:
 
 
 def _dice(run: RunFolder) -> dict[str, Any]:
-    traces = [_line(*_column(run.epochs, "dice_training"), "training, soft, augmented pictures", SKY)]
+    traces = [_line(*_column(run.epochs, "dice_training"), "training, soft", SKY)]
     at, scores = _column(run.epochs, "dice_hard_original")
     if at:
-        traces.append(_line(at, scores, "validation, hard, original resolution", BLUE))
+        traces.append(_line(at, scores, "validation, hard", BLUE))
     if "epoch" in run.best:
         best = [run.best["epoch"]], [run.best["dice_hard_original"]]
-        traces.append(_marker(*best, f"best: {best[1][0]:.4f} in epoch {best[0][0]}"))
+        traces.append(_marker(*best, f"{best[1][0]:.4f} in epoch {best[0][0]}"))
     return figure(traces, x="epoch", y="dice")
 
 
@@ -133,7 +133,7 @@ def _time(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def histogram(dice: Sequence[float]) -> dict[str, Any]:
     """How many pictures have which dice, with a line at the mean and one at the median."""
-    width = _round_width((max(dice) - min(dice)) / HISTOGRAM_BARS)
+    width = _round_width((max(dice) - min(dice)) / min(HISTOGRAM_BARS, 2 * sqrt(len(dice))))
     counts = Counter(floor(value / width + 1e-9) for value in dice)
     starts = range(min(counts), max(counts) + 1)
     bars = go.Bar(
@@ -145,7 +145,9 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
         hovertemplate="dice %{customdata}<br>%{y} pictures<extra></extra>",
         showlegend=False,
     )
-    drawn = figure([bars], x="hard dice of a picture", y="pictures", yaxis_tickformat="d")
+    drawn = figure([bars], x="hard dice of a picture", y="pictures")
+    if max(counts.values()) < 8:
+        drawn["layout"]["yaxis"]["dtick"] = 1  # else plotly puts a tick at half a picture
     low, high = sorted((("mean", fmean(dice)), ("median", median(dice))), key=lambda mark: mark[1])
     for (name, at), side in ((low, "right"), (high, "left")):
         line = {"color": VERMILION if name == "mean" else INK, "width": 2, "dash": "dot"}

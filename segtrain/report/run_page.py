@@ -58,7 +58,7 @@ def shown_panels(panels: Sequence[Panel]) -> list[Shown]:
         panel = known[place]
         url = panel_url(panel.png)
         if url:
-            caption = f"{panel.id}: dice {panel.dice:.4f}, {_ordinal(panel.rank or 0)} of {panel.pictures} pictures"
+            caption = f"{panel.id}: dice {panel.dice:.4f}, rank {panel.rank} of the fold's {panel.pictures} pictures"
             found.append(Shown(title, caption, url))
     return found
 
@@ -111,7 +111,8 @@ def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     recipe, best = run.recipe, run.best
     data, train, model = recipe.data, recipe.train, recipe.model
     cluster = recipe.cluster
-    devices = f"{cluster.gpus_per_worker} GPUs" if cluster.gpus_per_worker else "CPU"
+    kind = "GPU" if cluster.gpus_per_worker else "CPU device"
+    devices = f"{cluster.replicas_per_worker} {kind}{'s' if cluster.replicas_per_worker > 1 else ''}"
     read = sum(line.get("downloaded_bytes", 0) for line in run.epochs)
     facts = [("data set", without_credentials(str(data.root)))]
     if run.epochs:
@@ -138,14 +139,10 @@ def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
         ("optimizer", f"{recipe.optimizer.kind}, learning rate {recipe.optimizer.learning_rate:g}"),
         ("schedule", recipe.schedule.kind),
         ("global batch", f"{train.global_batch_size} pictures"),
-        ("workers", f"{cluster.workers}, each {devices}, {cluster.replicas_per_worker} replicas"),
+        ("workers", f"{cluster.workers}, with {devices} each"),
         ("precision", train.precision),
         ("seed", str(train.seed)),
         ("recipe", best.get("recipe_fingerprint", recipe.fingerprint())),
     ]
     return [("Data", facts), ("Training", trained)]
 
-
-def _ordinal(rank: int) -> str:
-    suffix = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
-    return f"{rank}{suffix} best"

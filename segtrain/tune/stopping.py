@@ -54,7 +54,9 @@ class Stopping(FIFOScheduler):
         scored = Scored(*(result[name] for name in ("epoch", "dice", "gpu_s", "images_per_s")))
         now = self._record.scored(number, scored)
         decision = self._decide(tune_controller, now)
-        if decision == TrialScheduler.STOP and now.epochs < result["epochs"]:
+        if now.epochs >= result["epochs"]:
+            decision = str(TrialScheduler.CONTINUE)  # it ends by itself, and may close its run in peace
+        elif decision == TrialScheduler.STOP:
             now = now.ended("stopped", _reason(self._tune, now))
         self._record.put(now)
         return decision

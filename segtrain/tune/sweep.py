@@ -20,6 +20,7 @@ from segtrain.memory import parameters
 from segtrain.storage import Storage, is_remote, join
 from segtrain.trials import Trial, trial_folder
 from segtrain.tune import space
+from segtrain.tune.groups import TrialGroups
 from segtrain.tune.record import SweepRecord, check_folder_is_new
 from segtrain.tune.search import PointSearch, Verdict
 from segtrain.tune.stopping import Budget, Stopping
@@ -177,6 +178,7 @@ class _Driver:
 
     def _run_trials(self) -> None:
         scratch = tempfile.mkdtemp(prefix="segtrain-tune-")
+        groups = TrialGroups() if self._recipe.cluster.workers > 1 else None
         try:
             with cluster.environment(
                 TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
@@ -186,14 +188,16 @@ class _Driver:
                 TUNE_DISABLE_SIGINT_HANDLER="1",
                 TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
             ):
-                self._search_on(scratch)
+                self._search_on(scratch, groups)
         finally:
+            if groups is not None:
+                groups.close()
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _search_on(self, scratch: str) -> None:
+    def _search_on(self, scratch: str, groups: TrialGroups | None) -> None:
         # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
         tune.run(
-            partial(run_trial, train=self._train),
+            partial(run_trial, train=self._train, groups=groups),
             name="sweep",
             storage_path=scratch,
             num_samples=-1,
@@ -203,7 +207,7 @@ class _Driver:
             resources_per_trial=_resources(self._recipe),
             max_failures=self._recipe.tune.max_failures,
             raise_on_failed_trial=False,
-            callbacks=[Watching(self._record, self._search, self._display, self._recipe)],
+            callbacks=[Watching(self._record, self._search, self._display, self._recipe, groups)],
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             verbose=0,
         )

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from functools import partial
 from typing import Any
 
 import yaml
@@ -13,23 +14,26 @@ from segtrain.failures import DeviceMemoryError, comes_again, portable, with_sma
 from segtrain.launch import Train, run_on
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
+from segtrain.tune.groups import TrialGroups
 from segtrain.tune.stopping import FAILED
 
 
-def run_trial(config: dict[str, Any], train: Train) -> None:
+def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) -> None:
     """Train as `config["recipe"]` says, from the run's newest checkpoint on, and report every scored epoch to Tune.
 
-    Ray Tune calls this. An error that would come again is reported as the trial's end; any other is raised, and Tune
-    starts the trial again as often as `tune.max_failures` says.
+    Ray Tune calls this. `groups` is given where the run has several workers, and answers for their placement groups.
+    An error that would come again is reported as the trial's end; any other is raised, and Tune starts the trial again
+    as often as `tune.max_failures` says.
     """
     recipe = Recipe.from_dict(yaml.safe_load(config["recipe"]))
     reporter = Reporter(recipe)
     try:
-        summary = (
-            _train_here(recipe, reporter, train)
-            if recipe.cluster.workers == 1
-            else _train_apart(recipe, reporter, train)
-        )
+        if groups is None:
+            summary = _train_here(recipe, reporter, train)
+        else:
+            # The loop is in workers of their own, which Ray Train starts; this process waits for them.
+            keep = partial(groups.put, config["number"])
+            summary, _ = run_on(reporter, recipe, train, on_group=keep)
     except Exception as error:
         told = portable(error, gpus=recipe.cluster.gpus_per_worker > 0)
         if comes_again(told):
@@ -109,8 +113,3 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
         recipe, change = with_smaller_batch(recipe, shortage)
         reporter.note(change)
         gc.collect()
-
-
-def _train_apart(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
-    """The loop in workers of their own, which Ray Train starts; this process waits for them."""
-    return run_on(reporter, recipe, train, announced=True)[0]

@@ -8,6 +8,7 @@ from ray.exceptions import RayActorError
 from segtrain.config import Recipe
 from segtrain.training.status import Progress
 from segtrain.trials import Trial
+from segtrain.tune.groups import TrialGroups
 from segtrain.tune.record import SweepRecord
 from segtrain.tune.search import PointSearch
 from segtrain.tune.table import SweepDisplay
@@ -16,7 +17,15 @@ from segtrain.tune.table import SweepDisplay
 class Watching(tune.Callback):
     """Shows how the sweep goes, and keeps in its record what only Tune tells: starts and failures."""
 
-    def __init__(self, record: SweepRecord, search: PointSearch, display: SweepDisplay, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        record: SweepRecord,
+        search: PointSearch,
+        display: SweepDisplay,
+        recipe: Recipe,
+        groups: TrialGroups | None,
+    ) -> None:
+        self._groups = groups
         self._record = record
         self._search = search
         self._display = display
@@ -35,6 +44,7 @@ class Watching(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
+        self._free(number)
         self._display.note(
             f"trial {number}: {failure_of(trial)}; starting it again from its newest checkpoint "
             f"({trial.num_failures} of {self._recipe.tune.max_failures})"
@@ -42,13 +52,20 @@ class Watching(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
+        self._free(number)
         self._record.put(self._record[number].ended("failed", failure_of(trial)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """`done` is set where the trial's function returned; a trial that the budget ends is left as it is."""
         now = self._record[trial.config["number"]]
+        self._free(now.number)
         if now.status == "running" and (trial.last_result or {}).get("done"):
             self._record.put(now.ended("finished"))
+
+    def _free(self, number: int) -> None:
+        """Let go of what a trial of several workers holds."""
+        if self._groups is not None:
+            self._groups.remove(number)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         record, limit = self._record, self._recipe.tune.max_hours
