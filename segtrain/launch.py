@@ -28,7 +28,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup
 
-from segtrain import cluster, preflight
+from segtrain import cluster, preflight, report
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
@@ -41,7 +41,7 @@ from segtrain.failures import (
     with_smaller_batch,
 )
 from segtrain.progress import Display, Mailbox, closing_lines, open_display
-from segtrain.storage import Storage
+from segtrain.storage import Storage, join
 from segtrain.tensorflow_cluster import TensorFlowCluster
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
@@ -90,11 +90,14 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
     Each worker calls it with its own `World`; rank 0's progress is shown and its summary returned.
     """
     recipe = preflight.absolute(recipe)
+    storage = Storage(recipe.storage)
     display = open_display(recipe.run.progress_every_s)
     try:
         summary, _ = run_on(display, recipe, train, extend=extend)
     finally:
         display.close()
+    if storage.exists(join(recipe.run.folder, "metrics.jsonl")):  # a training function of one's own need not keep any
+        report.write(recipe.run.folder, storage)
     for line in closing_lines(summary, recipe):
         display.note(line)
     return summary
@@ -157,12 +160,13 @@ def _fit(recipe: Recipe, train: Train, display: Display, on_group: OnGroup | Non
     mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
     scratch = Path(tempfile.mkdtemp(prefix="segtrain-ray-"))
     max_failures = recipe.cluster.max_failures
+    callbacks: list[Any] = [_Failures(mailbox, max_failures), *([_Groups(on_group)] if on_group else [])]
     settings: Any = RunConfig(
         # Ray silently goes on with a run of the same name, so none is used twice.
         name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
         storage_path=str(scratch),
         failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
-        callbacks=[_Failures(mailbox, max_failures), *([_Groups(on_group)] if on_group else [])],
+        callbacks=callbacks,
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     trainer = _Trainer(

@@ -183,5 +183,6 @@ def closing_lines(summary: RunSummary, recipe: Recipe) -> list[str]:
         f"best model  {join(summary.folder, 'best', 'model.keras')}",
         f"panels      {join(summary.folder, 'panels')}",
         f"metrics     {join(summary.folder, 'metrics.jsonl')}",
+        f"report      {join(summary.folder, 'report.html')}",
         f"next        python jobs/evaluate.py {summary.folder} {data.root}{fold}",
     ]

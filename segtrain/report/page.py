@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -28,7 +28,7 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
         plotly=Markup(get_plotlyjs()),
         charts=charts,
         data=_script_json({"charts": charts, "words": words}),
-        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **values,
     )
 

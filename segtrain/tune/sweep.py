@@ -186,6 +186,7 @@ class _Driver:
                 RAY_AIR_NEW_OUTPUT="0",
                 RAY_CHDIR_TO_TRIAL_DIR="0",
                 TUNE_DISABLE_SIGINT_HANDLER="1",
+                TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
                 TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
             ):
                 self._search_on(scratch, groups)

@@ -1,0 +1,203 @@
+"""Pages as people open them: from a file, in Chromium, offline."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from segtrain import report
+from segtrain.errors import UserError
+from segtrain.storage import Storage
+from segtrain.trials import Trial, write_trial
+from tests.report import made
+
+PLACE = """([x, y]) => {
+    const div = document.getElementById("parallel"), frame = div.getBoundingClientRect();
+    const { xaxis, yaxis } = div._fullLayout;
+    return [frame.x + xaxis._offset + xaxis.l2p(x), frame.y + yaxis._offset + yaxis.l2p(y)];
+}"""
+SHOWN = '[...document.querySelectorAll("#leaderboard tbody tr:not(.filtered)")].map(row => Number(row.dataset.trial))'
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw a box over the parallel coordinates, from and to places in their own units."""
+    page.locator("#parallel").scroll_into_view_if_needed()
+    page.mouse.move(*page.evaluate(PLACE, start))
+    page.mouse.down()
+    page.mouse.move(*page.evaluate(PLACE, end), steps=5)
+    page.mouse.up()
+
+
+def drawn(page: Page) -> dict[str, int]:
+    """How many paths each chart has drawn for its data."""
+    count = 'div => div.querySelectorAll(".scatterlayer path, .barlayer path").length'
+    return {div.get_attribute("id"): div.evaluate(count) for div in page.locator(".chart").element_handles()}
+
+
+def test_the_page_of_a_run_draws_every_chart_and_asks_for_nothing(browser: Browser, run_folder: Path) -> None:
+    path = run_folder / "report.html"
+    seen = made.open_page(browser, path)
+    assert (seen.requests, seen.problems) == ([path.as_uri()], [])
+    charts = drawn(seen.page)
+    assert charts.keys() == {"dice", "loss", "learning-rate", "time", "histogram", "foreground", "threshold"}
+    assert min(charts.values()) > 0
+    assert seen.page.locator(".panel figcaption b").all_inner_texts() == ["best", "median", "worst"]
+    assert seen.page.locator(".panel img").evaluate_all("all => all.every(one => one.naturalWidth > 300)")
+    seen.page.close()
+
+
+def test_the_page_of_a_sweep_draws_every_chart_and_asks_for_nothing(browser: Browser, sweep_folder: Path) -> None:
+    path = sweep_folder / "report.html"
+    seen = made.open_page(browser, path)
+    page = seen.page
+    assert (seen.requests, seen.problems) == ([path.as_uri()], [])
+    charts = drawn(page)
+    assert charts.keys() == {"parallel", "cost", "curves", "importance"}
+    assert min(charts.values()) > 0
+    scored = [trial for trial in made.make_trials(20) if trial.history]
+    assert len(page.evaluate(SHOWN)) == len(scored) == 18
+    assert page.locator("#leaderboard img").count() == 18
+    reasons = page.locator(".reason").all_inner_texts()
+    assert sum("worker 0 was killed <SIGKILL>" in text for text in reasons) == 2
+    assert sum("17.20 GiB" in text for text in reasons) == 2
+    page.close()
+
+
+def test_a_page_is_as_wide_as_a_phone(browser: Browser, run_folder: Path, sweep_folder: Path) -> None:
+    for folder in (run_folder, sweep_folder):
+        seen = made.open_page(browser, folder / "report.html", width=390, height=844, touch=True)
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
+        assert seen.problems == []
+        seen.page.close()
+
+
+def test_a_box_over_an_axis_keeps_the_trials_that_pass_there(browser: Browser, sweep_folder: Path) -> None:
+    trials = [trial for trial in made.make_trials(20) if trial.history]
+    wide = {trial.number for trial in trials if trial.point["model.filters"] == 64}
+    deep = {trial.number for trial in trials if trial.point["model.depth"] == 5}
+    assert wide & deep not in (set(), wide, deep)
+    page = made.open_page(browser, sweep_folder / "report.html").page
+    everything = set(page.evaluate(SHOWN))
+    drag(page, (-0.1, 0.76), (0.1, 1.0))
+    assert set(page.evaluate(SHOWN)) == wide
+    page.keyboard.down("Shift")
+    drag(page, (0.9, 0.68), (1.1, 1.0))
+    page.keyboard.up("Shift")
+    assert set(page.evaluate(SHOWN)) == wide & deep
+    page.mouse.dblclick(*page.evaluate(PLACE, (2.5, 0.2)))
+    page.wait_for_function(f"({SHOWN}).length === {len(everything)}")
+    page.close()
+
+
+def test_a_click_on_a_head_sorts_the_leaderboard(browser: Browser, sweep_folder: Path) -> None:
+    page = made.open_page(browser, sweep_folder / "report.html").page
+    head = page.locator("#leaderboard th", has_text="parameters")
+    column = '[...document.querySelectorAll("#leaderboard tbody tr")].map(r => Number(r.cells[6].textContent.replaceAll(",", "")))'
+    head.click()
+    assert page.evaluate(column) == sorted(page.evaluate(column))
+    head.click()
+    assert page.evaluate(column) == sorted(page.evaluate(column), reverse=True)
+    page.close()
+
+
+def test_what_users_write_is_text_and_never_markup(browser: Browser, tmp_path: Path) -> None:
+    hostile = "</script><script>document.title = 'hacked'</script><img src=x onerror=\"document.title='hacked'\">"
+    trials = made.make_trials(9)
+    folder = tmp_path / "sweep"
+    made.write_made_sweep(folder, trials, panels=1)
+    strange = Trial(9, trials[0].point | {"model.kind": hostile}, "failed", hostile, trials[0].history)
+    write_trial(str(folder), strange, Storage())
+    report.write(str(folder), Storage())
+    seen = made.open_page(browser, folder / "report.html")
+    assert seen.problems == []
+    assert seen.page.title() == "sweep - segtrain"
+    assert seen.page.locator(".reason").last.inner_text() == hostile
+    seen.page.close()
+
+
+def test_a_run_and_a_sweep_that_have_only_begun_have_a_page(browser: Browser, tmp_path: Path) -> None:
+    made.write_run(tmp_path / "run", epochs=0)
+    made.write_made_sweep(tmp_path / "sweep", [], state="running")
+    for name, words in (("run", "no epoch of 1 is recorded yet"), ("sweep", "No trial has been scored yet")):
+        seen = made.open_page(browser, Path(report.write(str(tmp_path / name), Storage())))
+        assert words in seen.page.inner_text("body")
+        assert seen.problems == []
+        seen.page.close()
+
+
+def test_a_sweep_that_is_running_lists_what_it_has_and_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    trials = made.make_trials(4)
+    made.write_made_sweep(folder, trials, state="running", panels=0)
+    (folder / "best.yaml").unlink()
+    write_trial(str(folder), Trial(4, trials[0].point, "running", attempts=1), Storage())
+    (folder / "trials/0005").mkdir()
+    page = Path(report.write(str(folder), Storage())).read_text()
+    assert f"python jobs/tune.py {folder}/recipe.yaml --resume" in page
+    assert "best.yaml" not in page
+    assert "Too few trials have ended" in page
+
+
+def test_the_page_goes_where_it_is_asked_to_and_the_folder_stays_as_it_was(tmp_path: Path) -> None:
+    made.write_run(tmp_path / "run", epochs=1, panels=0)
+    before = sorted(tmp_path.rglob("*"))
+    url = report.write(f"{tmp_path}/run/", Storage(), str(tmp_path / "page.html"))
+    assert url == str(tmp_path / "page.html")
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "page.html"])
+
+
+def test_a_folder_that_is_neither_is_refused_with_what_may_have_been_meant(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds neither a run nor a sweep; give the folder <run.storage>/<run.name>"):
+        report.write(str(tmp_path), Storage())
+    made.write_run(tmp_path / "a", epochs=1, panels=0)
+    with pytest.raises(UserError, match=f"but runs: give one of them, such as {tmp_path}/a"):
+        report.write(str(tmp_path), Storage())
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_folder_of_all_folds_is_no_run(tmp_path: Path) -> None:
+    recipe = (tmp_path / "recipe.yaml", tmp_path / "fold-0")
+    made.write_run(recipe[1], epochs=1, panels=0)
+    recipe[0].write_text("folds: all\n")
+    with pytest.raises(UserError, match=r"such as .*fold-0"):
+        report.write(str(tmp_path), Storage())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("recipe.yaml", "modle: {}", "recipe.yaml is not a recipe that this segtrain reads"),
+        ("recipe.yaml", "[1, 2]", "recipe.yaml is not a recipe"),
+        ("best/metrics.json", "{", "metrics.json is not what a run writes"),
+        ("sweep.json", "[]", "sweep.json is not what jobs/tune.py"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    made.write_run(tmp_path / "run", epochs=1, panels=0)
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        report.write(str(tmp_path / "run"), Storage())
+
+
+def test_no_credentials_of_a_url_come_into_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    secret = "https://someone:geheim@server/bucket"
+    trials = made.make_trials(4)
+    made.write_made_sweep(folder, [*trials, Trial(4, {}, "failed", f"cannot reach {secret}")], panels=0)
+    text = (folder / "recipe.yaml").read_text().replace("endpoint_url: null", f"endpoint_url: {secret}")
+    (folder / "recipe.yaml").write_text(text)
+    page = Path(report.write(str(folder), Storage())).read_text()
+    assert "geheim" not in page
+    assert page.count("https://***@server/bucket") >= 2
+
+
+@pytest.mark.slow  # Chromium opens a page of 7 MB, seconds on a machine that does other things too
+def test_two_hundred_trials_fit_into_eight_megabytes(browser: Browser, tmp_path: Path) -> None:
+    made.write_made_sweep(tmp_path / "sweep", made.make_trials(200, epochs=27), panels=1)
+    path = Path(report.write(str(tmp_path / "sweep"), Storage()))
+    assert path.stat().st_size <= 8e6
+    seen = made.open_page(browser, path)
+    assert seen.problems == []
+    assert json.loads(seen.page.locator("#data").inner_text())["words"]
+    seen.page.close()
