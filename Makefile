@@ -8,10 +8,12 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
 # Tests wait for processes and servers much of the time; a file's tests stay together and share what they set up.
 TWO_PROCESSES := -n 2 --dist loadfile
+# A machine without a network goes on without what apt-get would fetch.
+APT_PATIENCE := -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=120
 DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
 
-.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step lint types contracts format lock clean
+.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step bench-report chromium lint types contracts format lock clean
 
 help:
 	@echo 'make demo       draw cars, train on them through Ray, score them: five to seven minutes on 2 cores'
@@ -20,6 +22,8 @@ help:
 	@echo 'make bench      the benchmarks of the loop, with their figures'
 	@echo 'make bench-input bench-memory   how fast pictures come in beside other readers; whether memory stays flat'
 	@echo 'make bench-step   memory and time of a step at full resolution; predicted memory beside measured'
+	@echo 'make bench-report   size of the report of 200 trials, and how soon it is open'
+	@echo 'make chromium   the browser that tests of the report open, where root and apt-get are there'
 	@echo 'make lint types contracts   ruff, mypy, import-linter'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make lock       resolve requirements.lock again, keeping what still fits'
@@ -44,10 +48,18 @@ demo: $(READY)
 	@echo 'demo 2/2: training a U-Net on embedded Ray'
 	$(BIN)/python jobs/train.py $(RECIPE) data.root=$(DEMO)/data run.storage=$(DEMO)/runs
 
-test: $(READY)
+# Without it those tests are skipped, and pytest says so.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 'installing chromium for the tests of reports' && \
+	  export DEBIAN_FRONTEND=noninteractive && apt-get $(APT_PATIENCE) update -qq && \
+	  apt-get $(APT_PATIENCE) install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	echo 'no chromium here: the tests that open reports will be skipped'
+
+test: $(READY) chromium
 	$(BIN)/python -m pytest $(TWO_PROCESSES)
 
-test-all: $(READY)
+test-all: $(READY) chromium
 	$(BIN)/python -m pytest $(TWO_PROCESSES) -m ''
 
 bench: $(READY)
@@ -58,6 +70,9 @@ bench-input: $(READY)
 
 bench-memory: $(READY)
 	$(BIN)/python -m tests.bench.memory_growth
+
+bench-report: $(READY) chromium
+	$(BIN)/python -m tests.bench.report_page
 
 bench-step: $(READY)
 	$(BIN)/python -m tests.bench.full_resolution

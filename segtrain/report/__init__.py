@@ -8,24 +8,27 @@ REPORT_NAME = "report.html"
 
 
 def write(folder: str, storage: Storage, out: str | None = None) -> str:
-    """Write the page of the run or sweep in `folder` to `out`, and return its URL: `report.html` in the folder itself
-    where nothing is given.
+    """Write the page of the run or sweep in `folder`, to `report.html` in it where `out` is not given.
+
+    Returns the page's URL.
 
     It reads the folder alone, and what is not there yet is said on the page, so it works while the run goes on too.
     Raises UserError for a folder that holds neither, or files that this segtrain has not written.
     """
-    # Launching imports this module, and processes that only train need not wait for plotly, half a second.
-    from segtrain.report import reading, run_page, sweep_page
+    # Launching imports this module, and processes that only train need not wait half a second for plotly.
+    from segtrain.report.reading import read_run_folder, read_sweep_folder
+    from segtrain.report.run_page import render as render_run
+    from segtrain.report.sweep_page import render as render_sweep
 
     folder = folder.rstrip("/") or folder
     sweep = read_sweep(folder, storage)
     if sweep is not None:
-        html = sweep_page.render(reading.read_sweep_folder(folder, sweep, storage))
+        html = render_sweep(read_sweep_folder(folder, sweep, storage))
     else:
-        run = reading.read_run_folder(folder, storage)
+        run = read_run_folder(folder, storage)
         if run is None:
             raise UserError(f"{folder} holds neither a run nor a sweep{_near(folder, storage)}")
-        html = run_page.render(run)
+        html = render_run(run)
     url = out or join(folder, REPORT_NAME)
     storage.write_bytes(url, html.encode())
     return url

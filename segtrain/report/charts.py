@@ -4,6 +4,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from math import floor, sqrt
 from statistics import fmean, median
 from typing import Any, TypeVar
@@ -80,7 +81,7 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> 
     if len(x) <= most:
         return list(x), list(y)
     cuts = [round(k * len(x) / most) for k in range(most + 1)]
-    stretches = [slice(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
+    stretches = [slice(start, end) for start, end in pairwise(cuts)]
     return [fmean(x[part]) for part in stretches], [fmean(y[part]) for part in stretches]
 
 
@@ -133,8 +134,7 @@ def _time(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def histogram(dice: Sequence[float]) -> dict[str, Any]:
     """How many pictures have which dice, with a line at the mean and one at the median."""
-    width = _round_width((max(dice) - min(dice)) / min(HISTOGRAM_BARS, 2 * sqrt(len(dice))))
-    counts = Counter(floor(value / width + 1e-9) for value in dice)
+    width, counts = bins(dice)
     starts = range(min(counts), max(counts) + 1)
     bars = go.Bar(
         x=[(start + 0.5) * width for start in starts],
@@ -167,6 +167,12 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
             }
         )
     return drawn
+
+
+def bins(dice: Sequence[float]) -> tuple[float, Counter[int]]:
+    """Width of a bar, and bar -> how many pictures it has; bar k is from k to k + 1 widths."""
+    width = _round_width((max(dice) - min(dice)) / min(HISTOGRAM_BARS, 2 * sqrt(len(dice))))
+    return width, Counter(floor(value / width + 1e-9) for value in dice)
 
 
 def _round_width(about: float) -> float:

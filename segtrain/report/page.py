@@ -25,7 +25,7 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
     return templates.get_template(template).render(
         style=_file(templates, "style.css"),
         script=_file(templates, "page.js"),
-        plotly=Markup(get_plotlyjs()),
+        plotly=Markup(plotly_script()),
         charts=charts,
         data=_script_json({"charts": charts, "words": words}),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -45,6 +45,17 @@ def clock(seconds: float) -> str:
 def size(count: int) -> str:
     """Bytes for people: `3.62 GiB`, below 1 GiB `512 MiB`."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def plotly_script() -> str:
+    """plotly's script as its package has it, less the function around it that is for loaders of modules.
+
+    The browser would parse the 4.8 MB inside that function once more, only to find its end: 0.4 s of 1.4.
+    """
+    script = get_plotlyjs()
+    licence, _, _ = script.partition("*/")
+    start, end = script.find('"use strict";var Plotly=('), script.rfind("window.Plotly = Plotly;")
+    return f"{licence}*/\n{script[start:end]}" if 0 < start < end else script
 
 
 def _file(templates: Environment, name: str) -> Markup:

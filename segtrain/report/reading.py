@@ -16,7 +16,8 @@ from segtrain.storage import Storage, join
 from segtrain.trials import Sweep, Trial, read_trials, trial_folder
 
 PARALLEL_READS = 16
-One, Other = TypeVar("One", bound="str | Trial"), TypeVar("Other")
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)

@@ -145,4 +145,3 @@ def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
         ("recipe", best.get("recipe_fingerprint", recipe.fingerprint())),
     ]
     return [("Data", facts), ("Training", trained)]
-

@@ -2,10 +2,13 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from segtrain.storage import Storage, join
+from tests.fault_proxy import FaultProxy
 from tests.jobs.test_train import call
 
 SPACE = "tune.space={model.filters: {grid: [2, 3]}}"
@@ -60,6 +63,31 @@ def test_the_best_recipe_gives_the_best_trials_dice_again(
     again = json.loads((tmp_path / "runs/sweep-best/best/metrics.json").read_text())
     assert again["dice_hard_original"] == pytest.approx(float(rows[0]["dice"]), abs=1e-6)
     assert again["epoch"] == int(rows[0]["best_epoch"])
+
+
+@pytest.mark.slow  # a Ray of its own, whose workers have the server's keys, and three starts of TensorFlow
+@pytest.mark.ray
+def test_all_trials_together_download_each_part_of_the_data_set_once(
+    tuned: tuple[str, ...], data_root: str, tmp_path: Path, s3_root: str, fault_proxy: FaultProxy
+) -> None:
+    storage = Storage()
+    for path in sorted(Path(data_root).rglob("*.*")):
+        storage.write_file(join(s3_root, path.relative_to(data_root).as_posix()), path)
+    fault_proxy.clear()
+    settings = (
+        "tune.space={model.filters: {grid: [2, 3, 4]}}",
+        "data.cache=disk",
+        f"data.node_cache={tmp_path / 'cache'}",
+    )
+    done = call(*tuned, f"data.root={s3_root}", *settings, "tune.max_concurrent=2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parts = Counter(
+        (request.path, request.range)
+        for request in fault_proxy.requests
+        if request.method == "GET" and "part-" in request.path
+    )
+    assert len(parts) >= 8, "every row group of both folds, and the shards' footers"
+    assert set(parts.values()) == {1}
 
 
 @pytest.mark.parametrize(

@@ -21,18 +21,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four epochs, with its report."""
-    folder = tmp_path_factory.mktemp("runs") / "cars"
-    made.write_run(folder)
-    report.write(str(folder), Storage())
-    return folder
-
-
-@pytest.fixture(scope="session")
-def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of twenty trials, two failed and two infeasible, with its report."""
+def sweep_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> made.Seen:
+    """The page of `made.SCORED` and other trials, opened once; a test leaves it as it was."""
     folder = tmp_path_factory.mktemp("sweeps") / "search"
-    made.write_made_sweep(folder, made.make_trials(20))
-    report.write(str(folder), Storage())
-    return folder
+    made.write_made_sweep(folder, [*made.make_trials(20), made.HOSTILE])
+    return made.open_page(browser, Path(report.write(str(folder), Storage())))

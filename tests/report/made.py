@@ -40,6 +40,10 @@ SPACE: dict[str, Any] = {
     "optimizer.learning_rate": {"loguniform": [1e-4, 1e-2]},
 }
 
+MARKUP = "</script><script>document.title = 'x'</script><img src=x onerror=\"document.title='x'\"><b>"
+HOSTILE = Trial(20, {"model.filters": 8, "model.kind": MARKUP}, "failed", MARKUP, (Scored(1, 0.5, 1.0, 9.0),))
+"""A trial whose texts would be markup in a page that does not escape them."""
+
 
 def draw_panel(seed: int, *, off_by: int = 2, size: tuple[int, int] = (60, 90), title: str = "picture") -> bytes:
     """PNG of a panel with an ellipse in noise, predicted `off_by` pixels too far to the right."""
@@ -190,8 +194,13 @@ def chromium() -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, path: Path, *, width: int = 1200, height: int = 900, touch: bool = False) -> Seen:
-    """Open a file and wait until its charts are drawn."""
+    """Open a file in a page of its own and wait until its charts are drawn."""
     page = browser.new_page(viewport={"width": width, "height": height}, has_touch=touch, is_mobile=touch)
+    return watch(page, path)
+
+
+def watch(page: Page, path: Path) -> Seen:
+    """Open a file in a page that is there, and wait until its charts are drawn."""
     seen = Seen(page)
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("console", lambda message: seen.problems.append(message.text) if message.type != "log" else None)
