@@ -21,7 +21,7 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"clock": clock, "count": lambda value: f"{value:,}", "size": size}
+    templates.filters |= {"clock": clock, "count": lambda value: f"{value:,}", "short": short, "size": size}
     return templates.get_template(template).render(
         style=_file(templates, "style.css"),
         script=_file(templates, "page.js"),
@@ -40,6 +40,14 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours} h {left} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def short(count: int) -> str:
+    """`31.5 M`, `132 k`, `840`."""
+    for unit, name in ((10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return str(count)
 
 
 def size(count: int) -> str:

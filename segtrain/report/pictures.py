@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -11,8 +12,17 @@ PANEL_QUALITY = 84
 THUMBNAIL_BYTES = 16_000
 ALL_THUMBNAILS_BYTES = 1_600_000
 """Base64 makes a third more of it; plotly takes 4.9 MB of a page's 8 MB."""
-THUMBNAILS = ((400, 80), (320, 76), (240, 72), (160, 68), (120, 60))
-"""Widths in pixels and JPEG qualities, tried in turn; shown 200 wide, on a dense screen at up to twice as many."""
+SHOWN_WIDTH = 160
+THUMBNAILS = ((360, 80), (320, 76), (240, 72), (160, 68), (120, 60))
+"""Widths in pixels and JPEG qualities, tried in turn; a dense screen shows two pixels for one."""
+
+
+class Thumbnail(NamedTuple):
+    """Prediction and difference of a panel, small."""
+
+    url: str
+    height: int
+    """In pixels of the page, where it is `SHOWN_WIDTH` wide: a browser lays the table out before it decodes it."""
 
 
 def panel_url(png: bytes) -> str | None:
@@ -21,8 +31,8 @@ def panel_url(png: bytes) -> str | None:
     return None if sheet is None else _url(_jpeg(sheet, PANEL_QUALITY))
 
 
-def thumbnail_url(png: bytes, at_most_bytes: int) -> str | None:
-    """Prediction and difference of a panel, small; None where it cannot be that small, or is no picture."""
+def thumbnail(png: bytes, at_most_bytes: int) -> Thumbnail | None:
+    """The thumbnail of a panel; None where it cannot be that small, or is no picture."""
     sheet = _opened(png)
     if sheet is None:
         return None
@@ -31,7 +41,7 @@ def thumbnail_url(png: bytes, at_most_bytes: int) -> str | None:
         size = (width, max(1, round(cells.height * width / cells.width)))
         jpeg = _jpeg(cells.resize(size, Image.Resampling.LANCZOS), quality)
         if len(jpeg) <= at_most_bytes:
-            return _url(jpeg)
+            return Thumbnail(_url(jpeg), max(1, round(cells.height * SHOWN_WIDTH / cells.width)))
     return None
 
 

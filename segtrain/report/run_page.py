@@ -37,7 +37,6 @@ def render(run: RunFolder) -> str:
         lowest=_lowest(run.best),
         facts=_facts(run),
         remote=is_remote(run.folder),
-        versions=run.best.get("versions", {}),
         command=command(run),
         recipe=run.recipe_text,
     )
@@ -86,9 +85,9 @@ def _cards(run: RunFolder) -> list[tuple[str, str, str]]:
     best, cards = run.best, []
     if best:
         cards = [
-            (f"{best['dice_hard_original']:.4f}", "hard dice", f"original resolution, fold {best['fold']}"),
+            (f"{best['dice_hard_original']:.4f}", "hard dice", f"original size, fold {best['fold']}"),
             (f"{best['iou_hard_original']:.4f}", "IoU", "hard, mean over pictures"),
-            (f"{best['dice_soft']:.4f}", "soft dice", "original resolution"),
+            (f"{best['dice_soft']:.4f}", "soft dice", "original size"),
             (str(best["epoch"]), "best epoch", f"of {run.epochs[-1]['epoch'] if run.epochs else best['epoch']}"),
             (page.clock(best["train_seconds"]), "training", "up to the best epoch"),
         ]
@@ -106,14 +105,16 @@ def _lowest(best: dict[str, Any]) -> list[tuple[str, float, float | None]]:
     return sorted(zip(ids, dice, shares, strict=True), key=lambda one: one[1])[:LOWEST]
 
 
-def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of facts: title, and names with values."""
-    recipe, best = run.recipe, run.best
-    data, train, model = recipe.data, recipe.train, recipe.model
-    cluster = recipe.cluster
-    kind = "GPU" if cluster.gpus_per_worker else "CPU device"
-    devices = f"{cluster.replicas_per_worker} {kind}{'s' if cluster.replicas_per_worker > 1 else ''}"
-    read = sum(line.get("downloaded_bytes", 0) for line in run.epochs)
+def _facts(run: RunFolder) -> list[list[tuple[str, list[tuple[str, str]]]]]:
+    """Columns of groups of facts: title, and names with values."""
+    left = [("Data", _data_facts(run))]
+    if run.best.get("versions"):
+        left.append(("Versions", list(run.best["versions"].items())))
+    return [left, [("Training", _training_facts(run))]]
+
+
+def _data_facts(run: RunFolder) -> list[tuple[str, str]]:
+    data, best = run.recipe.data, run.best
     facts = [("data set", without_credentials(str(data.root)))]
     if run.epochs:
         facts.append(("training pictures", f"{run.epochs[-1]['samples']:,.0f} an epoch"))
@@ -128,13 +129,22 @@ def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     shares = best.get("validation_foreground")
     if shares:
         facts.append(("mean foreground", f"{sum(shares) / len(shares):.2%} (validation)"))
+    read = sum(line.get("downloaded_bytes", 0) for line in run.epochs)
     if read:
         facts.append(("read from storage", page.size(read)))
     lost = sum(line.get("left_out", 0) for line in run.epochs)
     if lost:
         facts.append(("left out as damaged", f"{lost:,} pictures, all epochs together"))
-    trained = [
-        ("network", " ".join(f"{name}={value}" for name, value in model.model_dump().items())),
+    return facts
+
+
+def _training_facts(run: RunFolder) -> list[tuple[str, str]]:
+    recipe = run.recipe
+    train, cluster = recipe.train, recipe.cluster
+    kind = "GPU" if cluster.gpus_per_worker else "CPU device"
+    devices = f"{cluster.replicas_per_worker} {kind}{'s' if cluster.replicas_per_worker > 1 else ''}"
+    return [
+        ("network", " ".join(f"{name}={value}" for name, value in recipe.model.model_dump().items())),
         ("loss", " + ".join(f"{weight:g} {name}" for name, weight in recipe.to_dict()["loss"]["terms"].items())),
         ("optimizer", f"{recipe.optimizer.kind}, learning rate {recipe.optimizer.learning_rate:g}"),
         ("schedule", recipe.schedule.kind),
@@ -142,6 +152,5 @@ def _facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
         ("workers", f"{cluster.workers}, with {devices} each"),
         ("precision", train.precision),
         ("seed", str(train.seed)),
-        ("recipe", best.get("recipe_fingerprint", recipe.fingerprint())),
+        ("recipe", run.best.get("recipe_fingerprint", recipe.fingerprint())),
     ]
-    return [("Data", facts), ("Training", trained)]

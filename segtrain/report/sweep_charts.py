@@ -13,8 +13,15 @@ from segtrain.report.parallel import parallel
 from segtrain.report.reading import SweepFolder
 from segtrain.trials import Scored, Trial, label, short_name
 
-COLOURS = {"finished": BLUE, "stopped": "#8f9aa3", "running": GREEN, "failed": ORANGE, "infeasible": ORANGE}
-NAMES = {"finished": "finished", "stopped": "stopped early", "running": "running", "failed": "failed"}
+COLOURS = {
+    "stopped early": "#8f9aa3",
+    "failed": ORANGE,
+    "infeasible": ORANGE,
+    "interrupted": SKY,
+    "running": GREEN,
+    "finished": BLUE,
+}
+"""Of trials by their `standing`; what comes later is drawn over what comes before."""
 MOST_EPOCHS = 60
 """Points of a trial's curve."""
 LOG_FROM = 30.0
@@ -50,12 +57,12 @@ def _cost(order: Sequence[Trial]) -> dict[str, Any]:
             x=[trial.gpu_s for trial in members],
             y=[trial.dice for trial in members],
             customdata=[trial.number for trial in members],
-            name=NAMES[status],
+            name=name,
             mode="markers",
-            marker={"color": COLOURS[status], "size": 9, "opacity": 0.8, "line": {"color": "white", "width": 1}},
+            marker={"color": COLOURS[name], "size": 9, "opacity": 0.8, "line": {"color": "white", "width": 1}},
             hovertemplate="%{text}<extra></extra>",
         )
-        for status, members in _by_status(order)
+        for name, members in _by_standing(order)
     ]
     front = pareto(order)
     traces.append(
@@ -80,9 +87,9 @@ def _curves(order: Sequence[Trial]) -> dict[str, Any]:
     """Dice over epochs: a trace for each status, so that the legend takes it away and 200 trials draw at once."""
     best = order[0]
     traces: list[Any] = []
-    for status, members in _by_status(order[1:]):
-        traces.append(_history(NAMES[status], members, color=COLOURS[status], width=1.3))
-    ends = [trial for trial in order if trial.status in ("stopped", "failed")]
+    for name, members in _by_standing(order[1:]):
+        traces.append(_history(name, members, color=COLOURS[name], width=1.3))
+    ends = [trial for trial in order if standing(trial) in ("stopped early", "failed")]
     traces.append(
         go.Scatter(
             x=[trial.epochs for trial in ends],
@@ -90,7 +97,7 @@ def _curves(order: Sequence[Trial]) -> dict[str, Any]:
             customdata=[trial.number for trial in ends],
             name="ended here",
             mode="markers",
-            marker={"color": [COLOURS[trial.status] for trial in ends], "size": 7, "symbol": "x"},
+            marker={"color": [COLOURS[standing(trial)] for trial in ends], "size": 7, "symbol": "x"},
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
         )
@@ -142,17 +149,24 @@ def _importance(shares: dict[str, float]) -> dict[str, Any]:
     return figure([bars], x="share of the explained variance, %", yaxis_ticks="", xaxis_range=[0, most * 1.15])
 
 
-def _by_status(trials: Sequence[Trial]) -> list[tuple[str, list[Trial]]]:
-    """Trials of one status together: stopped ones first, so that the others lie above them."""
-    order = ["stopped", "failed", "infeasible", "running", "finished"]
-    ordered = sorted(trials, key=lambda trial: order.index(trial.status))
-    return [(status, list(members)) for status, members in groupby(ordered, key=lambda trial: trial.status)]
+def standing(trial: Trial) -> str:
+    """A trial's status for people: whether a stopped one lost or only waits for `--resume`."""
+    if trial.status == "stopped":
+        return "interrupted" if trial.resumable else "stopped early"
+    return trial.status
+
+
+def _by_standing(trials: Sequence[Trial]) -> list[tuple[str, list[Trial]]]:
+    """Trials of one standing together, in the order of `COLOURS`."""
+    order = list(COLOURS)
+    ordered = sorted(trials, key=lambda trial: order.index(standing(trial)))
+    return [(name, list(members)) for name, members in groupby(ordered, key=standing)]
 
 
 def words(trial: Trial) -> str:
     """A trial that has a dice as the charts show it under the pointer; the page puts it where they have its number."""
     point = "<br>".join(safe(label({axis: value})) for axis, value in trial.point.items())
-    head = f"<b>trial {trial.number}</b>, {trial.status}, dice {trial.dice:.4f} in epoch {trial.best_epoch}"
+    head = f"<b>trial {trial.number}</b>, {standing(trial)}, dice {trial.dice:.4f} in epoch {trial.best_epoch}"
     lines = [head, f"{trial.gpu_s:.0f} s x devices, {trial.parameters:,} parameters", point]
     if trial.reason:
         lines.append("<br>".join(safe(line) for line in wrap(trial.reason, 60)[:4]))

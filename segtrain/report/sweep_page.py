@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from segtrain.leaderboard import BEST_NAME, pareto, ranked
 from segtrain.report import page
-from segtrain.report.pictures import bytes_each, thumbnail_url
+from segtrain.report.pictures import Thumbnail, bytes_each, thumbnail
 from segtrain.report.reading import SweepFolder, without_credentials
 from segtrain.report.run_page import shown_panels
-from segtrain.report.sweep_charts import cost_unit, sweep_charts, words
+from segtrain.report.sweep_charts import cost_unit, standing, sweep_charts, words
 from segtrain.storage import is_remote, join
 from segtrain.trials import Trial, short_name, short_value, trial_folder
 
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     rank: int
     trial: Trial
-    thumbnail: str | None
+    thumbnail: Thumbnail | None
     on_front: bool
     cells: Sequence[str]
     """Its value on each axis; empty where the axis does not apply."""
@@ -58,13 +58,12 @@ def render(sweep: SweepFolder) -> str:
 
 def _cards(sweep: SweepFolder, order: Sequence[Trial]) -> list[tuple[str, str, str]]:
     """Figure, what it is, and a word on it; the first is the score."""
-    counts = Counter(trial.status for trial in sweep.trials)
+    counts = Counter(map(standing, sweep.trials))
     cards = []
     if order:
         best = order[0]
         cards.append((f"{best.dice:.4f}", "best hard dice", f"trial {best.number}, original resolution"))
-    names = {"stopped": "stopped early"}
-    told = ", ".join(f"{count} {names.get(status, status)}" for status, count in counts.most_common())
+    told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     hours = sum(trial.gpu_s for trial in sweep.trials) / 3600
     epochs = sum(trial.epochs for trial in sweep.trials)
     full = len([trial for trial in sweep.trials if trial.history]) * _full_length(sweep)
@@ -85,9 +84,9 @@ def _rows(sweep: SweepFolder, order: Sequence[Trial], axes: Sequence[str]) -> li
     front = {trial.number for trial in pareto(order)}
     most = bytes_each(len(sweep.pictures))
 
-    def picture(trial: Trial) -> str | None:
+    def picture(trial: Trial) -> Thumbnail | None:
         png = sweep.pictures.get(trial.number)
-        return None if png is None else thumbnail_url(png, most)
+        return None if png is None else thumbnail(png, most)
 
     with ThreadPoolExecutor(cpu_count() or 1) as pool:  # Pillow leaves Python's lock while it works
         pictures = pool.map(picture, order)
@@ -95,11 +94,11 @@ def _rows(sweep: SweepFolder, order: Sequence[Trial], axes: Sequence[str]) -> li
         Row(
             rank,
             trial,
-            thumbnail,
+            small,
             trial.number in front,
             [short_value(trial.point[axis]) if axis in trial.point else "" for axis in axes],
         )
-        for rank, (trial, thumbnail) in enumerate(zip(order, pictures, strict=True), start=1)
+        for rank, (trial, small) in enumerate(zip(order, pictures, strict=True), start=1)
     ]
 
 

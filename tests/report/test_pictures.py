@@ -6,21 +6,32 @@ import io
 import pytest
 from PIL import Image
 
-from segtrain.report.pictures import ALL_THUMBNAILS_BYTES, THUMBNAIL_BYTES, bytes_each, panel_url, thumbnail_url
+from segtrain.report.pictures import (
+    ALL_THUMBNAILS_BYTES,
+    SHOWN_WIDTH,
+    THUMBNAIL_BYTES,
+    Thumbnail,
+    bytes_each,
+    panel_url,
+    thumbnail,
+)
 from tests.report.made import draw_panel
 
 
-def opened(url: str | None) -> tuple[Image.Image, int]:
-    assert url is not None
-    head, _, data = url.partition(",")
+def opened(small: Thumbnail | None) -> tuple[Image.Image, int]:
+    assert small is not None
+    head, _, data = small.url.partition(",")
     assert head == "data:image/jpeg;base64"
     jpeg = base64.b64decode(data)
     return Image.open(io.BytesIO(jpeg)), len(jpeg)
 
 
 def test_a_thumbnail_is_the_right_half_of_a_panel() -> None:
-    picture, _ = opened(thumbnail_url(draw_panel(0, off_by=0, size=(80, 120)), THUMBNAIL_BYTES))
-    assert picture.width == 400
+    small = thumbnail(draw_panel(0, off_by=0, size=(80, 120)), THUMBNAIL_BYTES)
+    picture, _ = opened(small)
+    assert small is not None
+    assert small.height == round(SHOWN_WIDTH * picture.height / picture.width)
+    assert picture.width == 360
     assert picture.width / picture.height == pytest.approx(2 * 120 / 80, rel=0.06)
     red, _, blue = picture.getpixel((100, picture.height // 2))
     assert blue > red + 30  # the object, tinted, in the middle of the prediction
@@ -30,14 +41,14 @@ def test_a_thumbnail_is_the_right_half_of_a_panel() -> None:
 
 @pytest.mark.parametrize("most", [9000, 4000, 2500])
 def test_a_thumbnail_is_as_small_as_asked(most: int) -> None:
-    _, size = opened(thumbnail_url(draw_panel(1, size=(266, 392)), most))
+    _, size = opened(thumbnail(draw_panel(1, size=(266, 392)), most))
     assert size <= most
 
 
 def test_what_cannot_be_small_enough_or_is_no_picture_is_left_out() -> None:
     png = draw_panel(1)
-    assert thumbnail_url(png, 100) is None
-    assert thumbnail_url(b"no picture", THUMBNAIL_BYTES) is None
+    assert thumbnail(png, 100) is None
+    assert thumbnail(b"no picture", THUMBNAIL_BYTES) is None
     assert panel_url(png[:300]) is None
 
 

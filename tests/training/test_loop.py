@@ -129,11 +129,16 @@ def test_progress_goes_from_starting_over_each_epoch_to_done(finished) -> None:
         ("starting", 0),
         ("training", 1),
         ("evaluating", 1),
+        ("saved", 1),
         ("training", 2),
         ("evaluating", 2),
+        ("saved", 2),
         ("done", finished.summary.epoch),
     ]
     assert finished.told[-1].dice == finished.summary.dice_hard_original
+    saved = [progress for progress in finished.told if progress.phase == "saved"]
+    assert [progress.score for progress in saved] == [line["dice_hard_original"] for line in finished.lines("epoch")]
+    assert 0 < saved[0].train_s < saved[1].train_s
 
 
 def test_the_moving_average_is_exported_and_the_trained_weights_go_on(

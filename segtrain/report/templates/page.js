@@ -66,9 +66,8 @@
     const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
     for (const other of table.querySelectorAll("[data-sort]")) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", order);
-    const value = (row) => row.cells[column].textContent.trim();
-    const number = (text) => Number(text.replaceAll(",", ""));
-    const compare = (a, b) => (Number.isNaN(number(a)) || Number.isNaN(number(b)) ? a.localeCompare(b) : number(a) - number(b));
+    const value = ({ cells: { [column]: cell } }) => cell.dataset.value || cell.textContent.trim();
+    const compare = (a, b) => (Number.isNaN(a - b) ? a.localeCompare(b) : a - b);
     const rows = [...body.rows].sort((a, b) => compare(value(a), value(b)));
     body.append(...(order === "ascending" ? rows : rows.reverse()));
   }
