@@ -24,9 +24,12 @@ FEWEST_TRIALS = 4
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that have a dice, best first; of equal ones that of fewer GPU-seconds, then the earlier."""
-    scored = [(-trial.dice, trial.gpu_s, trial.number, trial) for trial in trials if trial.dice is not None]
-    return [trial for *_, trial in sorted(scored, key=lambda one: one[:3])]
+    """The trials that have a dice, best first; of equal ones that of fewer GPU-seconds, then the earlier.
+
+    Those that failed come last: to train the first one again must not fail.
+    """
+    scored = [trial for trial in trials if trial.dice is not None]
+    return sorted(scored, key=lambda trial: (trial.status == "failed", -_dice(trial), trial.gpu_s, trial.number))
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:

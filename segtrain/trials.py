@@ -129,7 +129,10 @@ def read_sweep(folder: str, storage: Storage) -> Sweep | None:
     """The facts of the sweep in `folder`; None where there is no sweep. UserError for a file that is not ours."""
     url = join(folder, SWEEP_NAME)
     try:
-        return Sweep.from_json(storage.read_bytes(url))
+        sweep = Sweep.from_json(storage.read_bytes(url))
+        if sweep.format_version != FORMAT_VERSION:
+            raise ValueError(f"format version {sweep.format_version}")
+        return sweep
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):

@@ -35,8 +35,8 @@ def test_trials_are_ranked_by_dice_then_by_what_they_cost_then_by_number() -> No
     assert numbers(ranked(trials)) == [2, 1, 0, 3]
 
 
-def test_a_trial_that_failed_after_an_epoch_has_its_rank() -> None:
-    assert numbers(ranked([scored(0, 0.7), scored(1, 0.8).ended("failed", "lost")])) == [1, 0]
+def test_a_trial_that_failed_after_an_epoch_ranks_behind_those_that_did_not() -> None:
+    assert numbers(ranked([scored(0, 0.7), scored(1, 0.8).ended("failed", "lost")])) == [0, 1]
 
 
 def test_the_front_holds_what_nothing_beats_in_dice_and_cost() -> None:

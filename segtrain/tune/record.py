@@ -50,6 +50,8 @@ class SweepRecord:
         """Keep a trial that is new or has changed."""
         self._trials[trial.number] = trial
         write_trial(self.folder, trial, self._storage)
+        if trial.is_over:
+            self.put_sweep("running")  # so that the hours of an attempt that is killed count too, up to here
 
     def scored(self, number: int, scored: Scored) -> Trial:
         """Keep a trial's next epoch, in memory alone: what is decided on it is kept together with it, by `put`."""

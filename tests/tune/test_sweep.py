@@ -241,6 +241,22 @@ class TestThroughRay:
         with pytest.raises(UserError, match=r"--resume: .* holds another sweep \(tune\.seed: 0 -> 1\)"):
             sweep.run_sweep(recipe(space, {**settings, "seed": 1}), pretend, resume=True)
 
+    @pytest.mark.slow  # likewise
+    def test_a_stopped_job_leaves_a_sweep_that_goes_on(
+        self, recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`ray job stop` and a scheduler send SIGTERM, a person SIGINT."""
+        asked = recipe({"optimizer.learning_rate": {"grid": [0.1, 0.2]}}, {"search": "grid", "max_concurrent": 1})
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run_sweep(asked, stops_the_driver)
+        assert "interrupted; the same command with --resume goes on with" in capsys.readouterr().out
+        (trial,) = trials_in(tmp_path)
+        assert (trial.status, trial.resumable, trial.epochs) == ("stopped", True, 1)
+        assert read_sweep(str(tmp_path / "sweep"), Storage()).state == "stopped"  # type: ignore[union-attr]
+        sweep.run_sweep(asked, pretend, resume=True)
+        assert [trial.status for trial in trials_in(tmp_path)] == ["finished"] * 2
+
     @pytest.mark.slow  # 40 s: each trial starts a controller and two workers
     def test_a_trial_of_several_workers_is_a_run_of_its_own(
         self, recipe: Callable[..., Recipe], tmp_path: Path
@@ -283,6 +299,18 @@ def only_the_chief_tells(recipe: Recipe, world: World, tell: Tell) -> RunSummary
         return slowly(recipe, world, tell)
     time.sleep(0.5 * recipe.train.epochs)
     return RunSummary(recipe.run.folder, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def stops_the_driver(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+    """`slowly`, and SIGTERM to the process that searches after the first epoch."""
+
+    def tell_and_stop(progress: Progress) -> None:
+        tell(progress)
+        if progress.epoch == 1:
+            os.kill(int(Path(recipe.run.folder).parents[2].joinpath("pid").read_text()), signal.SIGTERM)
+            time.sleep(5)  # the driver notices within a second
+
+    return pretend(recipe, world, tell_and_stop)
 
 
 def mistaken(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
