@@ -10,7 +10,7 @@ from ray import tune
 
 from segtrain.config import Recipe
 from segtrain.environment import before_tensorflow
-from segtrain.failures import DeviceMemoryError, comes_again, portable, with_smaller_batch
+from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
 from segtrain.launch import Train, run_on
 from segtrain.training.status import Progress, RunSummary
 from segtrain.training.world import World
@@ -37,7 +37,8 @@ def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) 
     except Exception as error:
         told = portable(error, gpus=recipe.cluster.gpus_per_worker > 0)
         if comes_again(told):
-            tune.report({FAILED: str(told)})
+            # Of a mistake the sentence says all; of a bug whoever mends it needs the traceback.
+            tune.report({FAILED: str(told), "notes": [told.trace] if isinstance(told, WorkerError) else []})
             return
         raise told from None
     if summary.epoch > max(config["known_epochs"], reporter.epochs):

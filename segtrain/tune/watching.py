@@ -1,5 +1,6 @@
 """What Ray Tune tells of a sweep while it goes on: shown to the user, and kept where only Tune knows it."""
 
+from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
@@ -86,7 +87,9 @@ def _progress(trial: Trial, epochs: int) -> Progress | None:
 
 
 def failure_of(trial: Any) -> str:
-    """What went wrong with a Tune trial, in a line; Tune keeps it in a file of its own folder for the trial."""
+    """What went wrong with a Tune trial, in a line; Tune keeps it in files of its own folder for the trial."""
+    if trial.pickled_error_file is None:  # a fault of Tune's own, which it keeps as text alone
+        return str(Path(trial.error_file).read_text().strip().splitlines()[-1])
     with open(trial.pickled_error_file, "rb") as file:
         error = cloudpickle.load(file)
     if isinstance(error, RayActorError):
