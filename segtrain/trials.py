@@ -16,6 +16,7 @@ SWEEP_NAME = "sweep.json"
 TRIAL_NAME = "trial.json"
 FORMAT_VERSION = 1
 Status = Literal["running", "finished", "stopped", "failed", "infeasible"]
+SweepState = Literal["running", "finished", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Trial:
 class Sweep:
     """Facts of the sweep as a whole."""
 
-    state: Literal["running", "finished", "stopped"]
+    state: SweepState
     """`stopped` by its budget or by the user; the same command with --resume goes on."""
     reason: str = ""
     seconds: float = 0.0

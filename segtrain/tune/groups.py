@@ -6,7 +6,6 @@ Ray Train makes them in a process of the trial, and Ray keeps them until the swe
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 
@@ -40,7 +39,4 @@ class TrialGroups:
 
     def close(self) -> None:
         """End the actor."""
-        try:
-            ray.kill(self._actor)
-        except RayActorError:  # it is gone already
-            return
+        ray.kill(self._actor)

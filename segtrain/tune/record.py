@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from typing import Literal
 
 from segtrain.errors import UserError
 from segtrain.storage import Storage
-from segtrain.trials import Scored, Sweep, Trial, read_sweep, read_trials, write_sweep, write_trial
+from segtrain.trials import Scored, Sweep, SweepState, Trial, read_sweep, read_trials, write_sweep, write_trial
 
 
 class SweepRecord:
@@ -58,7 +57,7 @@ class SweepRecord:
         self._trials[number] = self._trials[number].after(scored)
         return self._trials[number]
 
-    def put_sweep(self, state: Literal["running", "finished", "stopped"], reason: str = "") -> None:
+    def put_sweep(self, state: SweepState, reason: str = "") -> None:
         """Keep the facts of the sweep as a whole."""
         write_sweep(self.folder, Sweep(state, reason, round(self.seconds, 1)), self._storage)
 

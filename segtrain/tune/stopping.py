@@ -12,7 +12,7 @@ from segtrain.tune.record import SweepRecord
 
 FAILED = "failed"
 """Key of a report that ends a trial: why another attempt would end in the same way."""
-DAMPED_RUNGS = 8
+MOST_RUNGS = 8
 """Rungs of ASHA on a clock of GPU-seconds, where no trial's end is known beforehand."""
 
 
@@ -118,8 +118,8 @@ def _rule(recipe: Recipe) -> Any:
     """Tune's rule for the recipe; None where every trial may train to its end."""
     config = recipe.tune
     if config.stop == "asha":
-        damped = config.grace * config.reduction**DAMPED_RUNGS
-        longest = max(float(recipe.train.epochs), config.grace) if config.clock == "epochs" else damped
+        furthest_rung = config.grace * config.reduction**MOST_RUNGS
+        longest = max(float(recipe.train.epochs), config.grace) if config.clock == "epochs" else furthest_rung
         return AsyncHyperBandScheduler(
             time_attr=config.clock,
             metric="dice",

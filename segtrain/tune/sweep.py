@@ -18,7 +18,7 @@ from segtrain.launch import Train, train_with_tensorflow
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
 from segtrain.storage import Storage, is_remote, join
-from segtrain.trials import Trial, trial_folder
+from segtrain.trials import SweepState, Trial, trial_folder
 from segtrain.tune import space
 from segtrain.tune.groups import TrialGroups
 from segtrain.tune.record import SweepRecord, check_folder_is_new
@@ -228,7 +228,8 @@ class _Driver:
             return Verdict(None, str(error))
         return Verdict(fitted.recipe, parameters=parameters(fitted.recipe.model), memory_bytes=fitted.footprint.total)
 
-    def _leave(self, state: Any, reason: str) -> None:
+    def _leave(self, state: SweepState, reason: str) -> None:
+        """Keep how the sweep ended, trials under way as ones to go on with, and the leaderboard so far."""
         self._record.interrupted(reason or "the sweep ended")
         self._record.put_sweep(state, reason)
         axes, trials = list(self._recipe.tune.space), self._record.trials

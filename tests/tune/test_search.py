@@ -1,9 +1,11 @@
 """Which point comes next, without Ray: the searcher is called as Ray Tune calls it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from segtrain.config import Recipe
 from segtrain.errors import UserError
@@ -131,9 +133,7 @@ def test_what_an_earlier_attempt_began_comes_first_and_what_it_ended_is_not_give
 
 def test_tpe_comes_closer_to_the_best_rate_than_chance(tmp_path: Path) -> None:
     def dice(config: dict[str, Any]) -> float:
-        import math
-
-        rate = Recipe.from_dict(__import__("yaml").safe_load(config["recipe"])).optimizer.learning_rate
+        rate = Recipe.from_dict(yaml.safe_load(config["recipe"])).optimizer.learning_rate
         return 1.0 - abs(math.log10(rate) + 2.0) / 3  # best at 1e-2
 
     distances = {}
