@@ -167,8 +167,8 @@ class TestThroughRay:
     def test_after_ten_stopped_trials_nothing_of_them_is_left(
         self, recipe: Callable[..., Recipe], tmp_path: Path
     ) -> None:
-        # Rates fall, so that each trial after the first is worse at the first rung.
-        rates = [1.0, *(0.5 - 0.01 * number for number in range(10))]
+        # Rates fall, so that each trial is worse at the first rung than those before; two of them may be there first.
+        rates = [1.0, *(0.5 - 0.01 * number for number in range(12))]
         asked = recipe(
             {"optimizer.learning_rate": {"grid": rates}},
             {"search": "grid", "max_concurrent": 2, "grace": 1, "reduction": 3},
@@ -183,7 +183,7 @@ class TestThroughRay:
         assert (again.train.epochs, again.schedule.horizon_epochs) == (4, 4)  # type: ignore[union-attr]
         assert again.optimizer.learning_rate == 1.0
         lines = (tmp_path / "sweep" / "leaderboard.csv").read_text().splitlines()
-        assert len(lines) == 12
+        assert len(lines) == 1 + len(rates)
         assert lines[1].startswith("1,0,finished,")
 
     @pytest.mark.slow  # likewise, with 12 trials twice
