@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import ray
 from ray._private.state import state
 from ray._private.utils import read_ray_address
+from ray.autoscaler.sdk import request_resources
 
+from segtrain.config import ClusterConfig
 from segtrain.errors import UserError
 from segtrain.preflight import Node, Offer
 
@@ -58,13 +60,62 @@ def _where() -> str | None:
 
 
 def offer() -> Offer:
-    """The nodes that are alive, and the limits of the autoscaler where there is one."""
+    """The nodes that are there to stay, and the limits of the autoscaler where there is one."""
+    going = draining()
     nodes = [
-        Node(node["NodeManagerHostname"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        _node(node["NodeManagerHostname"], node["Resources"])
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in going
     ]
     return Offer(nodes, state.get_max_resources_from_cluster_config())
+
+
+def free() -> list[Node]:
+    """What is free at this moment on each node that is there to stay."""
+    going, left = draining(), state.available_resources_per_node()
+    return [
+        _node(node["NodeManagerHostname"], left[node["NodeID"]])
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] in left and node["NodeID"] not in going
+    ]
+
+
+def room(asked: ClusterConfig) -> int:
+    """How many workers could start at this moment."""
+    return sum(node.room(asked) for node in free())
+
+
+def draining() -> set[str]:
+    """Ray's names of the nodes that have been told to go, as a spot machine is two minutes before its end."""
+    return set(state.get_draining_nodes())
+
+
+def bundle(asked: ClusterConfig) -> dict[str, float]:
+    """What one worker asks of Ray."""
+    gpus = {"GPU": float(asked.gpus_per_worker)} if asked.gpus_per_worker else {}
+    return {"CPU": float(asked.cpus_per_worker), **gpus}
+
+
+def want(asked: ClusterConfig, workers: int) -> None:
+    """Tell the autoscaler that there is work for so many workers, whatever runs now; 0 takes it back."""
+    request_resources(bundles=[bundle(asked)] * workers)
+
+
+def stop_warning(wait_s: float) -> str | None:
+    """A line where this is a submitted job that `ray job stop` would not leave `wait_s` seconds to save."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return None
+    given = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
+    if given >= wait_s:
+        return None
+    return (
+        f"`ray job stop` leaves this job {given:g} s to save; submit it with "
+        f"""--runtime-env-json '{{"env_vars": {{"RAY_JOB_STOP_WAIT_TIME_S": "120"}}}}' to lose no step"""
+    )
+
+
+def _node(host: str, resources: dict[str, float]) -> Node:
+    return Node(host, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import traceback
+from collections.abc import Mapping
 
 from segtrain.config import Recipe, override
 from segtrain.data.plan import BatchSplit, batch_split
@@ -81,8 +82,13 @@ def comes_again(cause: Exception) -> bool:
     return isinstance(cause, NoSpaceError) or (isinstance(cause, KNOWN_ERRORS) and not isinstance(cause, StorageError))
 
 
-def what_happened(causes: dict[int, Exception]) -> str:
-    """One clause on the workers that failed; where some died, the others' errors only follow from that."""
+def what_happened(causes: Mapping[int, Exception], stuck: Mapping[int, str] | None = None) -> str:
+    """One clause on the workers that failed; where some died, the others' errors only follow from that.
+
+    `stuck` says of ranks what their watchdogs, or those of the others, have found: all else follows from that.
+    """
+    if stuck:
+        return "; ".join(f"worker {rank} {found}" for rank, found in sorted(stuck.items()))
     lost = [rank for rank, cause in causes.items() if not isinstance(cause, (WorkerError, *KNOWN_ERRORS))]
     if lost:
         return f"worker {', '.join(map(str, sorted(lost)))} lost"
@@ -123,7 +129,7 @@ def _split(recipe: Recipe) -> BatchSplit:
     return batch_split(
         train.global_batch_size,
         recipe.data.lanes,
-        cluster.workers,
+        cluster.max_workers,
         cluster.replicas_per_worker,
         train.per_replica_batch_size,
     )

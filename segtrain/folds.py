@@ -13,6 +13,7 @@ from segtrain.errors import UserError
 from segtrain.progress import Display, open_display
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoints
+from segtrain.worker import Train
 
 FORMAT_VERSION = 1
 
@@ -60,7 +61,7 @@ def _plan_line(run: FoldRun) -> str:
     return f"fold {run.fold:<4} {pictures}; {run.state}"
 
 
-def run_folds(recipe: Recipe, train: launch.Train, *, extend: bool = False) -> dict[str, Any]:
+def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str, Any]:
     """`train_folds` with any training function that leaves what the real one does in a run's folder."""
     storage = Storage(recipe.storage)
     recipe, runs = _plan(preflight.absolute(recipe), extend=extend)
@@ -111,7 +112,7 @@ def _run(recipe: Recipe, storage: Storage, *, extend: bool) -> FoldRun:
     return FoldRun(recipe, size, resumes, finished=resumes and checkpoints.cursor().is_finished(recipe.train))
 
 
-def _train_all(runs: Sequence[FoldRun], train: launch.Train, display: Display, *, extend: bool) -> None:
+def _train_all(runs: Sequence[FoldRun], train: Train, display: Display, *, extend: bool) -> None:
     used: Recipe | None = None
     for number, run in enumerate(runs, start=1):
         if run.finished:

@@ -1,34 +1,18 @@
-"""A recipe becomes a Ray Train run: the only module that knows Ray Train.
+"""A recipe becomes a run: groups of workers, one after the other, until it is done.
 
-Driver and controller never import TensorFlow; only the workers do. A worker that is lost is started again and goes on
-from the run's own newest checkpoint (Ray's checkpoints are not used), and an error that would come again ends the run
-at once with its own message.
+Driver and controller never import TensorFlow; only the workers do. Whatever ends a group (a lost worker, a machine
+that goes, room for more workers, too little memory), the next one goes on from the run's own newest checkpoint. An
+error that would come again ends the run at once with its own message.
 """
 
-import logging
-import shutil
-import signal
-import tempfile
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import ray
-import ray.train
-from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2.api.callback import UserCallback
-from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
-from ray.util.placement_group import PlacementGroup
 
-from segtrain import cluster, preflight, report
+from segtrain import cluster, goodput, preflight, report
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
@@ -36,24 +20,22 @@ from segtrain.failures import (
     DeviceMemoryError,
     WorkerError,
     comes_again,
-    portable,
     what_happened,
     with_smaller_batch,
 )
-from segtrain.progress import Display, Mailbox, closing_lines, open_display
+from segtrain.progress import Display, closing_lines, open_display
 from segtrain.storage import Storage, join
-from segtrain.tensorflow_cluster import TensorFlowCluster
-from segtrain.training.status import Progress, RunSummary
+from segtrain.supervisor import Supervisor, culprits
+from segtrain.training.status import Driver, Left, RunSummary
 from segtrain.training.world import World
+from segtrain.worker import Train
+from segtrain.worker_group import OnGroup, run_group, signals_restored
 
-Tell = Callable[[Progress], None]
-Train = Callable[[Recipe, World, Tell], RunSummary]
-OnGroup = Callable[[PlacementGroup], None]
-
-TELL_EVERY_S = 0.5
-POLL_EVERY_S = 0.5
-HEALTH_CHECK_EVERY_S = 0.5
-"""Ray's 2 s would add as much to the end of every run and to the notice of a lost worker."""
+SETTLE_S = 5.0
+"""So long after a group the cluster may take to have its resources back, and to know of a node that is gone."""
+CHOOSE_AGAIN_S = 30.0
+"""A range of workers is counted again where those that were asked for did not start within so long."""
+STOP_WAIT_S = 60.0
 
 
 def launch(recipe: Recipe, *, extend: bool = False) -> RunSummary:
@@ -64,7 +46,7 @@ def launch(recipe: Recipe, *, extend: bool = False) -> RunSummary:
     of the best epoch.
     Raises UserError before anything starts where the data, the run's folder or the cluster does not fit, and the
     worker's own UserError, DataError or StorageError where it fails later; RunError where workers were lost more
-    often than `cluster.max_failures`; KeyboardInterrupt on Ctrl-C and SIGTERM.
+    than `cluster.max_failures` times in a row; KeyboardInterrupt on Ctrl-C and SIGTERM, after a checkpoint.
     """
     return run(recipe, train_with_tensorflow, extend=extend)
 
@@ -75,12 +57,11 @@ def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
     storage = Storage(recipe.storage)
     size = preflight.check_data_set(recipe, storage)
     fitted = preflight.fit_devices(recipe, size)
-    recipe = fitted.recipe
-    resumes = preflight.check_run_folder(recipe, storage, extend=extend)
+    resumes = preflight.check_run_folder(fitted.recipe, storage, extend=extend)
     with cluster.connection():
         offer = cluster.offer()
         _check_cluster(recipe, offer)
-    lines = [recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer)]
+    lines = [fitted.recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer)]
     return [*lines, "goes on from the folder's newest checkpoint"] if resumes else lines
 
 
@@ -93,12 +74,15 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
     storage = Storage(recipe.storage)
     display = open_display(recipe.run.progress_every_s)
     try:
+        warning = cluster.stop_warning(STOP_WAIT_S)
+        if warning is not None:
+            display.note(warning)
         summary, _ = run_on(display, recipe, train, extend=extend)
     finally:
         display.close()
     if storage.exists(join(recipe.run.folder, "metrics.jsonl")):  # a training function of one's own need not keep any
         report.write(recipe.run.folder, storage)
-    for line in closing_lines(summary, recipe):
+    for line in closing_lines(summary, recipe, goodput.read(recipe.run.folder, storage)):
         display.note(line)
     return summary
 
@@ -116,23 +100,26 @@ def run_on(
     """
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
-    fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage))
-    recipe = fitted.recipe
-    resumes = preflight.check_run_folder(recipe, storage, extend=extend)
+    size = preflight.check_data_set(recipe, storage)
+    fitted = preflight.fit_devices(recipe, size)
+    resumes = preflight.check_run_folder(fitted.recipe, storage, extend=extend)
     if on_group is None:
         display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
     if fitted.reasons:
         display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
-    with cluster.connection():
-        _check_cluster(recipe, cluster.offer())
-        return _fit_in_memory(recipe, train, display, on_group)
+    with cluster.connection(), signals_restored():
+        offer = cluster.offer()
+        _check_cluster(recipe, offer)
+        with _autoscaled(recipe, offer):
+            attempts = _Attempts(recipe, size, train, display, storage, on_group)
+            return attempts.run(), attempts.recipe
 
 
-def train_with_tensorflow(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """The training loop; TensorFlow is imported here, in the worker."""
     from segtrain.training.loop import train
 
-    return train(recipe, world, on_progress=tell)
+    return train(recipe, world, driver)
 
 
 def _check_cluster(recipe: Recipe, offer: preflight.Offer) -> None:
@@ -140,239 +127,168 @@ def _check_cluster(recipe: Recipe, offer: preflight.Offer) -> None:
     preflight.check_shared_paths(recipe, offer)
 
 
-def _fit_in_memory(
-    recipe: Recipe, train: Train, display: Display, on_group: OnGroup | None
-) -> tuple[RunSummary, Recipe]:
-    """`_fit`, again with half the pictures on a device at once each time that one runs out of memory.
-
-    Raises UserError where one picture is too much.
-    """
-    while True:
-        try:
-            return _fit(recipe, train, display, on_group), recipe
-        except DeviceMemoryError as error:
-            recipe, change = with_smaller_batch(recipe, error)
-            display.note(f"{change}; restarting from the last checkpoint")
-
-
-def _fit(recipe: Recipe, train: Train, display: Display, on_group: OnGroup | None) -> RunSummary:
-    """Run the workers until they are done, passing on what they tell."""
-    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
-    scratch = Path(tempfile.mkdtemp(prefix="segtrain-ray-"))
-    max_failures = recipe.cluster.max_failures
-    callbacks: list[Any] = [_Failures(mailbox, max_failures), *([_Groups(on_group)] if on_group else [])]
-    settings: Any = RunConfig(
-        # Ray silently goes on with a run of the same name, so none is used twice.
-        name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
-        storage_path=str(scratch),
-        failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
-        callbacks=callbacks,
-        logging_config=LoggingConfig(log_level="ERROR"),
-    )
-    trainer = _Trainer(
-        _work,
-        train_loop_config={"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox},
-        backend_config=TensorFlowCluster(recipe.cluster.compute_threads),
-        scaling_config=_scaling(recipe),
-        run_config=settings,
-    )
-    try:
-        with _showing(mailbox, display), _train_environment(recipe), _interruptible():
-            result: Any = trainer.fit()
-    except TrainingFailedError as error:
-        raise plain(error, recipe) from None
-    finally:
-        ray.kill(mailbox)
-        shutil.rmtree(scratch, ignore_errors=True)
-    summary: RunSummary = result.return_value
-    return summary
-
-
-def _scaling(recipe: Recipe) -> ScalingConfig:
+@contextmanager
+def _autoscaled(recipe: Recipe, offer: preflight.Offer) -> Iterator[None]:
+    """An autoscaler knows inside the block how many workers a range could use; of one number it learns by itself."""
     asked = recipe.cluster
-    resources: dict[str, float] = {"CPU": asked.cpus_per_worker}
-    if asked.gpus_per_worker:
-        resources["GPU"] = asked.gpus_per_worker
-    return ScalingConfig(num_workers=asked.workers, use_gpu=asked.gpus_per_worker > 0, resources_per_worker=resources)
-
-
-@contextmanager
-def _train_environment(recipe: Recipe) -> Iterator[None]:
-    """Ray Train's settings that exist only as variables of the driver's environment."""
-    # A group that cannot start is tried again max_failures times; the wait is shared out, so all of it is the deadline.
-    wait_s = recipe.cluster.start_timeout_s / (recipe.cluster.max_failures + 1)
-    with cluster.environment(
-        RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(HEALTH_CHECK_EVERY_S),
-        RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(wait_s),
-        RAY_TRAIN_METRICS_ENABLED="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-    ):
+    if offer.limits is None or asked.min_workers == asked.max_workers:
         yield
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt; Ray's handlers stop the workers and raise SystemExit."""
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if on_main_thread:
-            signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _showing(mailbox: Any, display: Display) -> Iterator[None]:
-    """A thread carries what the workers tell to the display."""
-    done = threading.Event()
-
-    def show_all() -> None:
-        for told in ray.get(mailbox.take.remote()):
-            if isinstance(told, str):
-                display.note(told)
-            else:
-                display.show(told)
-
-    def watch() -> None:
-        # Without the mailbox's process a run goes on unseen; its record is in its folder.
-        with suppress(RayActorError):
-            while not done.wait(POLL_EVERY_S):
-                show_all()
-            show_all()
-
-    watcher = threading.Thread(target=watch, name="segtrain-progress", daemon=True)
-    watcher.start()
+        return
+    cluster.want(asked, asked.max_workers)
     try:
         yield
     finally:
-        done.set()
-        watcher.join(timeout=5.0)
+        cluster.want(asked, 0)
 
 
-class _Groups(WorkerGroupCallback):
-    """In the controller: hands every placement group to whoever answers for it."""
+class _Attempts:
+    """One group of workers after the other."""
 
-    def __init__(self, on_group: OnGroup) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: preflight.Size,
+        train: Train,
+        display: Display,
+        storage: Storage,
+        on_group: OnGroup | None,
+    ) -> None:
+        self.recipe = recipe
+        """As asked, with smaller batches from the first time that a device ran out of memory."""
+        self._size = size
+        self._train = train
+        self._display = display
+        self._storage = storage
         self._on_group = on_group
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        self._on_group(worker_group.get_worker_group_state().placement_group_handle.placement_group)
-
-
-class _Trainer(DataParallelTrainer):
-    """Leaves out Ray's cleaner of placement groups where another does its work, and where it cannot do it.
-
-    Without a dashboard it only warns.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        cleaned_elsewhere = any(isinstance(callback, _Groups) for callback in callbacks)
-        if not cleaned_elsewhere and ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url:
-            return callbacks
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-
-def _work(config: dict[str, Any]) -> Any:
-    """What Ray Train runs in each worker."""
-    recipe = Recipe.from_dict(config["recipe"])
-    context = ray.train.get_context()
-    world = World(
-        workers=context.get_world_size(),
-        rank=context.get_world_rank(),
-        replicas_per_worker=recipe.cluster.replicas_per_worker,
-        gpus_per_worker=recipe.cluster.gpus_per_worker,
-    )
-    mailbox = config["mailbox"]
-    logging.getLogger("segtrain").addHandler(_ToMailbox(mailbox, world.rank))
-    tell = _teller(mailbox) if world.is_chief else lambda progress: None
-    try:
-        return config["train"](recipe, world, tell)
-    except Exception as error:
-        raise portable(error, gpus=world.gpus_per_worker > 0) from None
-
-
-class _ToMailbox(logging.Handler):
-    """Shows the user what segtrain logs in a worker, from warnings on."""
-
-    def __init__(self, mailbox: Any, rank: int) -> None:
-        super().__init__(logging.WARNING)
-        self._mailbox = mailbox
-        self._rank = rank
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote(f"worker {self._rank}: {record.getMessage()}")
-
-
-def _teller(mailbox: Any) -> Tell:
-    """Sends progress without waiting for an answer; of moments within an epoch two a second, and its last."""
-    told_at = 0.0
-
-    def tell(progress: Progress) -> None:
-        nonlocal told_at
-        now = time.monotonic()
-        passing = progress.phase == "training" and progress.step < progress.steps_per_epoch
-        if not passing or now - told_at >= TELL_EVERY_S:
-            told_at = now
-            mailbox.put.remote(progress)
-
-    return tell
-
-
-class _Failures(UserCallback):
-    """In the controller: ends the run on an error that would come again, and says so where workers start again."""
-
-    def __init__(self, mailbox: Any, max_failures: int) -> None:
-        self._mailbox = mailbox
-        self._max_failures = max_failures
+        self._goodput = goodput.read(recipe.run.folder, storage)
         self._failures = 0
+        self._saved_step = 0
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raising here is what makes the controller give up at once."""
-        causes = {rank: _cause(error) for rank, error in worker_exceptions.items()}
+    def run(self) -> RunSummary:
+        """Until a group comes to the end of the run; what each of the others ended with says how it goes on."""
+        self._wait_until = self._deadline()
+        while True:
+            recipe = self._fitted(self._workers())
+            supervisor = Supervisor(
+                recipe,
+                self._display,
+                self._goodput,
+                self._storage,
+                give_up_at=self._wait_until,
+                most=self.recipe.cluster.max_workers,
+            )
+            with supervisor:
+                try:
+                    outcome = run_group(
+                        recipe,
+                        self._train,
+                        supervisor.mailbox,
+                        start_within_s=self._start_within_s(recipe),
+                        on_signal=supervisor.on_signal,
+                        on_group=self._on_group,
+                    )
+                except TrainingFailedError as error:
+                    note = self._after_failure(error, recipe, supervisor)
+                except BaseException as error:
+                    self._goodput = supervisor.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+                    raise
+                else:
+                    if not isinstance(outcome, Left):
+                        self._goodput = supervisor.end("done")
+                        return outcome
+                    note = self._after_leaving(outcome, supervisor)
+            if note:
+                self._display.note(note)
+            self._wait_until = self._deadline() if supervisor.began else self._wait_until
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.recipe.cluster.start_timeout_s
+
+    def _workers(self) -> int:
+        """As many as there is room for, within the range; the cluster gets some seconds to find itself."""
+        asked = self.recipe.cluster
+        settled = time.monotonic() + (SETTLE_S if self._goodput.attempts else 0.0)
+        while asked.min_workers < asked.max_workers:
+            room = cluster.room(asked)
+            if room >= asked.max_workers or time.monotonic() >= settled:
+                return min(max(room, asked.min_workers), asked.max_workers)
+            time.sleep(0.5)
+        return asked.max_workers
+
+    def _fitted(self, workers: int) -> Recipe:
+        """The recipe for so many workers: fewer of them have larger shares, which must fit their devices too."""
+        return preflight.fit_devices(self.recipe.with_workers(workers), self._size).recipe
+
+    def _start_within_s(self, recipe: Recipe) -> float:
+        left_s = max(self._wait_until - time.monotonic(), 1.0)
+        return left_s if recipe.cluster.max_workers == self.recipe.cluster.min_workers else min(left_s, CHOOSE_AGAIN_S)
+
+    def _after_leaving(self, left: Left, supervisor: Supervisor) -> str:
+        """What follows where the workers have saved and left. Raises KeyboardInterrupt where that was to stop."""
+        self._failures, self._saved_step = 0, left.step
+        if supervisor.asked == "stop":
+            self._goodput = supervisor.end("stopped")
+            self._display.note(f"saved at step {left.step}")
+            raise KeyboardInterrupt
+        self._goodput = supervisor.end("a machine went" if supervisor.asked == "drain" else "room for more workers")
+        return f"saved at step {left.step}; going on from there"
+
+    def _after_failure(self, error: TrainingFailedError, recipe: Recipe, supervisor: Supervisor) -> str:
+        """A line on what follows where a group has failed. Raises what ends the run."""
+        self._goodput = supervisor.end("failed")
+        causes = causes_of(error)
+        if _could_not_start(error):
+            if time.monotonic() + 1.0 < self._wait_until:
+                return ""  # a range of workers is counted again
+            raise plain(error, recipe) from None
+        shortage = next((cause for cause in causes.values() if isinstance(cause, DeviceMemoryError)), None)
+        if shortage is not None:
+            smaller, change = with_smaller_batch(recipe, shortage)
+            self.recipe = smaller.with_workers(self.recipe.cluster.workers)
+            return f"{change}; restarting from the last checkpoint"
         for cause in causes.values():
             if comes_again(cause):
-                raise cause
-        self._failures += 1
-        if self._failures <= self._max_failures:
-            self._mailbox.put.remote(
-                f"{what_happened(causes)}; restarting from the last checkpoint "
-                f"({self._failures} of {self._max_failures})"
-            )
+                raise plain(error, recipe) from None
+        told = what_happened(causes, culprits(supervisor.stuck, recipe.cluster.max_workers))
+        self._goodput = supervisor.end(told)
+        saved = 0 if supervisor.account is None else supervisor.account.saved_step
+        self._failures = 1 if saved > self._saved_step else self._failures + 1
+        self._saved_step = max(saved, self._saved_step)
+        most = self.recipe.cluster.max_failures
+        if self._failures > most:
+            raise plain(error, recipe, told) from None
+        return f"{told}; restarting from the last checkpoint ({self._failures} of {most})"
 
 
-def _cause(error: Exception) -> Exception:
-    """The worker's exception without what Ray Train wraps around it."""
-    cause: Exception = getattr(error, "_base_exc", error)
-    return cause
+def _could_not_start(error: TrainingFailedError) -> bool:
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
-def plain(error: TrainingFailedError, recipe: Recipe) -> Exception:
+def causes_of(error: TrainingFailedError) -> dict[int, Exception]:
+    """Rank -> the worker's exception without what Ray Train wraps around it; what befell the controller is rank 0's."""
+    if isinstance(error, WorkerGroupError):
+        return {rank: getattr(failure, "_base_exc", failure) for rank, failure in error.worker_failures.items()}
+    return {0: error.controller_failure if isinstance(error, ControllerError) else error}
+
+
+def plain(error: TrainingFailedError, recipe: Recipe, told: str = "") -> Exception:
     """The exception that tells the user what went wrong, from what Ray Train makes of it."""
     asked = recipe.cluster
-    if isinstance(error, ControllerError):
-        failure = error.controller_failure
-        if isinstance(failure, WorkerGroupStartupTimeoutError):
-            return UserError(
-                f"cluster.start_timeout_s: no room for {preflight.needs(asked)} within {asked.start_timeout_s:g} s "
-                f"on {cluster.offer()}, some of it in use; wait, raise the deadline, or ask for less"
-            )
-        if isinstance(failure, InsufficientClusterResourcesError):
-            return UserError(f"the cluster can never hold {preflight.needs(asked)}; it has {cluster.offer()}")
-        if isinstance(failure, WorkerError) and not isinstance(failure, DeviceMemoryError):
-            return RuntimeError(failure.trace)
-        return failure
-    if isinstance(error, WorkerGroupError):
-        causes = {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
-        for cause in causes.values():
-            if isinstance(cause, KNOWN_ERRORS):
-                return cause
-        traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError))
-        return RunError(
-            f"{what_happened(causes)}, after {asked.max_failures} restarts (cluster.max_failures); "
-            f"the same command goes on from the last checkpoint{traces}"
+    causes = causes_of(error)
+    if _could_not_start(error):
+        return UserError(
+            f"cluster.start_timeout_s: no room for {preflight.needs(asked)} within {asked.start_timeout_s:g} s "
+            f"on {cluster.offer()}, some of it in use; wait, raise the deadline, or ask for less"
         )
-    return error
+    for cause in causes.values():
+        if isinstance(cause, InsufficientClusterResourcesError):
+            return UserError(f"the cluster can never hold {preflight.needs(asked)}; it has {cluster.offer()}")
+        if isinstance(cause, KNOWN_ERRORS):
+            return cause
+        if isinstance(cause, WorkerError) and not cause.may_pass:
+            return RuntimeError(cause.trace)
+    traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError))
+    return RunError(
+        f"{told or what_happened(causes)}, after {asked.max_failures} restarts without a new checkpoint "
+        f"(cluster.max_failures); the same command goes on from the last checkpoint{traces}"
+    )

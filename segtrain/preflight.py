@@ -225,9 +225,10 @@ def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
 def check_offer(cluster: ClusterConfig, offer: Offer) -> None:
     """Raise UserError where the cluster can never hold the run's workers."""
     if offer.limits is None:
-        fits = sum(node.room(cluster) for node in offer.nodes) >= cluster.workers
+        fits = sum(node.room(cluster) for node in offer.nodes) >= cluster.min_workers
     else:
-        asked = {"CPU": cluster.workers * cluster.cpus_per_worker, "GPU": cluster.workers * cluster.gpus_per_worker}
+        least = cluster.min_workers
+        asked = {"CPU": least * cluster.cpus_per_worker, "GPU": least * cluster.gpus_per_worker}
         fits = all(offer.limits.get(name, 0) >= count for name, count in asked.items() if count)
     if not fits:
         raise UserError(f"the run asks for {needs(cluster)}, but the cluster has {offer}; {_lower(cluster, offer)}")
@@ -243,7 +244,18 @@ def _lower(cluster: ClusterConfig, offer: Offer) -> str:
 def needs(cluster: ClusterConfig) -> str:
     """What the run asks for, in words."""
     gpus = f" and {_count(cluster.gpus_per_worker, 'GPU')}" if cluster.gpus_per_worker else ""
-    return f"{_count(cluster.workers, 'worker')} with {_count(cluster.cpus_per_worker, 'CPU')}{gpus} each"
+    fewest = "" if cluster.min_workers == cluster.max_workers else f"{cluster.min_workers} to "
+    return f"{fewest}{_count(cluster.max_workers, 'worker')} with {_count(cluster.cpus_per_worker, 'CPU')}{gpus} each"
+
+
+def missing(cluster: ClusterConfig, free: Sequence[Node]) -> str:
+    """What stands in the way of a run's workers, from what is free on each node."""
+    room = sum(node.room(cluster) for node in free)
+    cpus, gpus = sum(node.cpus for node in free), sum(node.gpus for node in free)
+    what = f"{_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}" if cluster.gpus_per_worker else _count(cpus, "CPU")
+    if room >= cluster.min_workers:
+        return f"there is room for {room}, and they are being started"
+    return f"room for {_count(cluster.min_workers - room, 'worker')} is missing, with {what} free"
 
 
 def check_shared_paths(recipe: Recipe, offer: Offer) -> None:
@@ -275,14 +287,14 @@ def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:
     split = batch_split(
         train.global_batch_size,
         recipe.data.lanes,
-        cluster.workers,
+        cluster.max_workers,
         cluster.replicas_per_worker,
         train.per_replica_batch_size,
     )
     return [
         f"pictures  {size.training_pictures} to train on, {size.validation_pictures} to validate on",
         f"steps     {size.steps_per_epoch} an epoch, {size.steps_per_epoch * train.epochs} in {train.epochs} epochs",
-        f"batch     {train.global_batch_size} = {_count(cluster.workers, 'worker')} x "
+        f"batch     {train.global_batch_size} = {_count(cluster.max_workers, 'worker')} x "
         f"{_count(cluster.replicas_per_worker, 'replica')} x {_count(split.accumulation, 'pass', 'passes')} x "
         f"{split.per_replica} pictures{_empty(split.per_replica * split.accumulation, recipe)}",
         f"data      {gib(size.training_bytes)} to read an epoch, {gib(size.validation_bytes)} to validate",
@@ -305,7 +317,7 @@ def _memory_lines(fitted: Plan) -> list[str]:
 
 
 def _empty(pictures_per_replica: int, recipe: Recipe) -> str:
-    slots = pictures_per_replica * recipe.cluster.replicas_per_worker * recipe.cluster.workers
+    slots = pictures_per_replica * recipe.cluster.replicas_per_worker * recipe.cluster.max_workers
     spare = slots - recipe.train.global_batch_size
     return f", {spare} of them empty" if spare else ""
 

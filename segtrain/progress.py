@@ -5,6 +5,7 @@ import time
 from typing import Protocol, TextIO
 
 from segtrain.config import Recipe
+from segtrain.goodput import Goodput, sentence
 from segtrain.storage import join
 from segtrain.training.status import Progress, RunSummary
 
@@ -23,31 +24,6 @@ class Display(Protocol):
 
     def close(self) -> None:
         """Leave the screen as it is."""
-
-
-class Mailbox:
-    """What a run's workers have told and nobody has read yet. It lives in a process of its own, as a Ray actor."""
-
-    def __init__(self) -> None:
-        self._told: list[Progress | str] = []
-
-    def put(self, told: Progress | str) -> None:
-        """Keep a moment of the run, or a line for the user. Of moments within an epoch only the newest is kept."""
-        if self._told and _same_stretch(self._told[-1], told):
-            self._told.pop()
-        self._told.append(told)
-
-    def take(self) -> list[Progress | str]:
-        """Everything since the last call, oldest first."""
-        told, self._told = self._told, []
-        return told
-
-
-def _same_stretch(one: Progress | str, other: Progress | str) -> bool:
-    """Whether both are moments of one epoch's training."""
-    if isinstance(one, str) or isinstance(other, str):
-        return False
-    return one.phase == other.phase == "training" and one.epoch == other.epoch
 
 
 class EpochLines:
@@ -147,12 +123,13 @@ def _moment(progress: Progress) -> str:
         return "starting TensorFlow"
     if progress.phase == "evaluating":
         return f"{_epoch(progress)}evaluating"
-    if progress.phase == "done":
-        return "done"
+    if progress.phase in ("done", "leaving"):
+        return progress.phase
     left = f"  {clock(progress.left_s)} left" if progress.left_s else ""
+    goodput = "" if progress.goodput is None else f"  goodput {progress.goodput:.0%}"
     return (
         f"{_epoch(progress)}step {progress.step}/{progress.steps_per_epoch}  {progress.images_per_s:.1f} images/s  "
-        f"loss {progress.loss:.4f}  dice {progress.dice:.4f}{left}"
+        f"loss {progress.loss:.4f}  dice {progress.dice:.4f}{goodput}{left}"
     )
 
 
@@ -171,8 +148,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def closing_lines(summary: RunSummary, recipe: Recipe) -> list[str]:
-    """The score, where everything is, and the command that comes next."""
+def closing_lines(summary: RunSummary, recipe: Recipe, goodput: Goodput) -> list[str]:
+    """The score, where the time went, where everything is, and the command that comes next."""
     early = " (stopped early)" if summary.stopped_early else ""
     data = recipe.data
     fold = f" data.fold={data.fold if data.test_fold is None else data.test_fold}"
@@ -180,6 +157,7 @@ def closing_lines(summary: RunSummary, recipe: Recipe) -> list[str]:
         f"hard dice {summary.dice_hard_original:.4f} at original resolution on fold {data.fold}, epoch {summary.epoch} "
         f"(IoU {summary.iou_hard_original:.4f}, soft dice {summary.dice_soft:.4f})",
         f"trained for {clock(summary.train_seconds)} at {summary.images_per_s:.1f} images/s{early}",
+        *([f"goodput     {sentence(goodput)}"] if goodput.attempts else []),
         f"best model  {join(summary.folder, 'best', 'model.keras')}",
         f"panels      {join(summary.folder, 'panels')}",
         f"metrics     {join(summary.folder, 'metrics.jsonl')}",

@@ -19,13 +19,12 @@ from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import UserError
 from segtrain.failures import DeviceMemoryError
-from segtrain.launch import Train
 from segtrain.storage import Storage
 from segtrain.training.checkpoint import Checkpoints, Cursor
-from segtrain.training.status import Progress, RunSummary
+from segtrain.training.status import Driver, Progress, RunSummary
 from segtrain.training.world import World
+from segtrain.worker import Train
 
-Tell = Callable[[Progress], None]
 DICE = {0: 0.90, 1: 0.94, 2: 0.95, 3: 0.97}
 """Of each fold."""
 
@@ -54,7 +53,7 @@ def recipe(data_root: str, tmp_path: Path) -> Callable[..., Recipe]:
     return lambda *changes: override(Recipe(), [*fields, *changes])
 
 
-def pretend(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def pretend(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """Leave in the run's folder what training does: recipe, best scores, a checkpoint at the end of the last epoch."""
     folder, fold = Path(recipe.run.folder), recipe.data.fold
     (folder / "best").mkdir(parents=True, exist_ok=True)
@@ -64,7 +63,7 @@ def pretend(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
     scores = {"dice_hard_original": DICE[fold], "iou_hard_original": DICE[fold] - 0.1, "epoch": fold + 1}
     curve = {"thresholds": [0.25, 0.5, 0.75], "dice": [0.8, DICE[fold], 0.9], "pictures": 3}
     (folder / "best" / "metrics.json").write_text(json.dumps({**scores, "threshold_curve": curve}))
-    tell(Progress("training", 1, recipe.train.epochs, 2, 3, images_per_s=5.0, loss=0.5, dice=0.5))
+    driver.tell(Progress("training", 1, recipe.train.epochs, 2, 3, images_per_s=5.0, loss=0.5, dice=0.5))
     leave_checkpoint(folder, Cursor(epoch=recipe.train.epochs, step=6))
     return RunSummary(str(folder), fold + 1, DICE[fold], 0.8, 0.7, 1.0, 2.0)
 
@@ -85,17 +84,17 @@ def pretend_all(recipe: Recipe) -> None:
     Path(recipe.run.folder, "recipe.yaml").write_text(recipe.to_yaml())
 
 
-def never(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def never(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     raise AssertionError("nothing is to be trained")
 
 
 def pretend_but(fold: int) -> Train:
     """Like `pretend`, but that fold is a mistake."""
 
-    def train(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+    def train(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
         if recipe.data.fold == fold:
             raise UserError("data.x: mend it")
-        return pretend(recipe, world, tell)
+        return pretend(recipe, world, driver)
 
     return train
 
@@ -139,10 +138,10 @@ class TestThroughRay:
     def test_what_a_device_had_no_memory_for_is_not_tried_again_in_the_next_fold(
         self, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def short(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+        def short(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             if recipe.train.per_replica_batch_size != 2:
                 raise DeviceMemoryError("OOM when allocating", "trace", scoring=False)
-            return pretend(recipe, world, tell)
+            return pretend(recipe, world, driver)
 
         asked = recipe("data.test_fold=3")
         last = folds._plan(asked, extend=False)[1][2]

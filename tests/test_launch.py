@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,14 @@ from PIL import Image
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from segtrain import launch
+from segtrain import goodput, launch
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import RunError, StorageError, UserError
 from segtrain.failures import WorkerError
-from segtrain.training.status import Progress, RunSummary
+from segtrain.storage import Storage
+from segtrain.training.status import Account, Driver, Left, Progress, RunSummary
 from segtrain.training.world import World
-
-Tell = Callable[[Progress], None]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def count_attempt(recipe: Recipe, world: World) -> int:
     return mark.stat().st_size
 
 
-def write_facts(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def write_facts(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     facts = {
         "workers": world.workers,
         "tf_config": os.environ.get("TF_CONFIG"),
@@ -76,8 +75,40 @@ def write_facts(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
     Path(recipe.run.storage, f"facts-{world.rank}.json").write_text(json.dumps(facts))
     logging.getLogger("segtrain.training").warning("a checkpoint is damaged")
     for step in range(1, 4):
-        tell(Progress("training", 1, 1, step, 3, images_per_s=5.0, loss=1.0 / step, dice=0.5))
+        driver.tell(Progress("training", 1, 1, step, 3, images_per_s=5.0, loss=1.0 / step, dice=0.5))
     return summary_of(recipe)
+
+
+def until_asked(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+    """Leave at step 7 once asked to; until then, tell of steps."""
+    account = Account(first_step=0, step=5, saved_step=4, starting_s=0.5, steps_s=1.0)
+    driver.tell(Progress("training", 1, 9, 5, 9, account=account))
+    Path(recipe.run.storage, "under-way").touch()
+    while not driver.wants_to_leave():
+        time.sleep(0.05)
+    driver.tell(Progress("leaving", 1, 9, 7, 9, account=replace(account, step=7, saved_step=7, steps_s=1.5)))
+    raise Left(7)
+
+
+def sleep_for_ever() -> None:
+    while True:
+        time.sleep(0.1)
+
+
+def wait_in_tensorflow() -> None:
+    """As a worker that waits for another in a collective; the file's place is what tells."""
+    exec(compile("import time\nwhile True: time.sleep(0.1)", "/somewhere/tensorflow/python/eager/execute.py", "exec"))
+
+
+def wait_for(mark: Path) -> None:
+    while not mark.exists():
+        time.sleep(0.1)
+    time.sleep(1.5)  # the driver has read it
+
+
+def signal_when(mark: Path, number: int) -> None:
+    wait_for(mark)
+    os.kill(os.getpid(), number)
 
 
 @pytest.mark.ray
@@ -103,13 +134,13 @@ class TestRuns:
     def test_a_killed_worker_is_started_again_and_the_run_ends_right(
         self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def die_once(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+        def die_once(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             attempt = count_attempt(recipe, world)
             if attempt == 1 and world.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             if attempt == 1:
                 time.sleep(60.0)  # as in a collective that the other worker never joins
-            write_facts(recipe, world, tell)
+            write_facts(recipe, world, driver)
             return summary_of(recipe, epoch=attempt)
 
         summary = launch.run(override(recipe, ["cluster.workers=2"]), die_once)
@@ -126,7 +157,7 @@ class TestRuns:
         assert all(fact["legacy_keras"] is None for fact in facts)
 
     def test_a_users_mistake_found_by_one_worker_ends_the_run_at_once(self, recipe: Recipe, tmp_path: Path) -> None:
-        def fail(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+        def fail(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             count_attempt(recipe, world)
             if world.rank == 0:
                 time.sleep(60.0)  # as in a collective that the other worker never joins
@@ -137,14 +168,16 @@ class TestRuns:
         assert (tmp_path / "attempts-1").stat().st_size == 1
 
     def test_a_worker_that_keeps_dying_ends_the_run_with_one_message(self, recipe: Recipe) -> None:
-        def die(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+        def die(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             os._exit(1)
 
-        with pytest.raises(RunError, match=r"^worker 0 lost, after 0 restarts \(cluster.max_failures\)"):
+        with pytest.raises(
+            RunError, match=r"^worker 0 lost, after 0 restarts without a new checkpoint \(cluster.max_failures\)"
+        ):
             launch.run(override(recipe, ["cluster.max_failures=0"]), die)
 
     def test_ctrl_c_stops_the_workers(self, recipe: Recipe, tmp_path: Path) -> None:
-        def wait(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+        def wait(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             Path(recipe.run.storage, "pid").write_text(str(os.getpid()))
             time.sleep(600.0)
             return summary_of(recipe)
@@ -164,6 +197,70 @@ class TestRuns:
         while worker.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not worker.exists()
+
+    def test_sigterm_lets_the_workers_save_and_leave(
+        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        mark = tmp_path / "under-way"
+        threading.Thread(target=signal_when, args=(mark, signal.SIGTERM), daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            launch.run(recipe, until_asked)
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        shown = capsys.readouterr().out
+        assert "stopping: a checkpoint is saved first" in shown
+        assert "saved at step 7" in shown
+        [attempt] = goodput.read(recipe.run.folder, Storage(recipe.storage)).attempts
+        assert (attempt.end, attempt.step, attempt.saved_step, attempt.steps_s) == ("stopped", 7, 7, 1.5)
+
+    @pytest.mark.slow  # 10 to 20 s each
+    def test_a_worker_that_ends_no_step_is_named_and_the_run_goes_on(
+        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def sleep_once(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+            attempt = count_attempt(recipe, world)
+            driver.beat()
+            if attempt == 1:
+                (sleep_for_ever if world.rank == 1 else wait_in_tensorflow)()
+            return summary_of(recipe, epoch=attempt)
+
+        fields = ["cluster.workers=2", "cluster.stuck_after_s=2", "storage.deadline_s=1"]
+        started = time.monotonic()
+        assert launch.run(override(recipe, fields), sleep_once).epoch == 2
+        shown = capsys.readouterr().out
+        assert "worker 1 stuck at tests/test_launch.py" in shown
+        assert "in sleep_for_ever; restarting from the last checkpoint (1 of 3)" in shown
+        [stacks] = sorted((tmp_path / "test/stuck").glob("worker-1-*.txt"))
+        assert "sleep_for_ever" in stacks.read_text()
+        assert time.monotonic() - started < 60.0
+
+    @pytest.mark.slow
+    def test_a_range_of_workers_grows_when_there_is_room(
+        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import ray
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        def until_two(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+            if world.workers == 1:
+                return until_asked(recipe, world, driver)
+            return summary_of(recipe, epoch=world.workers)
+
+        taken = placement_group([{"CPU": 3}])
+        ray.get(taken.ready())
+
+        def make_room() -> None:
+            wait_for(tmp_path / "under-way")
+            remove_placement_group(taken)
+
+        threading.Thread(target=make_room, daemon=True).start()
+        fields = ["cluster.workers=[1, 2]", "cluster.grow_after_s=2"]
+        assert launch.run(override(recipe, fields), until_two).epoch == 2
+        shown = capsys.readouterr().out
+        assert "room for 1 more: a checkpoint is saved" in shown
+        assert "saved at step 7; going on from there" in shown
+        first, second = goodput.read(recipe.run.folder, Storage(recipe.storage)).attempts
+        assert (first.workers, first.end, second.workers, second.end) == (1, "room for more workers", 2, "done")
 
     def test_more_than_the_cluster_has_is_refused_at_once(self, recipe: Recipe) -> None:
         with pytest.raises(UserError, match=r"1 worker with 1 CPU and 1 GPU each.* has 1 node with 4 CPUs and 0 GPUs"):

@@ -20,7 +20,7 @@ from segtrain import launch
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import UserError
-from segtrain.training.status import Progress, RunSummary
+from segtrain.training.status import Driver, RunSummary
 from segtrain.training.world import World
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -31,9 +31,7 @@ BYTES_PER_PICTURE = PLENTY_OF_BYTES = 2**29
 """The second is for what tracing, the threads of kernels and the rest of a tiny step need."""
 
 
-def train_in(
-    pictures: int, recipe: Recipe, world: World, tell: Callable[[Progress], None], *, scoring: bool = False
-) -> RunSummary:
+def train_in(pictures: int, recipe: Recipe, world: World, driver: Driver, *, scoring: bool = False) -> RunSummary:
     """The real training, in memory for so many pictures; from a certain step on each of them needs 512 MiB more.
 
     With `scoring` it is the scoring of pictures that needs so much, and not the steps. Of several workers only the
@@ -68,14 +66,14 @@ def train_in(
 
     gradients_of, take_step = TrainStep._gradients, TrainStep.__call__
     if world.rank != world.workers - 1:
-        return loop.train(recipe, world, on_progress=tell)
+        return loop.train(recipe, world, driver)
     # The process ends with the run, so nothing is put back.
     TrainStep.__call__ = limited  # type: ignore[method-assign, assignment]
     if scoring:
         loop.evaluate = evaluate  # type: ignore[attr-defined, assignment]
     else:
         TrainStep._gradients = gradients  # type: ignore[method-assign, assignment]
-    return loop.train(recipe, world, on_progress=tell)
+    return loop.train(recipe, world, driver)
 
 
 def _address_space() -> int:

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from segtrain.config import Recipe, override
-from segtrain.progress import Mailbox, PlainDisplay, TerminalDisplay, closing_lines, open_display
+from segtrain.goodput import Attempt, Goodput
+from segtrain.mailbox import Mailbox
+from segtrain.progress import PlainDisplay, TerminalDisplay, closing_lines, open_display
 from segtrain.training.status import Progress, RunSummary
 
 MOMENT = Progress("training", 2, 10, 45, 64, images_per_s=312.04, loss=0.12345, dice=0.93214, left_s=245.4)
@@ -114,9 +116,12 @@ def test_the_end_names_the_score_the_files_and_the_next_command(test_fold: int |
         Recipe(), ["data.root=s3://b/set", f"data.test_fold={'null' if test_fold is None else test_fold}"]
     )
     summary = RunSummary("runs/a", 7, 0.9712, 0.96, 0.944, 7261.0, 312.0, stopped_early=True)
-    text = "\n".join(closing_lines(summary, recipe))
+    text = "\n".join(
+        closing_lines(summary, recipe, Goodput((Attempt(0.0, 2, seconds=200.0, steps_s=150.0, evaluation_s=10.0),)))
+    )
     assert "hard dice 0.9712 at original resolution on fold 0, epoch 7" in text
     assert "trained for 2:01:01 at 312.0 images/s (stopped early)" in text
+    assert "goodput     80%: 160 s of 200 s in steps and scores; other 40 s" in text
     for path in ("runs/a/best/model.keras", "runs/a/panels", "runs/a/metrics.jsonl"):
         assert path in text
     assert text.endswith(f"python jobs/evaluate.py runs/a s3://b/set data.fold={next_fold}")

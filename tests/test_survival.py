@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from segtrain import launch
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import RunError
-from segtrain.training.status import Progress, RunSummary
+from segtrain.training.status import Driver, RunSummary
 from segtrain.training.world import World
 
 pytestmark = pytest.mark.ray
@@ -51,9 +50,7 @@ class Attempt:
         return {step: sorted(keys) for step, keys in sorted(taken.items())}
 
 
-def train_noting(
-    recipe: Recipe, world: World, tell: Callable[[Progress], None], *, notes: str, kill_at: int | None
-) -> RunSummary:
+def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: str, kill_at: int | None) -> RunSummary:
     """The real training; each step is noted, and the worker of rank 0 kills itself, once, before step `kill_at`."""
     from segtrain.training import step as step_module
     from segtrain.training.loop import train
@@ -61,7 +58,7 @@ def train_noting(
     take_step = step_module.TrainStep.__call__
     marker = Path(f"{notes}-killed")
 
-    def noted(self: object, batch: object, step: int) -> object:
+    def noted(self: object, batch: object, step: int, **wish: bool) -> object:
         if step == kill_at and world.rank == 0 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -69,11 +66,11 @@ def train_noting(
         keys = [int(k) for part in parts for k, w in zip(part.keys.numpy(), part.weights.numpy(), strict=True) if w]
         with Path(f"{notes}-steps-{world.workers}of{world.rank}.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "keys": keys}) + "\n")
-        return take_step(self, batch, step)  # type: ignore[arg-type]
+        return take_step(self, batch, step, **wish)  # type: ignore[arg-type]
 
     step_module.TrainStep.__call__ = noted  # type: ignore[method-assign, assignment]
     try:
-        return train(recipe, world, on_progress=tell)
+        return train(recipe, world, driver)
     finally:
         step_module.TrainStep.__call__ = take_step  # type: ignore[method-assign]
 

@@ -58,7 +58,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        replicas = self.cluster.workers * self.cluster.replicas_per_worker
+        workers = self.cluster.max_workers
+        replicas = workers * self.cluster.replicas_per_worker
         if self.train.global_batch_size < replicas:
             raise ValueError(
                 f"train.global_batch_size is {self.train.global_batch_size} but there are {replicas} replicas "
@@ -69,12 +70,23 @@ class Recipe(Section):
                 "train.xla is on, and XLA cannot compile augment.rotate_degrees, scale and shift; "
                 "set these to 0 or train.xla to off"
             )
-        if self.cluster.workers > self.data.lanes:
+        if workers > self.data.lanes:
             raise ValueError(
-                f"cluster.workers is {self.cluster.workers} but data.lanes is {self.data.lanes}; "
+                f"cluster.workers is {workers} but data.lanes is {self.data.lanes}; "
                 f"a lane feeds one worker; ask for at most {self.data.lanes} workers, or raise data.lanes in a new run"
             )
+        if self.cluster.stuck_after_s <= self.storage.deadline_s:
+            raise ValueError(
+                f"cluster.stuck_after_s is {self.cluster.stuck_after_s:g} s and storage.deadline_s is "
+                f"{self.storage.deadline_s:g} s; a step may wait so long for storage, so stuck_after_s must be more"
+            )
         return self
+
+    def with_workers(self, workers: int | tuple[int, int]) -> "Recipe":
+        """The recipe with another `cluster.workers`."""
+        tree = self.to_dict()
+        tree["cluster"]["workers"] = workers
+        return Recipe.from_dict(tree)
 
     def to_dict(self) -> dict[str, Any]:
         """The tree as plain dicts, lists and scalars; `Recipe.from_dict` gives it back."""

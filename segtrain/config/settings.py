@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 MIB = 2**20
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -305,8 +305,9 @@ class CheckpointConfig(Section):
 class ClusterConfig(Section):
     """What the run asks of Ray."""
 
-    workers: Count = 1
-    """One worker is one process, normally one node."""
+    workers: Count | Annotated[tuple[Count, Count], Field(strict=False)] = 1
+    """One worker is one process, normally one node. `[2, 8]` takes as many as the cluster has room for, 2 at least,
+    and more as nodes come and fewer as they go; the order of samples stays the same."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     """One replica a GPU; 0 trains on the CPU."""
     cpus_per_worker: Count = 1
@@ -319,9 +320,29 @@ class ClusterConfig(Section):
     """Memory of each replica's device. Where it is given, the batch of a replica, rematerialization and, in the end,
     crops are chosen so that a step fits; the global batch stays what it is."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """So many times the workers are started again after a failure."""
+    """So many times in a row the workers are started again after a failure without having saved anything new."""
     start_timeout_s: Positive = 600.0
     """How long to wait for resources that the cluster may still get."""
+    stuck_after_s: Positive = 600.0
+    """A worker that ends no step, and one that gives no answer, is given up after so long. Not before its first step,
+    which may compile for minutes. More than `storage.deadline_s`, or an outage of storage would look like it."""
+    grow_after_s: Positive = 120.0
+    """With a range of workers: so long there must be room for more before the run starts again with them."""
+
+    @field_validator("workers")
+    @classmethod
+    def _is_a_range(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(workers, int) or workers[0] < workers[1]:
+            return workers
+        raise ValueError(f"[{workers[0]}, {workers[1]}] is no range; give one number, or the fewest and the most")
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def replicas_per_worker(self) -> int:

@@ -98,11 +98,11 @@ def _splits(recipe: Recipe) -> list[tuple[int, int]]:
     """(pictures at once, passes), from what the recipe asks for down to one picture at once."""
     train, cluster = recipe.train, recipe.cluster
     replicas = cluster.replicas_per_worker
-    share = -(-slots_per_worker(train.global_batch_size, recipe.data.lanes, cluster.workers) // replicas)
+    share = -(-slots_per_worker(train.global_batch_size, recipe.data.lanes, cluster.max_workers) // replicas)
     most = min(share, train.per_replica_batch_size or share)
     splits = []
     for at_once in range(most, 0, -1):
-        split = batch_split(train.global_batch_size, recipe.data.lanes, cluster.workers, replicas, at_once)
+        split = batch_split(train.global_batch_size, recipe.data.lanes, cluster.max_workers, replicas, at_once)
         splits.append((split.per_replica, split.accumulation))
     return list(dict.fromkeys(splits))
 

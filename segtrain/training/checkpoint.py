@@ -96,6 +96,8 @@ class Checkpoints:
         self._damaged: set[str] = set()
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self.saved_step = 0
+        """Step of the newest checkpoint that is known to be complete: written or restored by this process."""
 
     def save(self, arrays: Mapping[str, np.ndarray], cursor: Cursor, facts: Mapping[str, Any], recipe: Recipe) -> None:
         """Write in the background; waits for the save before, and raises its fault. `arrays` must not change."""
@@ -103,7 +105,7 @@ class Checkpoints:
         state = json.dumps({"cursor": asdict(cursor), "facts": dict(facts)}, indent=1)
         protected = {_name(cursor.step), _name(cursor.best_step)}
         self._writer = threading.Thread(
-            target=self._write, args=(dict(arrays), state, recipe.to_yaml(), _name(cursor.step), protected)
+            target=self._write, args=(dict(arrays), state, recipe.to_yaml(), cursor.step, protected)
         )
         self._writer.start()
 
@@ -125,7 +127,9 @@ class Checkpoints:
         finished = self._finished()
         for name in finished[::-1] if step is None else [_name(step)]:
             try:
-                return self._read(name)
+                checkpoint = self._read(name)
+                self.saved_step = checkpoint.cursor.step
+                return checkpoint
             except (FileNotFoundError, ValueError, KeyError) as fault:
                 log.warning("checkpoint %s is damaged (%s); it is kept, and an older one is tried", name, fault)
                 self._damaged.add(name)
@@ -145,7 +149,8 @@ class Checkpoints:
         names = [name for name in self._storage.list(self._root) if name.startswith("step-")]
         return [name for name in names if self._storage.exists(join(self._root, name, CHECKSUMS))]
 
-    def _write(self, arrays: dict[str, np.ndarray], state: str, recipe: str, name: str, protected: set[str]) -> None:
+    def _write(self, arrays: dict[str, np.ndarray], state: str, recipe: str, step: int, protected: set[str]) -> None:
+        name = _name(step)
         try:
             buffer = io.BytesIO()
             np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -155,6 +160,7 @@ class Checkpoints:
             sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
             self._storage.write_bytes(join(self._root, name, CHECKSUMS), json.dumps(sums, indent=1).encode())
             self._damaged.discard(name)
+            self.saved_step = step
             self._prune(protected)
         except BaseException as failure:
             # The training thread raises it at the next save.

@@ -67,11 +67,13 @@ def evaluate(
     *,
     threshold: float,
     watch: Callable[[Row, np.ndarray], None] | None = None,
+    after_batch: Callable[[], None] | None = None,
 ) -> Scores:
     """Score this worker's pictures and add up with the other workers'; all get the same `Scores`.
 
     `forward` maps a per-replica `PictureBatch` to logits (B, H, W, 1). `watch` sees each of this worker's pictures
-    with its probabilities (height, width) at original size.
+    with its probabilities (height, width) at original size. `after_batch` is called as often in every worker; what it
+    raises ends the evaluation.
     """
     table = np.zeros((len(data.ids), COLUMNS))
     threads = os.cpu_count() or 1
@@ -93,6 +95,8 @@ def evaluate(
                 pending.append((scene.number, scored))
             # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
             settle(at_most=2 * threads)
+            if after_batch is not None:
+                after_batch()
         settle(at_most=0)
     table = sum_over_workers(strategy, table)
     seen = table[:, SEEN]
@@ -103,10 +107,14 @@ def evaluate(
 
 def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
     """The elementwise sum of every worker's float64 array, on every worker. A collective: all workers must call it."""
+    return summing_over_workers(strategy)(table)
+
+
+def summing_over_workers(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], np.ndarray]:
+    """`sum_over_workers` to be called again and again with arrays of one shape: it is traced once."""
     local = len(strategy.extended.worker_devices)
     if strategy.num_replicas_in_sync == local:
-        return table
-    parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)
+        return lambda table: table
 
     def total(part: tf.Tensor) -> tf.Tensor:
         # An argument has no device yet, which the reduction asks for; what an operation returns has one.
@@ -116,8 +124,12 @@ def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.
     def add(value: Any) -> Any:
         return strategy.run(total, args=(value,))
 
-    summed: np.ndarray = local_value(strategy, add(place(strategy, parts))).numpy()
-    return summed
+    def over_workers(table: np.ndarray) -> np.ndarray:
+        parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)
+        summed: np.ndarray = local_value(strategy, add(place(strategy, parts))).numpy()
+        return summed
+
+    return over_workers
 
 
 def _score(

@@ -1,7 +1,7 @@
 """The loop: train an epoch, score it, keep the best, save, go on."""
 
 import math
-from collections.abc import Callable
+import time
 from typing import Any
 
 from segtrain.config import PlateauSchedule, Recipe
@@ -11,71 +11,108 @@ from segtrain.training import reading
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.evaluation import evaluate
 from segtrain.training.run import Run
-from segtrain.training.status import Progress, RunSummary
+from segtrain.training.status import NOBODY, Driver, Left, Progress, RunSummary
 from segtrain.training.step import StepResult
 from segtrain.training.strategy import place
 from segtrain.training.watch import Watch
 from segtrain.training.world import World
 
 
-def _ignore(progress: Progress) -> None:
-    """The watcher of a run that nobody watches."""
+class _Leaving(Exception):  # noqa: N818 - nothing went wrong
+    """All workers have agreed to save and leave at the cursor."""
 
 
-def train(recipe: Recipe, world: World, *, on_progress: Callable[[Progress], None] = _ignore) -> RunSummary:
+def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
     """Train until the recipe's last epoch or until early stopping, from the newest checkpoint on where there is one.
 
-    Every worker of a run calls this; all return the same scores. Raises UserError for a recipe that does not fit
-    the data, the devices or the run's folder, and where the loss is no longer finite.
+    Every worker of a run calls this; all return the same scores. Where the driver wants one of them to leave, all
+    agree on a step, save, and raise `Left`. Raises UserError for a recipe that does not fit the data, the devices or
+    the run's folder, and where the loss is no longer finite.
     """
-    on_progress(Progress("starting", epochs=recipe.train.epochs))
+    began_at = time.perf_counter()
+    driver.tell(Progress("starting", epochs=recipe.train.epochs))
     with Run(recipe, world) as run:
-        watch = Watch(recipe, run.cursor, run.training_data.steps_per_epoch, on_progress)
-        while not run.cursor.is_finished(recipe.train):
-            measured: dict[str, Any] = train_epoch(run, watch)
-            artist = PanelArtist(run)
-            if (run.cursor.epoch + 1) % recipe.evaluation.every_epochs == 0 or _is_last_epoch(run):
-                with watch.evaluating():
-                    measured |= evaluate_epoch(run, artist)
-                watch.tell("evaluating", dice=measured["dice_hard_original"])
-            measured |= reading.measured(run)
-            if run.record is not None:
-                run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
-            run.cursor.start_epoch(run.cursor.epoch + 1)
-            run.save()
-            watch.saved(measured.get("dice_hard_original"))
+        watch = Watch(
+            recipe,
+            run.cursor,
+            run.training_data.steps_per_epoch,
+            driver,
+            began_at=began_at,
+            saved_step=lambda: run.checkpoints.saved_step,
+        )
+        try:
+            _train_epochs(run, watch, driver)
+        except _Leaving:
+            with watch.saving():
+                run.save()
+                run.checkpoints.wait()
+            watch.tell("leaving")
+            raise Left(run.cursor.step) from None
         summary = _summarize(run, watch.images_per_s)
-    on_progress(Progress("done", epoch=summary.epoch, epochs=recipe.train.epochs, dice=summary.dice_hard_original))
+        with watch.saving():
+            run.checkpoints.wait()
+        account = watch.account()
+    driver.tell(Progress("done", summary.epoch, recipe.train.epochs, dice=summary.dice_hard_original, account=account))
     return summary
 
 
-def train_epoch(run: Run, watch: Watch) -> dict[str, float]:
-    """Train what is left of the epoch at the cursor. Returns its measurements."""
+def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
+    while not run.cursor.is_finished(run.recipe.train):
+        measured: dict[str, Any] = train_epoch(run, watch, driver)
+        artist = PanelArtist(run)
+        if (run.cursor.epoch + 1) % run.recipe.evaluation.every_epochs == 0 or _is_last_epoch(run):
+            with watch.evaluating():
+                measured |= evaluate_epoch(run, artist, driver)
+            watch.tell("evaluating", dice=measured["dice_hard_original"])
+        measured |= reading.measured(run)
+        if run.record is not None:
+            run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
+        run.cursor.start_epoch(run.cursor.epoch + 1)
+        with watch.saving():
+            run.save()
+        watch.saved(measured.get("dice_hard_original"))
+
+
+def train_epoch(run: Run, watch: Watch, driver: Driver = NOBODY) -> dict[str, float]:
+    """Train what is left of the epoch at the cursor. Returns its measurements.
+
+    A worker that is asked to leave says so in the sums of its next step, so all workers learn of it with the result
+    of the same step, and each has begun one more by then: they leave after that one.
+    """
     cursor, steps = run.cursor, run.training_data.steps_per_epoch
     unread: tuple[StepBatch, StepResult, float] | None = None
+    leaving = False
     watch.start_epoch()
     while cursor.step_in_epoch < steps:
         with watch.waiting():
             batch = next(run.batches)
         rate = run.set_learning_rate()
-        result = run.step(place(run.strategy, batch.replicas), cursor.step)
+        result = run.step(place(run.strategy, batch.replicas), cursor.step, leave=driver.wants_to_leave())
         # Read the step before while this one runs: a GPU then never waits for the host.
         if unread is not None:
-            _settle(run, watch, *unread)
+            leaving |= _settle(run, watch, *unread)
         unread = (batch, result, rate)
         cursor.step += 1
         cursor.step_in_epoch += 1
+        if leaving:
+            break
         if cursor.step_in_epoch < steps and watch.checkpoint_is_due():
-            _settle(run, watch, *unread)
+            leaving |= _settle(run, watch, *unread)
             unread = None
-            run.save()
+            with watch.saving():
+                run.save()
     if unread is not None:
-        _settle(run, watch, *unread)
+        leaving |= _settle(run, watch, *unread)
+    if leaving:
+        raise _Leaving
     return watch.finish_epoch() | {"left_out": run.training_data.samples_per_epoch - int(cursor.samples)}
 
 
-def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: float) -> None:
-    """Read a step's result and add it to the epoch's sums. Raises UserError where the loss is not finite."""
+def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: float) -> bool:
+    """Read a step's result and add it to the epoch's sums. Returns whether a worker wanted to leave when it began.
+
+    Raises UserError where the loss is not finite.
+    """
     loss, dice, samples = float(result.loss), float(result.dice), float(result.samples)
     number = batch.epoch * run.training_data.steps_per_epoch + batch.step + 1
     if not math.isfinite(loss):
@@ -89,13 +126,25 @@ def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: 
         skipped = {} if bool(result.applied) else {"skipped": "overflow"}
         run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
     watch.settled(samples)
+    return bool(float(result.leave))
 
 
-def evaluate_epoch(run: Run, artist: PanelArtist) -> dict[str, float]:
+def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> dict[str, float]:
     """Score the validation fold; keep the model where it is the best so far. Returns the scores."""
+
+    def after_batch() -> None:
+        driver.beat()
+        if run.any_worker(driver.wants_to_leave()):
+            raise _Leaving
+
     with run.averaged_weights():
         scores = evaluate(
-            run.forward, run.strategy, run.validation_data, threshold=run.recipe.evaluation.threshold, watch=artist
+            run.forward,
+            run.strategy,
+            run.validation_data,
+            threshold=run.recipe.evaluation.threshold,
+            watch=artist,
+            after_batch=after_batch,
         )
         reading.check_scored(run.recipe, run.validation_data, len(scores.ids))
         metrics = scores.summary()

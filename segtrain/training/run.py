@@ -23,7 +23,7 @@ from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer, learning_rate
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
-from segtrain.training.evaluation import compiled_forward, sum_over_workers
+from segtrain.training.evaluation import compiled_forward, sum_over_workers, summing_over_workers
 from segtrain.training.step import TrainStep
 from segtrain.training.strategy import build_strategy, configure_process, local_value
 from segtrain.training.tracking import Record
@@ -97,6 +97,11 @@ class Run:
                 self.strategy, self.model, self.optimizer, self.recipe, accumulation=split.accumulation
             )
         self.forward = compiled_forward(self.strategy, self.model)
+        self._wishes = summing_over_workers(self.strategy)
+
+    def any_worker(self, wish: bool) -> bool:
+        """Whether any worker calls this with True: a collective, which all of them must call."""
+        return bool(self._wishes(np.array([float(wish)]))[0])
 
     def _build_data(self) -> None:
         shared = {"worker": self.world.rank, "workers": self.world.workers, "replicas": self.world.replicas_per_worker}

@@ -40,6 +40,8 @@ class StepResult(NamedTuple):
     """Sum of the pictures' soft dice."""
     samples: tf.Tensor
     """Number of pictures that counted."""
+    leave: tf.Tensor
+    """How many replicas belong to a worker that wants to leave."""
     applied: tf.Tensor
     """False where an overflow in mixed_float16 made all replicas skip the update."""
 
@@ -94,10 +96,15 @@ class TrainStep:
         self.ema = [] if momentum is None else [tf.Variable(w, trainable=False) for w in self._local_weights()]
         self._compiled = tf.function(self._step, jit_compile=recipe.train.xla or None, autograph=False)
 
-    def __call__(self, batch: Any, step: int) -> StepResult:
-        """Update the weights once. `batch` is a per-replica `ReplicaBatch`; `step` counts updates over all epochs."""
+    def __call__(self, batch: Any, step: int, *, leave: bool = False) -> StepResult:
+        """Update the weights once. `batch` is a per-replica `ReplicaBatch`; `step` counts updates over all epochs.
+
+        `leave` is this worker's own wish, which all workers learn from the result: it costs one number in a sum that
+        is made anyway.
+        """
         with self.strategy.scope():
-            result: StepResult = self._compiled(batch, tf.constant(step, tf.int64))
+            wish = tf.constant(float(leave), self.dtype)
+            result: StepResult = self._compiled(batch, tf.constant(step, tf.int64), wish)
         return result
 
     def restart_average(self) -> None:
@@ -108,16 +115,16 @@ class TrainStep:
     def _local_weights(self) -> list[Any]:
         return [self.strategy.experimental_local_results(weight)[0].numpy() for weight in self.weights]
 
-    def _step(self, batch: Any, step: tf.Tensor) -> StepResult:
-        gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step))
-        loss, dice, samples = (self._first(total) for total in totals)
+    def _step(self, batch: Any, step: tf.Tensor, wish: tf.Tensor) -> StepResult:
+        gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step, wish))
+        loss, dice, samples, leave = (self._first(total) for total in totals)
         finite = self._first(finite)
         if not self.loss_scale.dynamic:
             self._apply(gradients)
-            return StepResult(loss, dice, samples, tf.constant(True))
+            return StepResult(loss, dice, samples, leave, tf.constant(True))
         # Applied outside the replicas: they cannot merge inside a condition, and here Keras does not reduce again.
         tf.cond(finite, lambda: self._apply(gradients), self._skip)
-        return StepResult(loss, dice, samples, finite)
+        return StepResult(loss, dice, samples, leave, finite)
 
     def _first(self, value: Any) -> tf.Tensor:
         return self.strategy.experimental_local_results(value)[0]
@@ -152,7 +159,9 @@ class TrainStep:
         self.loss_scale.fail()
         return tf.constant(False)
 
-    def _reduced_gradients(self, batch: Any, step: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+    def _reduced_gradients(
+        self, batch: Any, step: tf.Tensor, wish: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
         """On one replica: gradients of the global loss (reduced, unscaled, clipped), totals, whether all is finite."""
         parts = [tf.nest.map_structure(lambda x, i=i: self._part(x, i), batch) for i in range(self.accumulation)]
         dice_totals = self._batch_dice_totals(parts, step)
@@ -165,7 +174,7 @@ class TrainStep:
             part_gradients, part_totals = self._gradients(self._augmented(part), step, dice_totals)
             gradients = part_gradients if gradients is None else _add(gradients, part_gradients)
             totals += part_totals
-        *reduced, totals = _sum_over_replicas([*(gradients or []), totals])
+        *reduced, totals = _sum_over_replicas([*(gradients or []), tf.concat([totals, [wish]], axis=0)])
         scale = self.loss_scale.scale
         reduced = [gradient / tf.cast(scale, gradient.dtype) for gradient in reduced]
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in reduced])

@@ -14,7 +14,7 @@ from ray import tune
 from segtrain import cluster, leaderboard, preflight, report
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.errors import RunError, UserError
-from segtrain.launch import Train, train_with_tensorflow
+from segtrain.launch import train_with_tensorflow
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
 from segtrain.storage import Storage, is_remote, join
@@ -27,6 +27,7 @@ from segtrain.tune.stopping import Budget, Stopping
 from segtrain.tune.table import SweepDisplay, final_table, open_sweep_display
 from segtrain.tune.trial import run_trial
 from segtrain.tune.watching import Watching
+from segtrain.worker import Train
 
 BUDGET = ("max_trials", "max_hours", "max_gpu_hours", "max_concurrent", "max_failures")
 """Fields of `tune` that may change between the attempts of a sweep."""
@@ -82,6 +83,9 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
     """Raise UserError for what can be known to fail before Ray is there. Returns the points to start from."""
     if recipe.folds == "all":
         raise UserError("folds: a sweep scores its trials on one fold; leave folds=all out and train best.yaml with it")
+    asked = recipe.cluster
+    if asked.min_workers != asked.max_workers:
+        raise UserError("cluster.workers: each trial of a sweep gets the same number; give one, not a range")
     space.check_space(recipe)
     preflight.check_data_set(recipe, storage)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
@@ -126,7 +130,7 @@ def _check_cluster(recipe: Recipe) -> int:
     else:
         wanted = {"CPU": asked.cpus_per_worker, "GPU": asked.gpus_per_worker}
         workers = min(int(offer.limits.get(name, 0) // count) for name, count in wanted.items() if count)
-    return min(max(workers // asked.workers, 1), recipe.tune.max_concurrent or workers)
+    return min(max(workers // asked.max_workers, 1), recipe.tune.max_concurrent or workers)
 
 
 class _Driver:
@@ -178,7 +182,7 @@ class _Driver:
 
     def _run_trials(self) -> None:
         scratch = tempfile.mkdtemp(prefix="segtrain-tune-")
-        groups = TrialGroups() if self._recipe.cluster.workers > 1 else None
+        groups = TrialGroups() if self._recipe.cluster.max_workers > 1 else None
         try:
             with cluster.environment(
                 TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
@@ -263,7 +267,7 @@ def _resources(recipe: Recipe) -> tune.PlacementGroupFactory:
     Next to nothing is a share of being the head: the node that is lost last, and Tune wants some resource.
     """
     asked = recipe.cluster
-    if asked.workers > 1:
+    if asked.max_workers > 1:
         return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     gpus = {"GPU": float(asked.gpus_per_worker)} if asked.gpus_per_worker else {}
     return tune.PlacementGroupFactory([{"CPU": float(asked.cpus_per_worker), **gpus}])

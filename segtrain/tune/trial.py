@@ -11,11 +11,12 @@ from ray import tune
 from segtrain.config import Recipe
 from segtrain.environment import before_tensorflow
 from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
-from segtrain.launch import Train, run_on
-from segtrain.training.status import Progress, RunSummary
+from segtrain.launch import run_on
+from segtrain.training.status import Driver, Progress, RunSummary
 from segtrain.training.world import World
 from segtrain.tune.groups import TrialGroups
 from segtrain.tune.stopping import FAILED
+from segtrain.worker import Train
 
 
 def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) -> None:
@@ -63,7 +64,7 @@ class Reporter:
 
     def report(self, epoch: int, dice: float, train_s: float, images_per_s: float) -> None:
         """`train_s` in seconds, of all attempts."""
-        replicas = self._recipe.cluster.workers * self._recipe.cluster.replicas_per_worker
+        replicas = self._recipe.cluster.max_workers * self._recipe.cluster.replicas_per_worker
         notes, self._notes = self._notes, []
         self.epochs = epoch
         tune.report(
@@ -105,7 +106,7 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
     logging.getLogger("segtrain").addHandler(_ToReporter(reporter))
     while True:
         try:
-            return train(recipe, world, reporter.show)
+            return train(recipe, world, Driver(reporter.show))
         except Exception as error:
             shortage = portable(error, gpus=world.gpus_per_worker > 0)
             if not isinstance(shortage, DeviceMemoryError):

@@ -40,6 +40,7 @@ from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer
 from segtrain.training.loop import train_epoch
 from segtrain.training.run import Run
+from segtrain.training.status import NOBODY
 from segtrain.training.watch import Watch
 from segtrain.training.world import World
 
@@ -59,7 +60,7 @@ with Run(recipe, World()) as run:
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
-    watch = Watch(recipe, run.cursor, run.training_data.steps_per_epoch, lambda progress: None)
+    watch = Watch(recipe, run.cursor, run.training_data.steps_per_epoch, NOBODY)
     for epoch in range(int(sys.argv[1])):
         started = time.perf_counter()
         measured = train_epoch(run, watch)

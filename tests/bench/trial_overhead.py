@@ -14,20 +14,20 @@ import time
 from pathlib import Path
 
 from segtrain.config import Recipe
-from segtrain.launch import Tell, train_with_tensorflow
-from segtrain.training.status import RunSummary
+from segtrain.launch import train_with_tensorflow
+from segtrain.training.status import Driver, RunSummary
 from segtrain.training.world import World
 from tests.bench.measuring import REPOSITORY
 from tests.labelled import write_set
 
 
-def timed(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def timed(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """The real training; the chief leaves when it was called, had TensorFlow, and was done, in `times.json`."""
     times = [time.time()]
     import segtrain.training.loop  # noqa: F401
 
     times.append(time.time())
-    summary = train_with_tensorflow(recipe, world, tell)
+    summary = train_with_tensorflow(recipe, world, driver)
     times.append(time.time())
     if world.is_chief:
         Path(recipe.run.folder, "times.json").write_text(json.dumps(times))

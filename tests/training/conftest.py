@@ -18,7 +18,7 @@ from segtrain.data.manifest import MANIFEST_NAME
 from segtrain.data.prepare import prepare
 from segtrain.training import watch
 from segtrain.training.loop import train
-from segtrain.training.status import Progress, RunSummary
+from segtrain.training.status import Driver, Progress, RunSummary
 from segtrain.training.world import World
 
 PICTURES, FOLDS, HEIGHT, WIDTH = 24, 3, 16, 24
@@ -133,7 +133,7 @@ def finished(tiny_set: TinySet, tmp_path_factory: pytest.TempPathFactory) -> Fin
     told: list[Progress] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch, "TELL_EVERY_S", 0.0)
-        summary = train(recipe, World(), on_progress=told.append)
+        summary = train(recipe, World(), Driver(told.append))
     return FinishedRun(Path(recipe.run.folder), recipe, summary, told)
 
 

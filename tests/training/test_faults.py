@@ -15,7 +15,7 @@ from segtrain.data.plan import batch_split
 from segtrain.errors import DataError, StorageError
 from segtrain.storage import Storage, join
 from segtrain.training.loop import train
-from segtrain.training.status import Progress
+from segtrain.training.status import Driver, Progress
 from segtrain.training.world import World
 from tests.fault_proxy import KINDS, Fault, FaultProxy
 
@@ -59,7 +59,7 @@ def test_a_run_through_every_fault_ends_with_the_weights_of_one_without(
     disturbed = through(fault_proxy, plain, "run.name=disturbed", "data.lanes=4")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segtrain.training.watch.TELL_EVERY_S", 0.0)
-        train(disturbed, World(), on_progress=disturb)
+        train(disturbed, World(), Driver(disturb))
     assert {kind for kind, times in fault_proxy.injected.items() if times} == set(KINDS)
     expected, found = (run_folder(Path(each.run.folder)) for each in (plain, disturbed))
     for name, values in expected.arrays().items():

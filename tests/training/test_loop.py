@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage
 from segtrain.training import watch
 from segtrain.training.loop import train
-from segtrain.training.status import Progress
+from segtrain.training.status import Driver, Left, Progress
 from segtrain.training.step import TrainStep
 from segtrain.training.world import World
 
@@ -184,9 +185,9 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     taken: list[int] = []
     take_step = TrainStep.__call__
 
-    def noted(self: TrainStep, batch: Any, step: int) -> Any:
+    def noted(self: TrainStep, batch: Any, step: int, **wish: bool) -> Any:
         taken.append(step)
-        return take_step(self, batch, step)
+        return take_step(self, batch, step, **wish)
 
     monkeypatch.setattr(TrainStep, "__call__", noted)
     monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
@@ -195,7 +196,7 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     for wanted, resumes_at in STOPS:
         taken.clear()
         with pytest.raises(StoppedError):
-            train(recipe, World(), on_progress=stop_when(wanted))
+            train(recipe, World(), Driver(stop_when(wanted)))
         assert taken[0] == first
         first = resumes_at
     taken.clear()
@@ -211,6 +212,60 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     assert folder.lines("step") == finished.lines("step")
     assert measured(folder.lines("epoch")) == measured(finished.lines("epoch"))
     assert (summary.epoch, summary.dice_hard_original) == (finished.summary.epoch, finished.summary.dice_hard_original)
+
+
+@dataclass
+class Impatient:
+    """A driver that wants the run to leave from a moment on."""
+
+    moment: Callable[[Progress], bool]
+    told: list[Progress] = field(default_factory=list)
+    wants: bool = False
+
+    def driver(self) -> Driver:
+        return Driver(self.tell, lambda: self.wants)
+
+    def tell(self, progress: Progress) -> None:
+        self.told.append(progress)
+        self.wants = self.wants or self.moment(progress)
+
+
+# When a run is asked to leave, and the steps that are taken and saved when it does.
+WISHES = [
+    (lambda p: p.phase == "starting", 2),  # the first step tells the others, the second is under way by then
+    (lambda p: p.phase == "evaluating", 4),  # the epoch is trained, and scored by the next attempt
+    (lambda p: p.phase == "training" and p.epoch == 2 and p.step == 2, 8),  # told by the third, left after the fourth
+]
+
+
+def test_a_run_that_is_asked_to_leave_loses_no_step_and_ends_like_one_that_was_not(
+    finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_folder
+) -> None:
+    taken: list[int] = []
+    take_step = TrainStep.__call__
+
+    def noted(self: TrainStep, batch: Any, step: int, **wish: bool) -> Any:
+        taken.append(step)
+        return take_step(self, batch, step, **wish)
+
+    monkeypatch.setattr(TrainStep, "__call__", noted)
+    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
+    recipe = override(finished.recipe, [f"run.storage={tmp_path}"])
+    for moment, saved_at in WISHES:
+        asked = Impatient(moment)
+        with pytest.raises(Left) as left:
+            train(recipe, World(), asked.driver())
+        assert (left.value.step, len(taken)) == (saved_at, saved_at)
+        account = asked.told[-1].account
+        assert asked.told[-1].phase == "leaving"
+        assert (account.step, account.saved_step) == (saved_at, saved_at)
+    train(recipe, World())
+    assert taken == list(range(8)), "no step was taken twice"
+    folder = run_folder(recipe.run.folder)
+    expected, found = finished.arrays(8), folder.arrays(8)
+    assert {name: found[name].tobytes() for name in found} == {name: expected[name].tobytes() for name in expected}
+    assert folder.lines("step") == finished.lines("step")
+    assert measured(folder.lines("epoch")) == measured(finished.lines("epoch"))
 
 
 def test_a_finished_run_is_not_trained_again(finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +296,7 @@ def test_a_kill_at_any_moment_leaves_the_lines_of_every_step_that_is_saved(
             seen.append(saved[-1])
             assert [line["step"] for line in folder.lines("step")][: saved[-1]] == list(range(1, saved[-1] + 1))
 
-    train(settings, World(), on_progress=look)
+    train(settings, World(), Driver(look))
     assert seen[0] < STEPS_PER_EPOCH, "a checkpoint was on the disk before the epoch's end"
 
 

@@ -7,7 +7,7 @@ import pytest
 from segtrain.config import Recipe, override
 from segtrain.training import watch as watching
 from segtrain.training.checkpoint import Cursor
-from segtrain.training.status import Progress
+from segtrain.training.status import Driver, Progress
 from segtrain.training.watch import Watch
 
 STEPS_PER_EPOCH, BATCH = 4, 10
@@ -45,7 +45,7 @@ def start(clock: Clock, told: list[Progress], cursor: Cursor) -> Callable[..., W
 
     def build(*settings: str) -> Watch:
         recipe = override(Recipe(), ["train.epochs=3", f"train.global_batch_size={BATCH}", *settings])
-        return Watch(recipe, cursor, STEPS_PER_EPOCH, told.append)
+        return Watch(recipe, cursor, STEPS_PER_EPOCH, Driver(told.append))
 
     return build
 

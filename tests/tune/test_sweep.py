@@ -20,13 +20,12 @@ from segtrain.config import Recipe, load_recipe
 from segtrain.errors import RunError, UserError
 from segtrain.failures import DeviceMemoryError
 from segtrain.storage import Storage
-from segtrain.training.status import Progress, RunSummary
+from segtrain.training.status import Driver, Progress, RunSummary
 from segtrain.training.world import World
 from segtrain.trials import Trial, read_sweep, read_trials
 from segtrain.tune import sweep
 from tests.labelled import write_set
 
-Tell = Callable[[Progress], None]
 REPOSITORY = Path(__file__).parents[2]
 BUG, KILLED, MISTAKE, NO_MEMORY = range(1, 5)
 """Seeds of trials that fail."""
@@ -58,7 +57,7 @@ def recipe(data_root: str, tmp_path: Path) -> Callable[..., Recipe]:
     return make
 
 
-def pretend(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def pretend(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """Leave in the run's folder what a sweep needs, an epoch at a time; goes on after the last one in the folder.
 
     After epoch e a trial has a dice of (1 - 2**-e) x learning rate; trials of some seeds fail after epoch 1.
@@ -74,7 +73,7 @@ def pretend(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
             fail(recipe.train.seed)
         with record.open("a") as file:
             file.write(f"{epoch} ")
-        tell(Progress("saved", epoch, recipe.train.epochs, score=(1 - 0.5**epoch) * rate, train_s=float(epoch)))
+        driver.tell(Progress("saved", epoch, recipe.train.epochs, score=(1 - 0.5**epoch) * rate, train_s=float(epoch)))
     return RunSummary(str(folder), recipe.train.epochs, (1 - 0.5**recipe.train.epochs) * rate, 0.0, 0.0, 4.0, 2.0)
 
 
@@ -89,12 +88,12 @@ def fail(seed: int) -> None:
         raise DeviceMemoryError("OOM when allocating a tensor", "trace", scoring=False)
 
 
-def slowly(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def slowly(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """Like `pretend`, with half a second an epoch."""
 
     def tell_later(progress: Progress) -> None:
         time.sleep(0.5)
-        tell(progress)
+        driver.tell(progress)
 
     return pretend(recipe, world, tell_later)
 
@@ -294,19 +293,19 @@ class TestThroughRay:
         assert not (tmp_path / "sweep").exists()
 
 
-def only_the_chief_tells(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def only_the_chief_tells(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """`slowly` on the chief; the other worker waits as long as a peer in a collective would."""
     if world.is_chief:
-        return slowly(recipe, world, tell)
+        return slowly(recipe, world, driver)
     time.sleep(0.5 * recipe.train.epochs)
     return RunSummary(recipe.run.folder, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def stops_the_driver(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def stops_the_driver(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """`slowly`, and SIGTERM to the process that searches after the first epoch."""
 
     def tell_and_stop(progress: Progress) -> None:
-        tell(progress)
+        driver.tell(progress)
         if progress.epoch == 1:
             os.kill(int(Path(recipe.run.folder).parents[2].joinpath("pid").read_text()), signal.SIGTERM)
             time.sleep(5)  # the driver notices within a second
@@ -314,7 +313,7 @@ def stops_the_driver(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
     return pretend(recipe, world, tell_and_stop)
 
 
-def mistaken(recipe: Recipe, world: World, tell: Tell) -> RunSummary:
+def mistaken(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     raise UserError("data.x: mend it")
 
 

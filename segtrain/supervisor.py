@@ -1,0 +1,224 @@
+"""Beside a group of workers, in the driver: shows what they tell, keeps the goodput record, asks them to leave in time.
+
+They are asked to leave where the user wants to stop, where a machine under one of them is about to go, and where
+there is room for more of them.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from segtrain import cluster, goodput, preflight
+from segtrain.config import Recipe
+from segtrain.goodput import Attempt, Goodput
+from segtrain.mailbox import Began, Mailbox, StuckWorker, Told
+from segtrain.progress import Display, clock
+from segtrain.storage import Storage, join
+from segtrain.training.status import Account, Progress
+from segtrain.training.watchdog import Stuck
+
+logger = logging.getLogger(__name__)
+
+Reason = Literal["stop", "drain", "grow"]
+
+LOOK_EVERY_S = 0.5
+LOOK_AT_CLUSTER_EVERY_S = 2.0
+WRITE_EVERY_S = 30.0
+"""What a driver that is killed can lose of the goodput record."""
+SAY_WHAT_IS_MISSING_EVERY_S = 60.0
+
+
+class Supervisor:
+    """Of one attempt. A context manager: a thread watches from the begin of the block to its end."""
+
+    def __init__(
+        self, recipe: Recipe, display: Display, earlier: Goodput, storage: Storage, *, give_up_at: float, most: int
+    ) -> None:
+        """`recipe` has one number of workers, of which there may be `most`; `give_up_at` is of `time.monotonic`."""
+        self._recipe = recipe
+        self._display = display
+        self._storage = storage
+        self._give_up_at = give_up_at
+        self._most = most
+        self._started = time.monotonic()
+        self.goodput = earlier.begun(Attempt(time.time(), recipe.cluster.max_workers))
+        self.began: dict[int, Began] = {}
+        self.stuck: dict[int, Stuck] = {}
+        self.account: Account | None = None
+        self.asked: Reason | None = None
+        """Why the workers were asked to leave."""
+        self._said_missing_at = self._looked_at_cluster = self._started
+        self._room_since: float | None = None
+        self._written_at = self._started
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="segtrain-goodput")
+        self._writing: Future[None] | None = None
+        actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox)
+        # On this machine: it must not go with a worker's.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox: Any = actor.options(scheduling_strategy=here).remote()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="segtrain-supervisor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_watching()
+        ray.kill(self.mailbox)
+        self._writer.shutdown(wait=True)
+
+    def on_signal(self) -> bool:
+        """The user wants to stop. Returns whether the workers will save and leave by themselves.
+
+        Without a step since they began there is nothing to save, and it may be long until there is one.
+        """
+        if self.account is None:
+            return False
+        self._ask("stop", "stopping: a checkpoint is saved first; once more stops at once")
+        return True
+
+    def end(self, why: str) -> Goodput:
+        """Write how the attempt ended into the run's record. Returns the record."""
+        self._stop_watching()
+        with suppress(RayError):  # what a mailbox held that has died with its process is lost
+            self._take_mail()
+        self._update(why)
+        if self._writing is not None:
+            self._writing.result()
+        self._write()
+        return self.goodput
+
+    def _stop_watching(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(LOOK_EVERY_S):
+            try:
+                self._take_mail()
+                self._look_at_cluster()
+            except RayError as error:  # a mailbox that is being started again; a driver that leaves Ray
+                logger.debug("the supervisor could not look: %s", error)
+            now = time.monotonic()
+            if not self.began and now - self._said_missing_at >= SAY_WHAT_IS_MISSING_EVERY_S:
+                self._said_missing_at = now
+                self._say_what_is_missing()
+            self._update("")
+            if now - self._written_at >= WRITE_EVERY_S and (self._writing is None or self._writing.done()):
+                self._written_at = now
+                self._writing = self._writer.submit(self._write)
+
+    def _take_mail(self) -> None:
+        for told in ray.get(self.mailbox.take.remote(), timeout=5.0):
+            self._take(told)
+
+    def _take(self, told: Told) -> None:
+        if isinstance(told, str):
+            self._display.note(told)
+        elif isinstance(told, Began):
+            self.began[told.rank] = told
+            if len(self.began) == 1:
+                self._waited()
+        elif isinstance(told, StuckWorker):
+            self.stuck[told.rank] = told.stuck
+            self._keep_stacks(told)
+        else:
+            self.account = told.account or self.account
+            self._update("")
+            self._display.show(self._with_goodput(told))
+
+    def _with_goodput(self, progress: Progress) -> Progress:
+        return progress if progress.account is None else replace(progress, goodput=self.goodput.share)
+
+    def _waited(self) -> None:
+        attempt = self.goodput.attempts[-1]
+        self._replace(replace(attempt, waiting_s=time.monotonic() - self._started))
+
+    def _update(self, end: str) -> None:
+        """Bring the newest attempt of the record up to now."""
+        changes: dict[str, Any] = {"seconds": time.monotonic() - self._started, "end": end}
+        if self.account is not None:
+            changes |= vars(self.account)
+        elif self.began:
+            attempt = self.goodput.attempts[-1]
+            changes["starting_s"] = max(changes["seconds"] - attempt.waiting_s, 0.0)
+        else:
+            changes["waiting_s"] = changes["seconds"]
+        self._replace(replace(self.goodput.attempts[-1], **changes))
+
+    def _replace(self, attempt: Attempt) -> None:
+        self.goodput = self.goodput.updated(attempt)
+
+    def _write(self) -> None:
+        """A record that cannot be written now is no reason to end the run; the next one may be."""
+        try:
+            goodput.write(self._recipe.run.folder, self._storage, self.goodput)
+        except Exception as error:
+            logger.warning("%s could not be written: %s", join(self._recipe.run.folder, goodput.NAME), error)
+
+    def _keep_stacks(self, told: StuckWorker) -> None:
+        """Leave the stacks of a stuck worker in the run's folder."""
+        name = f"worker-{told.rank}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
+        url = join(self._recipe.run.folder, "stuck", name)
+        self._writer.submit(self._storage.write_bytes, url, told.stuck.stacks.encode())
+        self._display.note(
+            f"worker {told.rank} has ended no step for {told.stuck.seconds:.0f} s; it is at {told.stuck.where} "
+            f"(stacks of its threads: {url})"
+        )
+
+    def _look_at_cluster(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at_cluster < LOOK_AT_CLUSTER_EVERY_S or self.asked is not None or self.account is None:
+            return
+        self._looked_at_cluster = now
+        going = cluster.draining()
+        hosts = sorted({began.host for began in self.began.values() if began.node_id in going})
+        if hosts:
+            self._ask("drain", f"{', '.join(hosts)} is about to go: a checkpoint is saved first")
+            return
+        asked = self._recipe.cluster
+        more = min(cluster.room(asked), self._most - asked.max_workers)
+        if more <= 0:
+            self._room_since = None
+            return
+        self._room_since = self._room_since or now
+        if now - self._room_since >= asked.grow_after_s:
+            self._ask("grow", f"room for {more} more: a checkpoint is saved, and the run goes on with them")
+
+    def _ask(self, reason: Reason, note: str) -> None:
+        self.asked = reason
+        self._display.note(note)
+        self.mailbox.ask_to_leave.remote()
+
+    def _say_what_is_missing(self) -> None:
+        asked, left_s = self._recipe.cluster, max(self._give_up_at - time.monotonic(), 0.0)
+        self._display.note(
+            f"waiting for {preflight.needs(asked)}: {preflight.missing(asked, cluster.free())} on {cluster.offer()}; "
+            f"giving up in {clock(left_s)}"
+        )
+
+
+def culprits(stuck: Mapping[int, Stuck], workers: int) -> dict[int, str]:
+    """Rank -> what is known of it, of the workers that the others were waiting for; empty where none was stuck.
+
+    A worker whose watchdog does not speak either is frozen, or its machine is. Else it is those that are not in
+    TensorFlow, where the others wait for them; and if all are there, no one can be told from the others.
+    """
+    if not stuck:
+        return {}
+    silent = [rank for rank in range(workers) if rank not in stuck]
+    if silent:
+        return dict.fromkeys(silent, "gives no answer")
+    busy = {rank: found for rank, found in stuck.items() if not found.in_tensorflow} or dict(stuck)
+    return {rank: f"stuck at {found.where}" for rank, found in sorted(busy.items())}
