@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 
+from segtrain.goodput import Goodput
 from segtrain.report.reading import RunFolder
 
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
@@ -67,6 +68,8 @@ def run_charts(run: RunFolder) -> Charts:
     if run.epochs:
         charts["dice"] = _dice(run)
         charts["time"] = _time(run.epochs)
+    if run.goodput.attempts:
+        charts["goodput"] = _goodput(run.goodput)
     if run.best.get("validation_dice"):
         charts["histogram"] = histogram(run.best["validation_dice"])
     if run.best.get("validation_foreground"):
@@ -74,6 +77,38 @@ def run_charts(run: RunFolder) -> Charts:
     if run.best.get("threshold_curve"):
         charts["threshold"] = _threshold(run.best)
     return charts
+
+
+def _goodput(goodput: Goodput) -> dict[str, Any]:
+    """A bar an attempt, the first on top: its minutes by what they went into."""
+    colours = {
+        "steps": BLUE,
+        "evaluation": SKY,
+        "input": ORANGE,
+        "checkpoints": GREEN,
+        "waiting for resources": RULE,
+        "starting": GHOST,
+        "lost steps": VERMILION,
+        "other": FAINT,
+    }
+    each = [Goodput((attempt,)).parts() for attempt in goodput.attempts]
+    names = [f"attempt {number}" for number in range(1, len(each) + 1)]
+    traces = [
+        go.Bar(
+            y=names,
+            x=[parts[kind] / 60 for parts in each],
+            name=kind,
+            orientation="h",
+            marker={"color": colour},
+            hovertemplate=f"%{{y}}<br>{kind}: %{{x:.2f}} min<extra></extra>",
+        )
+        for kind, colour in colours.items()
+        if any(parts[kind] >= 0.05 for parts in each)
+    ]
+    height = 140 + 34 * min(len(each), 12)
+    return figure(
+        traces, x="minutes", barmode="stack", height=height, yaxis_autorange="reversed", legend_traceorder="normal"
+    )
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:

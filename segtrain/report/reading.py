@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+from segtrain import goodput
 from segtrain.config import Recipe
 from segtrain.errors import UserError
+from segtrain.goodput import Goodput
 from segtrain.leaderboard import BEST_NAME, ranked
 from segtrain.storage import Storage, join
 from segtrain.trials import Sweep, Trial, read_trials, trial_folder
@@ -49,6 +51,8 @@ class RunFolder:
     """`best/metrics.json`; empty before the first epoch that was scored."""
     panels: Sequence[Panel]
     """The best first; those of unknown dice last."""
+    goodput: Goodput
+    """Where its time went, attempt by attempt; empty for a run without a driver, such as a sweep's trial."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -89,6 +93,7 @@ def read_run_folder(folder: str, storage: Storage) -> RunFolder | None:
         epochs=[one for one in records if one.get("kind") == "epoch"],
         best=best,
         panels=_panels(folder, best, storage),
+        goodput=goodput.read(folder, storage),
     )
 
 

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from segtrain import goodput
 from segtrain.report import page
 from segtrain.report.charts import run_charts
 from segtrain.report.pictures import panel_url
@@ -36,6 +37,8 @@ def render(run: RunFolder) -> str:
         panels=shown_panels(run.panels),
         lowest=_lowest(run.best),
         facts=_facts(run),
+        attempts=goodput.rows(run.goodput),
+        goodput=goodput.sentence(run.goodput),
         remote=is_remote(run.folder),
         command=command(run),
         recipe=run.recipe_text,
@@ -95,6 +98,10 @@ def _cards(run: RunFolder) -> list[tuple[str, str, str]]:
         last = run.epochs[-1]
         wait = last["input_wait_s"] / last["epoch_s"] if last["epoch_s"] else 0.0
         cards.append((f"{last['images_per_s']:.1f}", "images/s", f"last epoch, {wait:.1%} waiting for input"))
+    if run.goodput.attempts:
+        many = len(run.goodput.attempts)
+        note = "of all time in steps and scores" + (f", {many} attempts" if many > 1 else "")
+        cards.append((f"{run.goodput.share:.0%}", "goodput", note))
     return cards
 
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from segtrain.config import Recipe
+from segtrain.goodput import Attempt, Goodput
 from segtrain.panels import panel
 from segtrain.storage import Storage
 from segtrain.trials import Scored, Sweep, Trial, trial_folder, write_sweep, write_trial
@@ -76,6 +77,9 @@ def write_run(
     if not epochs:
         return
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _lines(epochs)))
+    killed = Attempt(1.0, 2, 95.0, 8.0, 17.0, 48.0, 6.0, 1.0, 12.0, 0.0, 0, 7, 4, "worker 1 lost")
+    record = Goodput((killed,)).begun(replace(killed, first_step=4, step=20, steps_s=60.0, seconds=110.0, end="done"))
+    (folder / "goodput.json").write_bytes(record.updated(record.attempts[-1]).to_json())
     ids = [f"p{number:03d}" for number in range(pictures)]
     dice = [round(0.98 - 0.3 * exp(-k / 3), 6) for k in range(pictures)]
     (folder / "best").mkdir(exist_ok=True)

@@ -49,8 +49,9 @@ def test_the_page_of_a_run_draws_every_chart_and_asks_for_nothing(browser: Brows
     seen = made.open_page(browser, path)
     assert (seen.requests, seen.problems) == ([path.as_uri()], [])
     charts = drawn(seen.page)
-    assert charts.keys() == {"dice", "loss", "learning-rate", "time", "histogram", "foreground", "threshold"}
+    assert charts.keys() == {"dice", "loss", "learning-rate", "time", "histogram", "foreground", "threshold", "goodput"}
     assert min(charts.values()) > 0
+    assert seen.page.get_by_text("worker 1 lost").count() == 1
     assert seen.page.locator(".panel figcaption b").all_text_contents() == ["best", "median", "worst"]
     assert seen.page.locator(".panel img").evaluate_all("all => all.every(one => one.naturalWidth > 300)")
     seen.page.close()
