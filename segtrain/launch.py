@@ -8,11 +8,12 @@ error that would come again ends the run at once with its own message.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from segtrain import cluster, goodput, preflight, report
+from segtrain import cluster, goodput, preflight, report, upload
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
@@ -62,6 +63,8 @@ def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
         offer = cluster.offer()
         _check_cluster(recipe, offer)
     lines = [fitted.recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer)]
+    if Path("jobs/train.py").exists():  # else this is no folder to submit
+        lines += upload.describe(".")
     return [*lines, "goes on from the folder's newest checkpoint"] if resumes else lines
 
 
@@ -166,7 +169,7 @@ class _Attempts:
 
     def run(self) -> RunSummary:
         """Until a group comes to the end of the run; what each of the others ended with says how it goes on."""
-        self._wait_until = self._deadline()
+        self._asked_at = time.monotonic()
         while True:
             recipe = self._fitted(self._workers())
             supervisor = Supervisor(
@@ -174,6 +177,7 @@ class _Attempts:
                 self._display,
                 self._goodput,
                 self._storage,
+                asked_at=self._asked_at,
                 give_up_at=self._wait_until,
                 most=self.recipe.cluster.max_workers,
             )
@@ -188,7 +192,7 @@ class _Attempts:
                         on_group=self._on_group,
                     )
                 except TrainingFailedError as error:
-                    note = self._after_failure(error, recipe, supervisor)
+                    note: str | None = self._after_failure(error, recipe, supervisor)
                 except BaseException as error:
                     self._goodput = supervisor.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
                     raise
@@ -197,12 +201,13 @@ class _Attempts:
                         self._goodput = supervisor.end("done")
                         return outcome
                     note = self._after_leaving(outcome, supervisor)
-            if note:
+            if note is not None:
                 self._display.note(note)
-            self._wait_until = self._deadline() if supervisor.began else self._wait_until
+                self._asked_at = time.monotonic()
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self.recipe.cluster.start_timeout_s
+    @property
+    def _wait_until(self) -> float:
+        return self._asked_at + self.recipe.cluster.start_timeout_s
 
     def _workers(self) -> int:
         """As many as there is room for, within the range; the cluster gets some seconds to find itself."""
@@ -233,13 +238,13 @@ class _Attempts:
         self._goodput = supervisor.end("a machine went" if supervisor.asked == "drain" else "room for more workers")
         return f"saved at step {left.step}; going on from there"
 
-    def _after_failure(self, error: TrainingFailedError, recipe: Recipe, supervisor: Supervisor) -> str:
-        """A line on what follows where a group has failed. Raises what ends the run."""
+    def _after_failure(self, error: TrainingFailedError, recipe: Recipe, supervisor: Supervisor) -> str | None:
+        """What follows where a group has failed, in a line; None where it is still waited for. Raises what ends the run."""
+        if _could_not_start(error) and time.monotonic() + 1.0 < self._wait_until:
+            return None  # a range of workers is counted again, and the attempt that did not begin is none
         self._goodput = supervisor.end("failed")
         causes = causes_of(error)
         if _could_not_start(error):
-            if time.monotonic() + 1.0 < self._wait_until:
-                return ""  # a range of workers is counted again
             raise plain(error, recipe) from None
         shortage = next((cause for cause in causes.values() if isinstance(cause, DeviceMemoryError)), None)
         if shortage is not None:

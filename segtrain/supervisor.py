@@ -41,24 +41,38 @@ class Supervisor:
     """Of one attempt. A context manager: a thread watches from the begin of the block to its end."""
 
     def __init__(
-        self, recipe: Recipe, display: Display, earlier: Goodput, storage: Storage, *, give_up_at: float, most: int
+        self,
+        recipe: Recipe,
+        display: Display,
+        earlier: Goodput,
+        storage: Storage,
+        *,
+        asked_at: float,
+        give_up_at: float,
+        most: int,
     ) -> None:
-        """`recipe` has one number of workers, of which there may be `most`; `give_up_at` is of `time.monotonic`."""
+        """`recipe` has one number of workers, of which there may be `most`.
+
+        `asked_at` and `give_up_at`, of `time.monotonic`, are when such workers were first asked for, and how long they
+        are waited for.
+        """
         self._recipe = recipe
         self._display = display
         self._storage = storage
         self._give_up_at = give_up_at
         self._most = most
-        self._started = time.monotonic()
-        self.goodput = earlier.begun(Attempt(time.time(), recipe.cluster.max_workers))
+        self._started = asked_at
+        waited_s = time.monotonic() - asked_at
+        self.goodput = earlier.begun(Attempt(time.time() - waited_s, recipe.cluster.max_workers))
+        self._missing_said = int(waited_s // SAY_WHAT_IS_MISSING_EVERY_S)
         self.began: dict[int, Began] = {}
         self.stuck: dict[int, Stuck] = {}
         self.account: Account | None = None
         self.asked: Reason | None = None
         """Why the workers were asked to leave."""
-        self._said_missing_at = self._looked_at_cluster = self._started
+        self._looked_at_cluster = time.monotonic()
         self._room_since: float | None = None
-        self._written_at = self._started
+        self._written_at = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="segtrain-goodput")
         self._writing: Future[None] | None = None
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox)
@@ -111,8 +125,9 @@ class Supervisor:
             except RayError as error:  # a mailbox that is being started again; a driver that leaves Ray
                 logger.debug("the supervisor could not look: %s", error)
             now = time.monotonic()
-            if not self.began and now - self._said_missing_at >= SAY_WHAT_IS_MISSING_EVERY_S:
-                self._said_missing_at = now
+            times = int((now - self._started) // SAY_WHAT_IS_MISSING_EVERY_S)
+            if not self.began and times > self._missing_said:
+                self._missing_said = times
                 self._say_what_is_missing()
             self._update("")
             if now - self._written_at >= WRITE_EVERY_S and (self._writing is None or self._writing.done()):

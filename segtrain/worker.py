@@ -24,7 +24,7 @@ from segtrain.training.world import World
 Train = Callable[[Recipe, World, Driver], RunSummary]
 
 TELL_EVERY_S = 0.5
-ASK_EVERY_S = 0.5
+ASK_EVERY_S = 1.0
 ANSWER_WITHIN_S = 5.0
 STUCK_EXIT_CODE = 70
 """Of a worker that its watchdog ends."""

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -13,10 +15,11 @@ from segtrain.environment import before_tensorflow
 from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
 from segtrain.launch import run_on
 from segtrain.training.status import Driver, Progress, RunSummary
+from segtrain.training.watchdog import Stuck, Watchdog
 from segtrain.training.world import World
 from segtrain.tune.groups import TrialGroups
 from segtrain.tune.stopping import FAILED
-from segtrain.worker import Train
+from segtrain.worker import STUCK_EXIT_CODE, Train
 
 
 def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) -> None:
@@ -97,6 +100,12 @@ class _ToReporter(logging.Handler):
         self._reporter.note(record.getMessage())
 
 
+def _end(stuck: Stuck) -> None:
+    """Tune starts a trial whose process is gone again."""
+    print(f"stuck for {stuck.seconds:.0f} s at {stuck.where}\n{stuck.stacks}", file=sys.stderr, flush=True)
+    os._exit(STUCK_EXIT_CODE)
+
+
 def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
     """The loop in this process; with half the pictures at once each time that the device runs out of memory."""
     before_tensorflow(compute_threads=recipe.cluster.compute_threads)
@@ -106,7 +115,8 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
     logging.getLogger("segtrain").addHandler(_ToReporter(reporter))
     while True:
         try:
-            return train(recipe, world, Driver(reporter.show))
+            with Watchdog(recipe.cluster.stuck_after_s, _end) as watchdog:
+                return train(recipe, world, Driver(reporter.show, beat=watchdog.beat))
         except Exception as error:
             shortage = portable(error, gpus=world.gpus_per_worker > 0)
             if not isinstance(shortage, DeviceMemoryError):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,12 +10,16 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from segtrain import goodput
+from segtrain.config import StorageConfig
+from segtrain.storage import Storage
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
@@ -109,6 +114,83 @@ def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, project: Path
     assert scored.returncode == 0, scored.stdout + scored.stderr
     best = json.loads((tmp_path / "tiny/best/metrics.json").read_text())["dice_hard_original"]
     assert f"{best:.6g}" in scored.stdout
+
+
+def test_a_submitted_job_predicts_with_a_run(head: Head, project: Path, tmp_path: Path) -> None:
+    train = ("python", "jobs/train.py", "tiny.yaml", f"data.root={project / 'set'}", f"run.storage={tmp_path}")
+    assert submit(head, project, *train).returncode == 0
+    predict = ("python", "jobs/predict.py", str(tmp_path / "tiny"), str(project / "set"), str(tmp_path / "masks"))
+    result = submit(head, project, *predict)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(list((tmp_path / "masks/masks").glob("*.png"))) == 8
+
+
+def test_a_submitted_sweep_runs_its_trials_and_leaves_a_leaderboard(head: Head, project: Path, tmp_path: Path) -> None:
+    space = ("tune.space={model.filters: {grid: [2, 3]}}", "tune.search=grid")
+    settings = (f"data.root={project / 'set'}", f"run.storage={tmp_path}", "run.name=sweep")
+    result = submit(head, project, "python", "jobs/tune.py", "tiny.yaml", *settings, *space)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len((tmp_path / "sweep/leaderboard.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_a_stopped_job_has_saved_its_last_step_and_the_same_command_goes_on(
+    head: Head, project: Path, tmp_path: Path
+) -> None:
+    long = (f"data.root={project / 'set'}", f"run.storage={tmp_path}", "run.name=long", "train.epochs=400")
+    command = ("python", "jobs/train.py", "tiny.yaml", *long, "run.progress_every_s=0.5")
+    first = start(head, project, "first", *command)
+    wait_until(lambda: "step" in logs(head, first), "the job takes a step")
+    stopped = ray_job(head, "stop", first)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    said = logs(head, first)
+    saved = int(re.search(r"saved at step (\d+)", said)[1])  # type: ignore[index]
+    assert "interrupted; the same command goes on from here" in said
+    assert "ray job stop` leaves" not in said, "the submission gives it time"
+    second = start(head, project, "second", *command)
+    wait_until(lambda: "step" in logs(head, second), "the job goes on")
+    ray_job(head, "stop", second)
+    attempts = goodput.read(str(tmp_path / "long"), Storage(StorageConfig())).attempts
+    assert [(attempt.first_step, attempt.end) for attempt in attempts] == [(0, "stopped"), (saved, "stopped")]
+    assert attempts[0].saved_step == saved
+
+
+def test_a_job_that_would_be_killed_before_it_can_save_says_so(head: Head, project: Path, tmp_path: Path) -> None:
+    settings = (f"data.root={project / 'set'}", f"run.storage={tmp_path}", "run.name=hasty")
+    said = submit(head, project, "python", "jobs/train.py", "tiny.yaml", *settings).stdout
+    assert "`ray job stop` leaves this job 3 s to save" in said
+
+
+def start(head: Head, project: Path, name: str, *command: str) -> str:
+    """Submit with the README's settings, and do not wait."""
+    patient = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}})
+    options = ("--no-wait", "--submission-id", name, "--runtime-env-json", patient, "--working-dir", ".")
+    result = ray_job(head, "submit", *options, "--", *command, folder=project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return name
+
+
+def logs(head: Head, name: str) -> str:
+    return ray_job(head, "logs", name).stdout
+
+
+def ray_job(head: Head, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**head.environment, "RAY_ADDRESS": head.dashboard}
+    return subprocess.run(
+        [str(RAY), "job", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def wait_until(there: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120.0
+    while not there():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(1.0)
 
 
 def test_submitted_jobs_prepare_and_look_at_data(head: Head, project: Path, tmp_path: Path) -> None:
