@@ -135,11 +135,6 @@ def read(folder: str, storage: Storage) -> Goodput:
         return Goodput()
 
 
-def write(folder: str, storage: Storage, goodput: Goodput) -> None:
-    """Replace the file in the run's folder."""
-    storage.write_bytes(join(folder, NAME), goodput.to_json())
-
-
 def sentence(goodput: Goodput) -> str:
     """`goodput 87 %: 260 of 300 s in steps and scores; starting 21 s, ...`, the largest losses first."""
     parts = goodput.parts()

@@ -239,7 +239,7 @@ class _Attempts:
         return f"saved at step {left.step}; going on from there"
 
     def _after_failure(self, error: TrainingFailedError, recipe: Recipe, supervisor: Supervisor) -> str | None:
-        """What follows where a group has failed, in a line; None where it is still waited for. Raises what ends the run."""
+        """What follows a failure, in a line; None where the group is still waited for. Raises what ends the run."""
         if _could_not_start(error) and time.monotonic() + 1.0 < self._wait_until:
             return None  # a range of workers is counted again, and the attempt that did not begin is none
         self._goodput = supervisor.end("failed")

@@ -32,7 +32,7 @@ Reason = Literal["stop", "drain", "grow"]
 
 LOOK_EVERY_S = 0.5
 LOOK_AT_CLUSTER_EVERY_S = 2.0
-WRITE_EVERY_S = 30.0
+WRITE_EVERY_S = 10.0
 """What a driver that is killed can lose of the goodput record."""
 SAY_WHAT_IS_MISSING_EVERY_S = 60.0
 
@@ -176,20 +176,23 @@ class Supervisor:
         self.goodput = self.goodput.updated(attempt)
 
     def _write(self) -> None:
-        """A record that cannot be written now is no reason to end the run; the next one may be."""
+        self._put(goodput.NAME, self.goodput.to_json())
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write a file of the run's folder; one that cannot be written now is no reason to end the run."""
+        url = join(self._recipe.run.folder, name)
         try:
-            goodput.write(self._recipe.run.folder, self._storage, self.goodput)
+            self._storage.write_bytes(url, data)
         except Exception as error:
-            logger.warning("%s could not be written: %s", join(self._recipe.run.folder, goodput.NAME), error)
+            logger.warning("%s could not be written: %s", url, error)
 
     def _keep_stacks(self, told: StuckWorker) -> None:
         """Leave the stacks of a stuck worker in the run's folder."""
-        name = f"worker-{told.rank}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
-        url = join(self._recipe.run.folder, "stuck", name)
-        self._writer.submit(self._storage.write_bytes, url, told.stuck.stacks.encode())
+        name = f"stuck/worker-{told.rank}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
+        self._writer.submit(self._put, name, told.stuck.stacks.encode())
         self._display.note(
             f"worker {told.rank} has ended no step for {told.stuck.seconds:.0f} s; it is at {told.stuck.where} "
-            f"(stacks of its threads: {url})"
+            f"(stacks of its threads: {join(self._recipe.run.folder, name)})"
         )
 
     def _look_at_cluster(self) -> None:

@@ -206,9 +206,11 @@ class Fleet:
             time.sleep(0.5)
 
     def row(self, what: str, name: str, attempt: Attempt, hit_at: float, said: str | None, *, again: int) -> None:
-        """Print a line of the table. `again` is how many steps were to be taken again at most."""
-        lost = self.goodput(name).lost_steps
-        assert lost <= again, f"{lost} steps were taken again"
+        """Print a line of the table. `again` is how many steps were to be begun again at most."""
+        begun = [(note["step"], note["pid"]) for note in attempt.steps() if note["rank"] == 0]
+        lost = len(set(begun)) - len({step for step, _ in begun})
+        assert lost <= again, f"{lost} steps were begun again"
+        assert self.goodput(name).lost_steps <= lost, "a step that was begun need not have been read"
         said_at = attempt.said_at(said) if said else None
         pids = {note["pid"] for note in attempt.steps() if note["time"] <= hit_at}
         following = [note["time"] for note in attempt.steps() if note["time"] > hit_at and note["pid"] not in pids]

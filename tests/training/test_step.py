@@ -18,7 +18,7 @@ def run_worlds(folder: Path, *worlds: tuple[int, str]) -> dict[int, Found]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     processes = {
         replicas: subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(replicas), str(folder / f"{replicas}.npz"), *extent.split()],
+            [sys.executable, str(SCRIPT), str(replicas), str(folder / f"{replicas}.npz"), extent],
             env=environment,
         )
         for replicas, extent in worlds
@@ -37,7 +37,7 @@ class Worlds:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._found = run_worlds(folder, (1, ""), (2, ""))
+        self._found = run_worlds(folder, (1, "most"), (2, "most"))
 
     def __getitem__(self, replicas: int) -> Found:
         if replicas not in self._found:
@@ -57,16 +57,18 @@ def assert_equal_to_one_replica(found: Found, one: Found, count: int) -> None:
         np.testing.assert_allclose(found[name], one[name], rtol=0, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize(("replicas", "count"), [(2, 20), pytest.param(4, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("replicas", "count"), [(2, 12), pytest.param(4, 8, marks=pytest.mark.slow)])
 def test_in_float64_losses_and_weights_of_20_steps_do_not_depend_on_replicas(
     worlds: Worlds, replicas: int, count: int
 ) -> None:
     assert_equal_to_one_replica(worlds[replicas], worlds[1], count)
 
 
-@pytest.mark.slow  # two to three minutes on two cores
-def test_on_every_setting_four_replicas_equal_one(worlds: Worlds, tmp_path: Path) -> None:
-    assert_equal_to_one_replica(run_worlds(tmp_path, (4, ""))[4], worlds[1], 20)
+@pytest.mark.slow  # four to six minutes on two cores
+def test_on_every_setting_two_and_four_replicas_equal_one(tmp_path: Path) -> None:
+    found = run_worlds(tmp_path, (1, "all"), (2, "all"), (4, "all"))
+    assert_equal_to_one_replica(found[2], found[1], 20)
+    assert_equal_to_one_replica(found[4], found[1], 20)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, FOUR])

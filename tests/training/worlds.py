@@ -1,7 +1,8 @@
 """Trains the same steps in one world (so many workers and replicas) and returns losses, weights and gradients.
 
-Run as a script, `worlds.py REPLICAS OUT.npz [few]`, it is one world of one process: collective operations remember the
-size of their group, so each number of replicas needs a process of its own. Through Ray, each worker calls `outcome`.
+Run as a script, `worlds.py REPLICAS OUT.npz few|most|all`, it is one world of one process: collective operations
+remember the size of their group, so each number of replicas needs a process of its own. Through Ray, each worker calls
+`outcome`.
 """
 
 import sys
@@ -39,6 +40,9 @@ SETTINGS = {
 }
 # Each value of norm, loss and optimizer once, where a world is slow: four replicas and two workers share two cores.
 FEW = ("no norm, adam, dice per image", "group norm, sgd, dice over batch")
+# What is compared by default. With the two that are left it is every value in two settings, half as long again.
+MOST = (*FEW, "dropout, adamw, clipping, ema")
+EXTENTS = {"few": FEW, "most": MOST, "all": tuple(SETTINGS)}
 # With a rate of 1 and plain SGD the change of the weights is the gradient.
 GRADIENTS = {
     "float32, no norm": [*SMALL, "model.norm=none", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
@@ -128,5 +132,4 @@ def _flat(arrays: list[np.ndarray]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    names = FEW if sys.argv[3:] == ["few"] else tuple(SETTINGS)
-    np.savez(sys.argv[2], **outcome(World(replicas_per_worker=int(sys.argv[1])), names))
+    np.savez(sys.argv[2], **outcome(World(replicas_per_worker=int(sys.argv[1])), EXTENTS[sys.argv[3]]))
