@@ -12,8 +12,9 @@ TWO_PROCESSES := -n 2 --dist loadfile
 APT_PATIENCE := -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=120
 DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
+CUDA_LOCK := infra/docker/cuda.lock
 
-.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step bench-report chromium lint types contracts format lock clean
+.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step bench-report bench-survival bench-scaling chromium lint types contracts format lock clean
 
 help:
 	@echo 'make demo       draw cars, train on them through Ray, score them: five to seven minutes on 2 cores'
@@ -23,6 +24,8 @@ help:
 	@echo 'make bench-input bench-memory   how fast pictures come in beside other readers; whether memory stays flat'
 	@echo 'make bench-step   memory and time of a step at full resolution; predicted memory beside measured'
 	@echo 'make bench-report   size of the report of 200 trials, and how soon it is open'
+	@echo 'make bench-survival   what checkpoints, watchdog and goodput record cost while nothing goes wrong'
+	@echo 'make bench-scaling   a model of step times on 1 to 512 GPUs, beside published figures'
 	@echo 'make chromium   the browser that tests of the report open, where root and apt-get are there'
 	@echo 'make lint types contracts   ruff, mypy, import-linter'
 	@echo 'make format     let ruff mend what it can'
@@ -74,6 +77,12 @@ bench-memory: $(READY)
 bench-report: $(READY) chromium
 	$(BIN)/python -m tests.bench.report_page
 
+bench-survival: $(READY)
+	$(BIN)/python -m tests.bench.machinery_share
+
+bench-scaling: $(READY)
+	$(BIN)/python -m tests.bench.scaling
+
 bench-step: $(READY)
 	$(BIN)/python -m tests.bench.full_resolution
 	$(BIN)/python -m tests.bench.memory_prediction
@@ -96,6 +105,11 @@ lock: $(READY)
 	$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--no-emit-find-links pyproject.toml --output-file requirements.lock
+	@head -n 3 $(CUDA_LOCK) > $(CUDA_LOCK).new
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-find-links --extra gpu -c requirements.lock pyproject.toml | \
+		awk '/^[a-z]/ { nvidia = /^nvidia-/ } nvidia' >> $(CUDA_LOCK).new
+	@mv $(CUDA_LOCK).new $(CUDA_LOCK)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

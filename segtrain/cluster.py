@@ -1,12 +1,16 @@
 """Joining a Ray cluster, or starting one in this process, and what it has to offer."""
 
+import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state
 from ray._private.utils import read_ray_address
 from ray.autoscaler.sdk import request_resources
@@ -67,7 +71,7 @@ def offer() -> Offer:
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in going
     ]
-    return Offer(nodes, state.get_max_resources_from_cluster_config())
+    return Offer(nodes, state.get_max_resources_from_cluster_config() or _unknown_limits())
 
 
 def free() -> list[Node]:
@@ -99,6 +103,25 @@ def bundle(asked: ClusterConfig) -> dict[str, float]:
 def want(asked: ClusterConfig, workers: int) -> None:
     """Tell the autoscaler that there is work for so many workers, whatever runs now; 0 takes it back."""
     request_resources(bundles=[bundle(asked)] * workers)
+
+
+def _unknown_limits() -> dict[str, float] | None:
+    """No limits where an autoscaler is at work that does not tell its own, as that of `ray up`; None where none is."""
+    worker: Any = ray._private.worker.global_worker
+    status = worker.gcs_client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
+    return {"CPU": math.inf, "GPU": math.inf} if status and autoscales(status) else None
+
+
+def autoscales(status: bytes) -> bool:
+    """Whether an autoscaler that wrote this status can start nodes.
+
+    Without one `ray start` runs a monitor that only watches, and calls each node's type `node_` and its id.
+    """
+    try:
+        types = json.loads(status)["autoscaler_report"]["node_type_mapping"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return any(kind != f"node_{node}" for node, kind in (types or {}).items())
 
 
 def stop_warning(wait_s: float) -> str | None:

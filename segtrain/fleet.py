@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 TASKS_AT_ONCE = 3
 """Of an actor's tasks one computes, one reads, and one is finished off."""
 LOOK_EVERY_S = 1.0
+MOST_UNKNOWN = 64
+"""So many actors are asked for at most where an autoscaler does not tell how many it has room for."""
 
 
 def work_through(
@@ -80,10 +82,8 @@ def _room(each: ClusterConfig) -> int:
     """How many actors the cluster can hold. Raises UserError where it is not even one."""
     offer = cluster.offer()
     preflight.check_offer(each, offer)
-    if offer.limits is None:
-        return sum(node.room(each) for node in offer.nodes)
-    wanted = {"CPU": each.cpus_per_worker, "GPU": each.gpus_per_worker}
-    return int(min(offer.limits.get(name, 0) // number for name, number in wanted.items() if number))
+    room = offer.room(each)
+    return MOST_UNKNOWN if room is None else room
 
 
 @contextmanager

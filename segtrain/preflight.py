@@ -4,6 +4,7 @@ Nothing here imports TensorFlow or Ray.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,16 @@ class Offer:
 
     nodes: Sequence[Node]
     limits: Mapping[str, float] | None = None
-    """Most CPUs (`CPU`) and GPUs (`GPU`) that an autoscaler may reach; None where the nodes are all there will be."""
+    """Most CPUs (`CPU`) and GPUs (`GPU`) that an autoscaler may reach, infinite where it does not say; None where the
+    nodes are all there will be."""
+
+    def room(self, cluster: ClusterConfig) -> int | None:
+        """How many workers it can ever hold; None where an autoscaler does not tell how far it goes."""
+        if self.limits is None:
+            return sum(node.room(cluster) for node in self.nodes)
+        wanted = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+        most = min(self.limits.get(name, 0) / number for name, number in wanted.items() if number)
+        return None if math.isinf(most) else int(most)
 
     def __str__(self) -> str:
         cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
@@ -224,13 +234,8 @@ def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
 
 def check_offer(cluster: ClusterConfig, offer: Offer) -> None:
     """Raise UserError where the cluster can never hold the run's workers."""
-    if offer.limits is None:
-        fits = sum(node.room(cluster) for node in offer.nodes) >= cluster.min_workers
-    else:
-        least = cluster.min_workers
-        asked = {"CPU": least * cluster.cpus_per_worker, "GPU": least * cluster.gpus_per_worker}
-        fits = all(offer.limits.get(name, 0) >= count for name, count in asked.items() if count)
-    if not fits:
+    room = offer.room(cluster)
+    if room is not None and room < cluster.min_workers:
         raise UserError(f"the run asks for {needs(cluster)}, but the cluster has {offer}; {_lower(cluster, offer)}")
 
 

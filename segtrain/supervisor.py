@@ -35,6 +35,8 @@ LOOK_AT_CLUSTER_EVERY_S = 2.0
 WRITE_EVERY_S = 10.0
 """What a driver that is killed can lose of the goodput record."""
 SAY_WHAT_IS_MISSING_EVERY_S = 60.0
+WATCHDOGS_SPEAK_WITHIN_S = 1.5
+"""Of each other: they count from the same step."""
 
 
 class Supervisor:
@@ -67,6 +69,8 @@ class Supervisor:
         self._missing_said = int(waited_s // SAY_WHAT_IS_MISSING_EVERY_S)
         self.began: dict[int, Began] = {}
         self.stuck: dict[int, Stuck] = {}
+        self._stuck_since: float | None = None
+        self._named = False
         self.account: Account | None = None
         self.asked: Reason | None = None
         """Why the workers were asked to leave."""
@@ -129,6 +133,8 @@ class Supervisor:
             if not self.began and times > self._missing_said:
                 self._missing_said = times
                 self._say_what_is_missing()
+            if self._stuck_since is not None and now - self._stuck_since >= WATCHDOGS_SPEAK_WITHIN_S:
+                self._name_the_stuck()
             self._update("")
             if now - self._written_at >= WRITE_EVERY_S and (self._writing is None or self._writing.done()):
                 self._written_at = now
@@ -147,6 +153,7 @@ class Supervisor:
                 self._waited()
         elif isinstance(told, StuckWorker):
             self.stuck[told.rank] = told.stuck
+            self._stuck_since = self._stuck_since or time.monotonic()
             self._keep_stacks(told)
         else:
             self.account = told.account or self.account
@@ -194,6 +201,13 @@ class Supervisor:
             f"worker {told.rank} has ended no step for {told.stuck.seconds:.0f} s; it is at {told.stuck.where} "
             f"(stacks of its threads: {join(self._recipe.run.folder, name)})"
         )
+
+    def _name_the_stuck(self) -> None:
+        if self._named:
+            return
+        self._named = True
+        found = culprits(self.stuck, self._recipe.cluster.max_workers)
+        self._display.note("; ".join(f"worker {rank} {what}" for rank, what in found.items()))
 
     def _look_at_cluster(self) -> None:
         now = time.monotonic()

@@ -19,6 +19,7 @@ from segtrain.training.status import Driver, RunSummary
 from segtrain.training.world import World
 
 STEP_S = 0.25
+"""A step takes so much longer, or as long as the file `NOTES/slow` says."""
 
 
 def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: Path) -> RunSummary:
@@ -37,7 +38,8 @@ def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: Path) -
         os.write(descriptor, line.encode())  # one call, so that lines of two workers do not mix
         os.close(descriptor)
         stick_at_a_known_place(notes / f"stick-{world.rank}")
-        time.sleep(STEP_S)
+        slow = notes / "slow"
+        time.sleep(float(slow.read_text()) if slow.exists() else STEP_S)
         return take_step(self, batch, step, **wish)  # type: ignore[arg-type]
 
     step_module.TrainStep.__call__ = noted  # type: ignore[method-assign, assignment]

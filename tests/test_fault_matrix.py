@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,13 +229,24 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             patch.setenv(name, value)
         root = f"s3://{server.bucket}/fleet"
         write_data_set(folder, root)
-        with NamespacedCluster(["first", "second"], s3=server) as cluster:
+        with small_disk(folder / "small"), NamespacedCluster(["first", "second"], s3=server) as cluster:
             fleet = Fleet(cluster, server, root, folder)
             undisturbed = fleet.start("undisturbed")
             assert undisturbed.end() == 0, undisturbed.text[-6000:]
             yield fleet
     print("\n| fault | lost steps | s until it is said | s until a next step |\n| --- | --- | --- | --- |")
     print("\n".join(fleet.rows))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 64 KiB, less than the data set; mounted before the nodes, which see it then."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def write_data_set(folder: Path, root: str) -> None:
@@ -261,6 +273,8 @@ def two_workers_again(fleet: Fleet) -> Iterator[None]:
         name = next(name for name in (f"spare-{letter}" for letter in fresh) if name not in fleet.cluster.nodes)
         fleet.cluster.add_node(name)
     yield
+    if HEAD not in fleet.cluster.nodes:
+        return
     for name in set(fleet.cluster.nodes) & set(fleet.cluster.draining()):
         fleet.cluster.kill_node(name)
 
@@ -346,12 +360,11 @@ def test_a_peer_that_is_frozen(fleet: Fleet) -> None:
     pids = attempt.wait_for_step(HIT_AT)
     hit_at = time.time()
     fleet.cluster.freeze(pids[1])
-    noticed = attempt.wait_to_say("restarting from the last checkpoint (1 of 3)")
+    noticed = attempt.wait_to_say("worker 1 gives no answer")
     assert noticed - hit_at <= 10.0 + 5.0
-    assert "worker 1 gives no answer" in attempt.text
     fleet.check_end("frozen", attempt)
     assert not Path(f"/proc/{pids[1]}").exists(), "the frozen process is still there"
-    fleet.row("peer frozen (SIGSTOP), deadline 10 s", "frozen", attempt, hit_at, "restarting", again=SAVED_EVERY)
+    fleet.row("peer frozen (SIGSTOP), deadline 10 s", "frozen", attempt, hit_at, "gives no answer", again=SAVED_EVERY)
 
 
 def test_a_step_that_never_ends(fleet: Fleet) -> None:
@@ -422,12 +435,17 @@ def test_a_damaged_checkpoint(fleet: Fleet, damage: str) -> None:
 
 
 def test_a_range_of_workers_shrinks_and_grows_with_the_cluster(fleet: Fleet) -> None:
+    (fleet.folder / "elastic").mkdir()
+    slow = fleet.folder / "elastic/slow"
+    slow.write_text("1.5")  # so that there are steps left when the third machine is there
     attempt = fleet.start("elastic", "cluster.workers=[1, 2]", "cluster.grow_after_s=4")
     pids = attempt.wait_for_step(HIT_AT)
     hit_at = time.time()
     fleet.cluster.kill_node(node_of(fleet, pids[1]))
     attempt.wait_for_step(HIT_AT + 1, workers=1)
     fleet.cluster.add_node("sixth")
+    attempt.wait_to_say("room for 1 more")
+    slow.unlink()
     fleet.check_end("elastic", attempt, exactly=False)
     workers = [attempt.workers for attempt in fleet.goodput("elastic").attempts]
     assert workers == [2, 1, 2]
@@ -435,13 +453,11 @@ def test_a_range_of_workers_shrinks_and_grows_with_the_cluster(fleet: Fleet) -> 
 
 
 def test_a_node_cache_on_a_full_disk(fleet: Fleet) -> None:
-    attempt = fleet.start("full", "data.cache=disk", f"data.node_cache={fleet.cluster.local}/cache")
-    attempt.wait_for_step(2)
     hit_at = time.time()
-    for name in set(fleet.cluster.nodes) - {HEAD}:
-        assert any((fleet.cluster.local_of(name) / "cache").rglob("*")), "it was in use"
+    attempt = fleet.start("full", "data.cache=disk", f"data.node_cache={fleet.folder}/small/cache")
     fleet.check_end("full", attempt)
-    fleet.row("node cache, undisturbed", "full", attempt, hit_at, None, again=0)
+    assert "takes nothing more (No space left on device); what it lacks is downloaded" in attempt.text
+    fleet.row("disk of the node cache full", "full", attempt, hit_at, None, again=0)
 
 
 def test_a_head_that_is_lost(fleet: Fleet) -> None:

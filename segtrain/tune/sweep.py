@@ -124,13 +124,15 @@ def _check_cluster(recipe: Recipe) -> int:
     offer = cluster.offer()
     preflight.check_offer(recipe.cluster, offer)
     preflight.check_shared_paths(recipe, offer)
-    asked = recipe.cluster
-    if offer.limits is None:
-        workers = sum(node.room(asked) for node in offer.nodes)
-    else:
-        wanted = {"CPU": asked.cpus_per_worker, "GPU": asked.gpus_per_worker}
-        workers = min(int(offer.limits.get(name, 0) // count) for name, count in wanted.items() if count)
-    return min(max(workers // asked.max_workers, 1), recipe.tune.max_concurrent or workers)
+    room = offer.room(recipe.cluster)
+    if room is None and recipe.tune.max_concurrent is None:
+        raise UserError(
+            "tune.max_concurrent: this cluster's autoscaler does not tell how far it may grow; "
+            "say how many trials may run at once"
+        )
+    if room is None:
+        return recipe.tune.max_concurrent or 1
+    return min(max(room // recipe.cluster.max_workers, 1), recipe.tune.max_concurrent or room)
 
 
 class _Driver:

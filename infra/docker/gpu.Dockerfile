@@ -1,0 +1,34 @@
+# segtrain on GPUs: Ray's CUDA 12.5 image, the locked dependencies, TensorFlow's CUDA libraries, segtrain.
+#
+#   docker build -f infra/docker/gpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cu125 .
+#
+# TensorFlow 2.21 is built with CUDA 12.5. Ray's `-gpu` tags are CUDA 12.1, so they do not fit. The machine's driver
+# must run CUDA 12 (525 or newer). Ray and Python are those of the whole cluster: head, workers and who submits.
+ARG RAY_VERSION=2.60.0
+ARG PYTHON=py311
+ARG CUDA=cu125
+FROM rayproject/ray:${RAY_VERSION}-${PYTHON}-${CUDA}
+ARG RAY_VERSION
+ARG UV_VERSION=0.13.9
+
+# User `ray` of group `users`, as in Ray's image; Kubernetes can check numbers alone for `runAsNonRoot`.
+USER 1000:100
+RUN mkdir /home/ray/segtrain
+WORKDIR /home/ray/segtrain
+
+# The dependencies are a layer of their own, which a change of segtrain leaves as it is. The two locks are constraints,
+# so development tools stay out, and uv compares every download with its hash. They go into Ray's own environment,
+# because `ray up` and KubeRay start Ray from there. Compiled now, or each pod compiles TensorFlow at its first import.
+# boto3 is what a head of `ray up` starts machines with; Ray's image has one that does not fit the locked botocore.
+COPY --chown=1000:100 pyproject.toml requirements.lock infra/docker/cuda.lock ./
+RUN pip install --no-cache-dir "uv==${UV_VERSION}" \
+ && uv pip install --system --no-cache --compile-bytecode -c requirements.lock -c cuda.lock -r pyproject.toml --extra gpu \
+    boto3
+
+COPY --chown=1000:100 README.md LICENSE ./
+COPY --chown=1000:100 segtrain segtrain
+COPY --chown=1000:100 jobs jobs
+# Editable: one copy, and a job's own working directory comes before it. The import fails the build rather than a pod.
+RUN uv pip install --system --no-cache --no-deps --no-build-isolation --editable . \
+ && python -m compileall -q segtrain jobs \
+ && python -c "import ray, segtrain.launch, tensorflow; assert ray.__version__ == '${RAY_VERSION}', ray.__version__"
