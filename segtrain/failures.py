@@ -36,6 +36,11 @@ class WorkerError(Exception):
     def __str__(self) -> str:
         return self.headline
 
+    @property
+    def lost_a_peer(self) -> bool:
+        """Whether it is TensorFlow's word for another worker that does not answer."""
+        return self.headline.startswith("UnavailableError")
+
 
 class DeviceMemoryError(WorkerError):
     """A device was asked for more memory than it has: the same attempt fails again, one with a smaller batch may not.
@@ -82,13 +87,17 @@ def comes_again(cause: Exception) -> bool:
     return isinstance(cause, NoSpaceError) or (isinstance(cause, KNOWN_ERRORS) and not isinstance(cause, StorageError))
 
 
-def what_happened(causes: Mapping[int, Exception], stuck: Mapping[int, str] | None = None) -> str:
-    """One clause on the workers that failed; where some died, the others' errors only follow from that.
+def what_happened(causes: Mapping[int, Exception], workers: int = 1, stuck: Mapping[int, str] | None = None) -> str:
+    """One clause on the workers that failed, of so many; where some died, the others' errors only follow from that.
 
-    `stuck` says of ranks what their watchdogs, or those of the others, have found: all else follows from that.
+    `stuck` says of ranks what their watchdogs, or those of the others, have found: all else follows from that. Where
+    TensorFlow has only lost a peer, it is the workers without an error of their own that give no answer.
     """
     if stuck:
         return "; ".join(f"worker {rank} {found}" for rank, found in sorted(stuck.items()))
+    silent = sorted(set(range(workers)) - set(causes))
+    if silent and all(isinstance(cause, WorkerError) and cause.lost_a_peer for cause in causes.values()):
+        return f"worker {', '.join(map(str, silent))} gives no answer"
     lost = [rank for rank, cause in causes.items() if not isinstance(cause, (WorkerError, *KNOWN_ERRORS))]
     if lost:
         return f"worker {', '.join(map(str, sorted(lost)))} lost"

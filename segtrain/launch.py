@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
@@ -193,6 +194,13 @@ class _Attempts:
                     )
                 except TrainingFailedError as error:
                     note: str | None = self._after_failure(error, recipe, supervisor)
+                except RayActorError:
+                    self._goodput = supervisor.end("its controller was lost")
+                    # Ray gives up what the controller held only when this process ends.
+                    raise RunError(
+                        "the process that watches over the workers (Ray Train's controller) was lost; "
+                        "the same command goes on from the last checkpoint"
+                    ) from None
                 except BaseException as error:
                     self._goodput = supervisor.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
                     raise
@@ -254,7 +262,8 @@ class _Attempts:
         for cause in causes.values():
             if comes_again(cause):
                 raise plain(error, recipe) from None
-        told = what_happened(causes, culprits(supervisor.stuck, recipe.cluster.max_workers))
+        workers = recipe.cluster.max_workers
+        told = what_happened(causes, workers, culprits(supervisor.stuck, workers))
         self._goodput = supervisor.end(told)
         saved = 0 if supervisor.account is None else supervisor.account.saved_step
         self._failures = 1 if saved > self._saved_step else self._failures + 1
@@ -294,6 +303,6 @@ def plain(error: TrainingFailedError, recipe: Recipe, told: str = "") -> Excepti
             return RuntimeError(cause.trace)
     traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError))
     return RunError(
-        f"{told or what_happened(causes)}, after {asked.max_failures} restarts without a new checkpoint "
-        f"(cluster.max_failures); the same command goes on from the last checkpoint{traces}"
+        f"{told or what_happened(causes, asked.max_workers)}, after {asked.max_failures} restarts without a new "
+        f"checkpoint (cluster.max_failures); the same command goes on from the last checkpoint{traces}"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from segtrain.config import Recipe
 from segtrain.failures import portable
@@ -26,8 +26,11 @@ Train = Callable[[Recipe, World, Driver], RunSummary]
 TELL_EVERY_S = 0.5
 ASK_EVERY_S = 1.0
 ANSWER_WITHIN_S = 5.0
-STUCK_EXIT_CODE = 70
-"""Of a worker that its watchdog ends."""
+ORPHANED_AFTER_S = 90.0
+"""By then the driver has started others in place of a worker that it cannot reach, after 32 s at most, and the two must
+not both write the run's folder. Ray itself lets a worker on a cut-off node compute for three minutes."""
+STUCK_EXIT_CODE, ORPHANED_EXIT_CODE = 70, 71
+"""Of a worker that its watchdog ends, and of one that is cut off."""
 
 
 def work(config: dict[str, Any]) -> RunSummary | Left:
@@ -84,16 +87,22 @@ def _teller(mailbox: Any) -> Callable[[Progress], None]:
 
 @contextmanager
 def _asking(mailbox: Any) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether the driver wants this worker to leave; a thread keeps asking."""
+    """Yields a function that says whether the driver wants this worker to leave; a thread keeps asking.
+
+    A worker that gets no answer for `ORPHANED_AFTER_S` is cut off, and ends itself.
+    """
     leave, done = threading.Event(), threading.Event()
 
     def ask() -> None:
+        answered_at = time.monotonic()
         while not done.wait(ASK_EVERY_S):
-            # A driver that is gone takes its workers with it; what only lasts is asked again.
-            with suppress(RayError, GetTimeoutError):
+            with suppress(RayError):
                 if ray.get(mailbox.wants_to_leave.remote(), timeout=ANSWER_WITHIN_S):
                     leave.set()
-                    return
+                answered_at = time.monotonic()
+            if time.monotonic() - answered_at > ORPHANED_AFTER_S:
+                print(f"no answer from the driver for {ORPHANED_AFTER_S:.0f} s", file=sys.stderr, flush=True)
+                os._exit(ORPHANED_EXIT_CODE)
 
     asker = threading.Thread(target=ask, name="segtrain-asking", daemon=True)
     asker.start()
@@ -108,7 +117,7 @@ def _ending(mailbox: Any, rank: int) -> Callable[[Stuck], None]:
 
     def end(stuck: Stuck) -> None:
         print(f"worker {rank} is stuck\n{stuck.stacks}", file=sys.stderr, flush=True)
-        with suppress(RayError, GetTimeoutError):
+        with suppress(RayError):
             ray.get(mailbox.put.remote(StuckWorker(rank, stuck)), timeout=ANSWER_WITHIN_S)
         os._exit(STUCK_EXIT_CODE)
 

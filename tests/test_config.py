@@ -106,6 +106,9 @@ def test_another_kind_starts_from_its_own_defaults() -> None:
         ("model.filtres=3", "unknown key 'model.filtres'; did you mean 'model.filters'?"),
         ("optimizer.lr=1", "unknown key 'optimizer.lr'"),
         ("model.kind=vnet", "model.kind: 'vnet' is not one of 'unet', 'fcn'"),
+        ("cluster.workers=[4, 2]", "cluster.workers: [4, 2] is no range; give one number, or the fewest and the most"),
+        ("cluster.workers=0", "cluster.workers: should be greater than or equal to 1"),
+        ("cluster.stuck_after_s=60", "cluster.stuck_after_s is 60 s and storage.deadline_s is 120 s"),
         ("train.epochs=0", "train.epochs: should be greater than or equal to 1 (it is 0)"),
         ("train.epochs=1.5", "train.epochs: should be a valid integer (it is 1.5)"),
         ("model.dropout=2", "model.dropout"),
@@ -134,6 +137,16 @@ def test_a_batch_smaller_than_the_replicas_is_refused() -> None:
 def test_more_workers_than_lanes_are_refused() -> None:
     message = wrong("cluster.workers=5", "data.lanes=4")
     assert "cluster.workers is 5 but data.lanes is 4" in message
+
+
+def test_workers_are_a_number_or_a_range(tmp_path: Path) -> None:
+    recipe = override(Recipe(), ["cluster.workers=[2, 8]"])
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "r.yaml").cluster.workers == (2, 8)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    five = recipe.with_workers(5)
+    assert (five.cluster.min_workers, five.cluster.max_workers) == (5, 5)
+    assert not identity_differences(recipe, five)
 
 
 def test_xla_is_refused_with_geometry_that_it_cannot_compile() -> None:

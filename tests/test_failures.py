@@ -59,8 +59,8 @@ def test_an_unknown_error_keeps_its_traceback_and_its_first_line() -> None:
 
 def test_peers_of_a_dead_worker_are_not_blamed() -> None:
     peer = WorkerError("UnavailableError: Socket closed", "trace", True)
-    assert what_happened({0: peer, 2: ActorDiedError(), 1: ActorDiedError()}) == "worker 1, 2 lost"
-    assert what_happened({1: peer}) == "worker 1 failed (UnavailableError: Socket closed)"
+    assert what_happened({0: peer, 2: ActorDiedError(), 1: ActorDiedError()}, 3) == "worker 1, 2 lost"
+    assert what_happened({1: peer}, 2) == "worker 0 gives no answer"
 
 
 def of_tensorflow(message: str) -> Exception:

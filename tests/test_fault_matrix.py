@@ -390,10 +390,36 @@ def test_a_cut_network(fleet: Fleet) -> None:
     fleet.cluster.cut(node)
     noticed = attempt.wait_to_say("restarting from the last checkpoint (1 of 3)")
     assert noticed - hit_at <= 40.0
-    fleet.cluster.kill_node(node)
     fleet.cluster.add_node("fifth")
     fleet.check_end("cut", attempt)
+    last = max(note["time"] for note in attempt.steps() if note["pid"] == pids[1])
+    assert last - hit_at < 5.0, "the worker that is cut off goes on"
+    fleet.cluster.kill_node(node)
     fleet.row("network of a node cut", "cut", attempt, hit_at, "restarting", again=SAVED_EVERY)
+
+
+def test_a_lone_worker_that_is_cut_off_ends_itself(fleet: Fleet) -> None:
+    """It needs no other worker for its steps, so it would go on beside the one that takes its place."""
+    (fleet.folder / "alone").mkdir()
+    slow = fleet.folder / "alone/slow"
+    slow.write_text("6.0")  # else it could come to the run's end before
+    attempt = fleet.start("alone", "cluster.workers=1")
+    pids = attempt.wait_for_step(1)
+    node = node_of(fleet, pids[0])
+    hit_at = time.time()
+    fleet.cluster.cut(node)
+    attempt.wait_to_say("restarting from the last checkpoint (1 of 3)", 40.0)
+    attempt.wait_for_step(2)
+    while Path(f"/proc/{pids[0]}").exists():
+        assert time.time() - hit_at < 110.0, "the worker that is cut off goes on"
+        time.sleep(0.5)
+    ended_after_s = time.time() - hit_at
+    slow.unlink()
+    fleet.check_end("alone", attempt, exactly=False)
+    fleet.cluster.kill_node(node)
+    fleet.row(
+        f"lone worker cut off (it ended itself after {ended_after_s:.0f} s)", "alone", attempt, hit_at, None, again=16
+    )
 
 
 def test_s3_away_for_a_minute(fleet: Fleet) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from segtrain import goodput, launch
+from segtrain import goodput, launch, supervisor
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import RunError, StorageError, UserError
@@ -268,10 +268,13 @@ class TestRuns:
         with pytest.raises(UserError, match=r"lower cluster.workers or cluster.cpus_per_worker"):
             launch.run(override(recipe, ["cluster.cpus_per_worker=3", "cluster.workers=2"]), write_facts)
 
-    def test_resources_that_never_become_free_end_in_a_plain_message(self, recipe: Recipe) -> None:
+    def test_resources_that_never_become_free_are_said_to_be_missing_and_end_in_a_plain_message(
+        self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
 
+        monkeypatch.setattr(supervisor, "SAY_WHAT_IS_MISSING_EVERY_S", 1.0)
         taken = placement_group([{"CPU": 4}])
         ray.get(taken.ready())
         impatient = override(recipe, ["cluster.start_timeout_s=2", "cluster.max_failures=1"])
@@ -282,6 +285,8 @@ class TestRuns:
                 launch.run(impatient, write_facts)
         finally:
             remove_placement_group(taken)
+        shown = capsys.readouterr().out
+        assert "waiting for 1 worker with 1 CPU each: room for 1 worker is missing, with 0 CPUs free on 1 node" in shown
 
     def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(self, recipe: Recipe, tmp_path: Path) -> None:
         lines = launch.dry_run(override(recipe, ["cluster.workers=2", "train.epochs=3"]))

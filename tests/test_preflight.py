@@ -1,5 +1,6 @@
 """What is refused before anything starts."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,23 @@ class TestRoom:
         preflight.check_offer(ClusterConfig(workers=4, gpus_per_worker=2), offer)
         with pytest.raises(UserError, match="and may grow"):
             preflight.check_offer(ClusterConfig(workers=8, gpus_per_worker=2), offer)
+
+    def test_an_autoscaler_that_does_not_tell_its_limits_may_bring_anything(self) -> None:
+        offer = Offer([CPU_NODE], limits={"CPU": math.inf, "GPU": math.inf})
+        asked = ClusterConfig(workers=64, gpus_per_worker=8, cpus_per_worker=3)
+        assert offer.room(asked) is None
+        preflight.check_offer(asked, offer)
+
+    def test_of_a_range_of_workers_the_fewest_must_fit(self) -> None:
+        preflight.check_offer(ClusterConfig(workers=(3, 9), cpus_per_worker=4), Offer([CPU_NODE, GPU_NODE]))
+        with pytest.raises(UserError, match="the run asks for 4 to 9 workers with 4 CPUs each"):
+            preflight.check_offer(ClusterConfig(workers=(4, 9), cpus_per_worker=4), Offer([CPU_NODE, GPU_NODE]))
+
+    def test_what_is_missing_counts_whole_workers_and_names_what_is_free(self) -> None:
+        asked = ClusterConfig(workers=3, gpus_per_worker=2)
+        free = [Node("a", 8.0, 2.0), Node("b", 8.0, 1.0)]
+        assert preflight.missing(asked, free) == "room for 2 workers is missing, with 16 CPUs and 3 GPUs free"
+        assert "there is room for 1" in preflight.missing(ClusterConfig(gpus_per_worker=2), free)
 
 
 def test_the_plan_shows_how_the_global_batch_is_split() -> None:

@@ -1,6 +1,6 @@
 """Which of several workers the others were waiting for."""
 
-from segtrain.failures import what_happened
+from segtrain.failures import WorkerError, what_happened
 from segtrain.supervisor import culprits
 from segtrain.training.watchdog import Stuck
 
@@ -28,5 +28,12 @@ def test_where_all_are_in_tensorflow_all_are_named_and_where_none_is_stuck_none(
 
 def test_what_the_watchdogs_found_says_more_than_the_errors_that_follow_from_it() -> None:
     lost: dict[int, Exception] = {0: RuntimeError("its process died"), 1: RuntimeError("its process died")}
-    assert what_happened(lost, {1: "gives no answer"}) == "worker 1 gives no answer"
-    assert what_happened(lost, {}) == "worker 0, 1 lost"
+    assert what_happened(lost, 2, {1: "gives no answer"}) == "worker 1 gives no answer"
+    assert what_happened(lost, 2) == "worker 0, 1 lost"
+
+
+def test_where_tensorflow_has_only_lost_a_peer_it_is_the_silent_worker_that_is_named() -> None:
+    peer = WorkerError("UnavailableError: Graph execution error:", "trace", True)
+    assert what_happened({0: peer, 2: peer}, 3) == "worker 1 gives no answer"
+    assert what_happened({0: peer, 1: RuntimeError("its process died")}, 2) == "worker 1 lost"
+    assert what_happened({0: peer}) == "worker 0 failed (UnavailableError: Graph execution error:)"

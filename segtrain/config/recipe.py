@@ -173,7 +173,7 @@ def _dotted(location: tuple[int | str, ...]) -> str:
     tags = {"carvana", "folder", "kaggle", "synthetic", "unet", "fcn", "adam", "adamw", "sgd", "rmsprop"}
     tags |= {"constant", "cosine", "plateau"}
     parts = [str(part) for index, part in enumerate(location) if not (index == 1 and part in tags)]
-    return ".".join(part for part in parts if "[" not in part and part not in ("float", "tuple"))
+    return ".".join(part for part in parts if "[" not in part and part not in ("float", "tuple", "constrained-int"))
 
 
 def known_fields(tree: Mapping[str, Any]) -> list[str]:
