@@ -18,9 +18,9 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
     """Call `run` and return the job's exit code.
 
     0 when it returns; 2 with one message on stderr for a `UserError`; 1 with one message for a fault of storage, a
-    file that is gone, damaged data, or workers lost too often; 130 on Ctrl-C. `debug` shows the traceback too. Any
-    other exception is a bug and passes through with its traceback. Log lines go to stdout, so that stderr holds the
-    one message alone.
+    file that is gone, damaged data, or workers lost too often; 130 on Ctrl-C and SIGTERM. `debug` shows the traceback
+    too. Any other exception is a bug and passes through with its traceback. Log lines go to stdout, so that stderr
+    holds the one message alone.
     """
     try:
         with _log_to_stdout():
@@ -32,7 +32,7 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
         return _fail(error, FAILURE, debug)
     except FileNotFoundError as error:
         return _fail(f"{error.filename} is not there", FAILURE, debug)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # by which Ray ends a driver that gets SIGTERM
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

@@ -47,7 +47,9 @@ def _where() -> str | None:
 
     Ray itself would try a dead address for three minutes.
     """
-    named = os.environ.get("RAY_ADDRESS", "").replace("auto", "")
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named == "auto":
+        named = ""
     address = named or read_ray_address(None)
     if not address or address == "local":
         return "local"

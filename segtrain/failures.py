@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from segtrain.config import Recipe, override
 from segtrain.data.plan import BatchSplit, batch_split
-from segtrain.errors import DataError, NoSpaceError, StorageError, UserError
+from segtrain.errors import DataError, NoSpaceError, RunError, StorageError, UserError
 from segtrain.training.status import WHILE_SCORING
 
 KNOWN_ERRORS = (UserError, DataError, StorageError, FileNotFoundError)
@@ -55,6 +55,14 @@ class DeviceMemoryError(WorkerError):
         """Whether validation pictures were being scored; else it was a step of training."""
 
 
+class WorkerBugError(RuntimeError):
+    """A worker's exception that comes from the code; its text is the worker's own traceback."""
+
+    def __init__(self, headline: str, trace: str) -> None:
+        super().__init__(trace)
+        self.headline = headline
+
+
 def portable(error: Exception, *, gpus: bool = False) -> Exception:
     """The error as it may leave a worker: the known ones as they are, any other as a `WorkerError`.
 
@@ -62,13 +70,15 @@ def portable(error: Exception, *, gpus: bool = False) -> Exception:
     """
     if isinstance(error, (WorkerError, *KNOWN_ERRORS)):
         return error
+    if isinstance(error, WorkerBugError):
+        return WorkerError(error.headline, str(error), may_pass=False)
     from_tensorflow = type(error).__module__.startswith("tensorflow.")
     trace = "".join(traceback.format_exception(error))
     shortage = _device_shortage(str(error), gpus) if from_tensorflow else None
     if shortage is not None:
         return DeviceMemoryError(shortage, trace, scoring=WHILE_SCORING in getattr(error, "__notes__", ()))
     headline = f"{type(error).__name__}: {error}".split("\n")[0]
-    return WorkerError(headline, trace, may_pass=isinstance(error, OSError | MemoryError) or from_tensorflow)
+    return WorkerError(headline, trace, may_pass=isinstance(error, OSError | MemoryError | RunError) or from_tensorflow)
 
 
 def _device_shortage(message: str, gpus: bool) -> str | None:

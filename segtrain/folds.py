@@ -67,6 +67,7 @@ def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str
     recipe, runs = _plan(preflight.absolute(recipe), extend=extend)
     storage.write_bytes(join(recipe.run.folder, "recipe.yaml"), recipe.to_yaml().encode())
     display = open_display(recipe.run.progress_every_s)
+    launch.warn_of_hasty_stops(display.note)
     try:
         if not all(run.finished for run in runs):
             with cluster.connection():

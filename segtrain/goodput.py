@@ -5,9 +5,8 @@ Steps beyond the last complete checkpoint are lost with their attempt, and taken
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from segtrain.storage import Storage, join
 
@@ -80,8 +79,19 @@ class Goodput:
     @property
     def lost_steps(self) -> int:
         """Steps that were taken twice or more."""
-        pairs = zip(self.attempts, self.attempts[1:], strict=False)
-        return sum(max(before.step - after.first_step, 0) for before, after in pairs if after.step)
+        return sum(self.lost_in())
+
+    def lost_in(self) -> list[int]:
+        """Of each attempt, how many of its steps a later one had to take again."""
+        lost = [0] * len(self.attempts)
+        before: int | None = None
+        for number, attempt in enumerate(self.attempts):
+            if not attempt.step:  # it came to no step, so it tells nothing of the one before it
+                continue
+            if before is not None:
+                lost[before] = max(self.attempts[before].step - attempt.first_step, 0)
+            before = number
+        return lost
 
     def _lost_steps_s(self) -> float:
         """`lost_s` without the share of it that was waiting for input, which is counted as that."""
@@ -115,8 +125,9 @@ class Goodput:
         As soon as that has taken steps it is known where it went on from, and so what the one before it lost.
         """
         earlier = list(self.attempts[:-1])
-        if earlier and attempt.step:
-            earlier[-1] = earlier[-1].closed(attempt.first_step)
+        stepped = [number for number, before in enumerate(earlier) if before.step]
+        if stepped and attempt.step:
+            earlier[stepped[-1]] = earlier[stepped[-1]].closed(attempt.first_step)
         return Goodput((*earlier, attempt))
 
     def to_json(self) -> bytes:
@@ -130,7 +141,9 @@ def read(folder: str, storage: Storage) -> Goodput:
     """
     try:
         tree = json.loads(storage.read_bytes(join(folder, NAME)))
-        return Goodput(tuple(_attempt(entry) for entry in tree["attempts"]))
+        if tree["format_version"] != FORMAT_VERSION:
+            return Goodput()
+        return Goodput(tuple(Attempt(**entry) for entry in tree["attempts"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Goodput()
 
@@ -149,19 +162,11 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
-def _attempt(entry: Mapping[str, Any]) -> Attempt:
-    names = {field.name for field in fields(Attempt)}
-    return Attempt(**{name: value for name, value in entry.items() if name in names})
-
-
 def rows(goodput: Goodput) -> Sequence[tuple[str, ...]]:
     """A row an attempt for a table: number, workers, steps, seconds, lost steps, why it ended."""
-    attempts = goodput.attempts
     table = []
-    for number, attempt in enumerate(attempts, start=1):
-        following = attempts[number] if number < len(attempts) else None
-        lost = max(attempt.step - following.first_step, 0) if following is not None and following.step else 0
+    for number, (attempt, lost) in enumerate(zip(goodput.attempts, goodput.lost_in(), strict=True), start=1):
         steps = f"{attempt.first_step} to {attempt.step}" if attempt.step else "none"
-        end = attempt.end or ("its driver was lost" if following is not None else "going on")
+        end = attempt.end or ("its driver was lost" if number < len(goodput.attempts) else "going on")
         table.append((str(number), str(attempt.workers), steps, _seconds(attempt.seconds), str(lost), end))
     return table

@@ -6,11 +6,11 @@ error that would come again ends the run at once with its own message.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
@@ -20,24 +20,27 @@ from segtrain.errors import RunError, UserError
 from segtrain.failures import (
     KNOWN_ERRORS,
     DeviceMemoryError,
+    WorkerBugError,
     WorkerError,
     comes_again,
     what_happened,
     with_smaller_batch,
 )
 from segtrain.progress import Display, closing_lines, open_display
+from segtrain.stop_signal import StopSignal
 from segtrain.storage import Storage, join
 from segtrain.supervisor import Supervisor, culprits
 from segtrain.training.status import Driver, Left, RunSummary
 from segtrain.training.world import World
 from segtrain.worker import Train
-from segtrain.worker_group import OnGroup, run_group, signals_restored
+from segtrain.worker_group import OnGroup, run_group
 
 SETTLE_S = 5.0
 """So long after a group the cluster may take to have its resources back, and to know of a node that is gone."""
 CHOOSE_AGAIN_S = 30.0
 """A range of workers is counted again where those that were asked for did not start within so long."""
 STOP_WAIT_S = 60.0
+"""With less a submitted job is warned: the README's 120 s hold the longest step and a slow upload."""
 
 
 def launch(recipe: Recipe, *, extend: bool = False) -> RunSummary:
@@ -78,9 +81,7 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
     storage = Storage(recipe.storage)
     display = open_display(recipe.run.progress_every_s)
     try:
-        warning = cluster.stop_warning(STOP_WAIT_S)
-        if warning is not None:
-            display.note(warning)
+        warn_of_hasty_stops(display.note)
         summary, _ = run_on(display, recipe, train, extend=extend)
     finally:
         display.close()
@@ -111,12 +112,15 @@ def run_on(
         display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
     if fitted.reasons:
         display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
-    with cluster.connection(), signals_restored():
+    with cluster.connection(), StopSignal() as stop:
         offer = cluster.offer()
         _check_cluster(recipe, offer)
         with _autoscaled(recipe, offer):
-            attempts = _Attempts(recipe, size, train, display, storage, on_group)
-            return attempts.run(), attempts.recipe
+            attempts = _Attempts(recipe, size, train, display, storage, stop, on_group)
+            summary = attempts.run()
+        if stop.wanted:  # it came too late for the workers, but not for the folds or the report that would follow
+            raise KeyboardInterrupt
+        return summary, attempts.recipe
 
 
 def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
@@ -124,6 +128,13 @@ def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSu
     from segtrain.training.loop import train
 
     return train(recipe, world, driver)
+
+
+def warn_of_hasty_stops(note: Callable[[str], None]) -> None:
+    """Call `note` with a line where this is a submitted job that `ray job stop` would kill before it has saved."""
+    warning = cluster.stop_warning(STOP_WAIT_S)
+    if warning is not None:
+        note(warning)
 
 
 def _check_cluster(recipe: Recipe, offer: preflight.Offer) -> None:
@@ -142,7 +153,8 @@ def _autoscaled(recipe: Recipe, offer: preflight.Offer) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.want(asked, 0)
+        with suppress(RayError):  # the run's own end says more
+            cluster.want(asked, 0)
 
 
 class _Attempts:
@@ -155,6 +167,7 @@ class _Attempts:
         train: Train,
         display: Display,
         storage: Storage,
+        stop: StopSignal,
         on_group: OnGroup | None,
     ) -> None:
         self.recipe = recipe
@@ -163,14 +176,18 @@ class _Attempts:
         self._train = train
         self._display = display
         self._storage = storage
+        self._stop = stop
         self._on_group = on_group
+        self._asked_at = time.monotonic()
         self._goodput = goodput.read(recipe.run.folder, storage)
         self._failures = 0
         self._saved_step = 0
 
     def run(self) -> RunSummary:
-        """Until a group comes to the end of the run; what each of the others ended with says how it goes on."""
-        self._asked_at = time.monotonic()
+        """Until a group comes to the end of the run; what each of the others ended with says how it goes on.
+
+        Raises KeyboardInterrupt where the run was to stop, once its workers have left or failed.
+        """
         while True:
             recipe = self._fitted(self._workers())
             supervisor = Supervisor(
@@ -182,36 +199,45 @@ class _Attempts:
                 give_up_at=self._wait_until,
                 most=self.recipe.cluster.max_workers,
             )
-            with supervisor:
-                try:
-                    outcome = run_group(
-                        recipe,
-                        self._train,
-                        supervisor.mailbox,
-                        start_within_s=self._start_within_s(recipe),
-                        on_signal=supervisor.on_signal,
-                        on_group=self._on_group,
-                    )
-                except TrainingFailedError as error:
-                    note: str | None = self._after_failure(error, recipe, supervisor)
-                except RayActorError:
-                    self._goodput = supervisor.end("its controller was lost")
-                    # Ray gives up what the controller held only when this process ends.
-                    raise RunError(
-                        "the process that watches over the workers (Ray Train's controller) was lost; "
-                        "the same command goes on from the last checkpoint"
-                    ) from None
-                except BaseException as error:
-                    self._goodput = supervisor.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
-                    raise
-                else:
-                    if not isinstance(outcome, Left):
-                        self._goodput = supervisor.end("done")
-                        return outcome
-                    note = self._after_leaving(outcome, supervisor)
+            with supervisor, self._stop.asking(supervisor.on_signal):
+                outcome = self._run_group(recipe, supervisor)
+                if isinstance(outcome, RunSummary):
+                    self._goodput = supervisor.end("done")
+                    return outcome
+                note = (
+                    self._after_leaving(outcome, supervisor)
+                    if isinstance(outcome, Left)
+                    else self._after_failure(outcome, recipe, supervisor)
+                )
             if note is not None:
-                self._display.note(note)
                 self._asked_at = time.monotonic()
+                self._display.note(note)
+            if self._stop.wanted:
+                raise KeyboardInterrupt
+
+    def _run_group(self, recipe: Recipe, supervisor: Supervisor) -> RunSummary | Left | TrainingFailedError:
+        """What a group of workers ended with."""
+        try:
+            return run_group(
+                recipe,
+                self._train,
+                supervisor.mailbox,
+                start_within_s=self._start_within_s(recipe),
+                stop=self._stop,
+                on_group=self._on_group,
+            )
+        except TrainingFailedError as error:
+            return error
+        except RayActorError:
+            supervisor.end("its controller was lost")
+            # Ray gives up what the controller held when this process ends, at the latest.
+            raise RunError(
+                "the process that watches over the workers (Ray Train's controller) was lost; "
+                "the same command goes on from the last checkpoint"
+            ) from None
+        except BaseException as error:
+            supervisor.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
 
     @property
     def _wait_until(self) -> float:
@@ -237,40 +263,36 @@ class _Attempts:
         return left_s if recipe.cluster.max_workers == self.recipe.cluster.min_workers else min(left_s, CHOOSE_AGAIN_S)
 
     def _after_leaving(self, left: Left, supervisor: Supervisor) -> str:
-        """What follows where the workers have saved and left. Raises KeyboardInterrupt where that was to stop."""
+        """A line on what follows where the workers have saved and left."""
+        ends = {"stop": "stopped", "drain": "a machine went", "grow": "room for more workers"}
         self._failures, self._saved_step = 0, left.step
-        if supervisor.asked == "stop":
-            self._goodput = supervisor.end("stopped")
-            self._display.note(f"saved at step {left.step}")
-            raise KeyboardInterrupt
-        self._goodput = supervisor.end("a machine went" if supervisor.asked == "drain" else "room for more workers")
-        return f"saved at step {left.step}; going on from there"
+        self._goodput = supervisor.end(ends[supervisor.asked or "stop"])
+        return f"saved at step {left.step}" + ("" if self._stop.wanted else "; going on from there")
 
     def _after_failure(self, error: TrainingFailedError, recipe: Recipe, supervisor: Supervisor) -> str | None:
         """What follows a failure, in a line; None where the group is still waited for. Raises what ends the run."""
         if _could_not_start(error) and time.monotonic() + 1.0 < self._wait_until:
             return None  # a range of workers is counted again, and the attempt that did not begin is none
-        self._goodput = supervisor.end("failed")
+        supervisor.stop_watching()
         causes = causes_of(error)
-        if _could_not_start(error):
-            raise plain(error, recipe) from None
+        workers = recipe.cluster.max_workers
+        told = told_of(error, culprits(supervisor.stuck, workers), workers)
+        self._goodput = supervisor.end(told)
         shortage = next((cause for cause in causes.values() if isinstance(cause, DeviceMemoryError)), None)
         if shortage is not None:
             smaller, change = with_smaller_batch(recipe, shortage)
             self.recipe = smaller.with_workers(self.recipe.cluster.workers)
             return f"{change}; restarting from the last checkpoint"
-        for cause in causes.values():
-            if comes_again(cause):
-                raise plain(error, recipe) from None
-        workers = recipe.cluster.max_workers
-        told = what_happened(causes, workers, culprits(supervisor.stuck, workers))
-        self._goodput = supervisor.end(told)
+        if _could_not_start(error) or any(map(_is_final, causes.values())):
+            raise plain(error, recipe, told) from None
         saved = 0 if supervisor.account is None else supervisor.account.saved_step
         self._failures = 1 if saved > self._saved_step else self._failures + 1
         self._saved_step = max(saved, self._saved_step)
         most = self.recipe.cluster.max_failures
         if self._failures > most:
             raise plain(error, recipe, told) from None
+        if self._stop.wanted:
+            return f"{told}; the same command goes on from the last checkpoint"
         return f"{told}; restarting from the last checkpoint ({self._failures} of {most})"
 
 
@@ -278,14 +300,25 @@ def _could_not_start(error: TrainingFailedError) -> bool:
     return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
+def _is_final(cause: Exception) -> bool:
+    return isinstance(cause, InsufficientClusterResourcesError) or comes_again(cause)
+
+
 def causes_of(error: TrainingFailedError) -> dict[int, Exception]:
-    """Rank -> the worker's exception without what Ray Train wraps around it; what befell the controller is rank 0's."""
+    """Rank -> the worker's exception without what Ray Train wraps around it; of the controller's own it is rank 0."""
     if isinstance(error, WorkerGroupError):
         return {rank: getattr(failure, "_base_exc", failure) for rank, failure in error.worker_failures.items()}
     return {0: error.controller_failure if isinstance(error, ControllerError) else error}
 
 
-def plain(error: TrainingFailedError, recipe: Recipe, told: str = "") -> Exception:
+def told_of(error: TrainingFailedError, stuck: Mapping[int, str], workers: int) -> str:
+    """One clause on what ended a group of so many workers."""
+    if isinstance(error, ControllerError):
+        return f"the workers could not be started ({str(error.controller_failure).splitlines()[0][:200]})"
+    return what_happened(causes_of(error), workers, stuck)
+
+
+def plain(error: TrainingFailedError, recipe: Recipe, told: str) -> Exception:
     """The exception that tells the user what went wrong, from what Ray Train makes of it."""
     asked = recipe.cluster
     causes = causes_of(error)
@@ -300,9 +333,9 @@ def plain(error: TrainingFailedError, recipe: Recipe, told: str = "") -> Excepti
         if isinstance(cause, KNOWN_ERRORS):
             return cause
         if isinstance(cause, WorkerError) and not cause.may_pass:
-            return RuntimeError(cause.trace)
+            return WorkerBugError(cause.headline, cause.trace)
     traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError))
     return RunError(
-        f"{told or what_happened(causes, asked.max_workers)}, after {asked.max_failures} restarts without a new "
-        f"checkpoint (cluster.max_failures); the same command goes on from the last checkpoint{traces}"
+        f"{told}, after {asked.max_failures} restarts without a new checkpoint (cluster.max_failures); "
+        f"the same command goes on from the last checkpoint{traces}"
     )

@@ -1,5 +1,6 @@
 """What a run's workers tell its driver, and what it asks of them. Kept in a process of its own, as a Ray actor."""
 
+import time
 from dataclasses import dataclass
 
 from segtrain.training.status import Progress
@@ -32,19 +33,25 @@ class Mailbox:
     """What has been told and nobody has read yet, and whether the workers should leave."""
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
+        self._told: list[tuple[int, Told]] = []
+        self._number = 0
         self._leave = False
 
     def put(self, told: Told) -> None:
         """Keep what a worker tells. Of moments within an epoch only the newest is kept."""
-        if self._told and _same_stretch(self._told[-1], told):
+        if self._told and _same_stretch(self._told[-1][1], told):
             self._told.pop()
-        self._told.append(told)
+        # Of the clock, so that they grow even if this process is started again.
+        self._number = max(self._number + 1, time.time_ns())
+        self._told.append((self._number, told))
 
-    def take(self) -> list[Told]:
-        """Everything since the last call, oldest first."""
-        told, self._told = self._told, []
-        return told
+    def take(self, read: int) -> list[tuple[int, Told]]:
+        """Number and message of everything beyond number `read`, oldest first; up to there it is forgotten.
+
+        So an answer that does not arrive is given again.
+        """
+        self._told = [(number, told) for number, told in self._told if number > read]
+        return self._told
 
     def ask_to_leave(self) -> None:
         """Let the workers save and leave at the next step that they can agree on."""

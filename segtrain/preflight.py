@@ -276,13 +276,12 @@ def check_shared_paths(recipe: Recipe, offer: Offer) -> None:
 def check_shared(paths: Mapping[str, str | None], offer: Offer) -> None:
     """Raise UserError for a local path where workers may run on several machines; by the field that each is from."""
     hosts = {node.host for node in offer.nodes}
-    if len(hosts) < 2:
+    if len(hosts) < 2 and offer.limits is None:
         return
+    machines = "may grow to several machines" if len(hosts) < 2 else f"has {len(hosts)} machines"
     for field, path in paths.items():
         if path is not None and not is_remote(path):
-            raise UserError(
-                f"{field}: {path} is a local path, but the cluster has {len(hosts)} machines; give an s3:// URL"
-            )
+            raise UserError(f"{field}: {path} is a local path, but the cluster {machines}; give an s3:// URL")
 
 
 def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:

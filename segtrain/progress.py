@@ -117,8 +117,6 @@ def open_display(every_s: float, stream: TextIO | None = None) -> Display:
 
 def _moment(progress: Progress) -> str:
     """One line for where the run is."""
-    if progress.message:
-        return progress.message
     if progress.phase == "starting":
         return "starting TensorFlow"
     if progress.phase == "evaluating":

@@ -32,11 +32,12 @@ Reason = Literal["stop", "drain", "grow"]
 
 LOOK_EVERY_S = 0.5
 LOOK_AT_CLUSTER_EVERY_S = 2.0
+MAIL_WITHIN_S = 5.0
 WRITE_EVERY_S = 10.0
 """What a driver that is killed can lose of the goodput record."""
 SAY_WHAT_IS_MISSING_EVERY_S = 60.0
 WATCHDOGS_SPEAK_WITHIN_S = 1.5
-"""Of each other: they count from the same step."""
+"""Of each other: they count from the end of the same step, and each looks every second."""
 
 
 class Supervisor:
@@ -58,43 +59,42 @@ class Supervisor:
         `asked_at` and `give_up_at`, of `time.monotonic`, are when such workers were first asked for, and how long they
         are waited for.
         """
-        self._recipe = recipe
-        self._display = display
-        self._storage = storage
-        self._give_up_at = give_up_at
-        self._most = most
-        self._started = asked_at
-        waited_s = time.monotonic() - asked_at
-        self.goodput = earlier.begun(Attempt(time.time() - waited_s, recipe.cluster.max_workers))
-        self._missing_said = int(waited_s // SAY_WHAT_IS_MISSING_EVERY_S)
         self.began: dict[int, Began] = {}
+        """By rank, the workers whose training function has been called."""
         self.stuck: dict[int, Stuck] = {}
-        self._stuck_since: float | None = None
-        self._named = False
+        """By rank, what their watchdogs have found."""
         self.account: Account | None = None
+        """The chief's newest; None before the first step."""
         self.asked: Reason | None = None
         """Why the workers were asked to leave."""
-        self._looked_at_cluster = time.monotonic()
+        self._recipe = recipe
+        self._display = display
+        self._files = _Files(recipe.run.folder, storage)
+        self._goodput = earlier.begun(Attempt(time.time() - (time.monotonic() - asked_at), recipe.cluster.max_workers))
+        self._asked_at, self._give_up_at, self._most = asked_at, give_up_at, most
+        self._looked_at_cluster_at = time.monotonic()
+        self._minutes_said = self._minutes_waited()
         self._room_since: float | None = None
-        self._written_at = time.monotonic()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="segtrain-goodput")
-        self._writing: Future[None] | None = None
+        self._stuck_since: float | None = None
+        self._read = 0
+        """Number of the last message that has been taken in."""
+        self._asking = threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="segtrain-supervisor", daemon=True)
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox)
         # On this machine: it must not go with a worker's.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox: Any = actor.options(scheduling_strategy=here).remote()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="segtrain-supervisor", daemon=True)
 
     def __enter__(self) -> Self:
-        self._write()
+        self._files.put(goodput.NAME, self._goodput.to_json())
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop_watching()
         ray.kill(self.mailbox)
-        self._writer.shutdown(wait=True)
+        self._files.close()
 
     def on_signal(self) -> bool:
         """The user wants to stop. Returns whether the workers will save and leave by themselves.
@@ -106,42 +106,57 @@ class Supervisor:
         self._ask("stop", "stopping: a checkpoint is saved first; once more stops at once")
         return True
 
-    def end(self, why: str) -> Goodput:
-        """Write how the attempt ended into the run's record. Returns the record."""
+    def stop_watching(self) -> None:
+        """Take in what the workers have told last, and ask nothing of them any more."""
         self._stop_watching()
         with suppress(RayError):  # what a mailbox held that has died with its process is lost
             self._take_mail()
+
+    def end(self, why: str) -> Goodput:
+        """Keep how the attempt ended in the run's record. Returns the record."""
+        self.stop_watching()
         self._update(why)
-        if self._writing is not None:
-            self._writing.result()
-        self._write()
-        return self.goodput
+        self._files.put(goodput.NAME, self._goodput.to_json())
+        return self._goodput
 
     def _stop_watching(self) -> None:
         self._done.set()
         self._thread.join()
 
     def _watch(self) -> None:
+        told = ""
+        written_at = time.monotonic()
         while not self._done.wait(LOOK_EVERY_S):
             try:
-                self._take_mail()
-                self._look_at_cluster()
-            except RayError as error:  # a mailbox that is being started again; a driver that leaves Ray
-                logger.debug("the supervisor could not look: %s", error)
-            now = time.monotonic()
-            times = int((now - self._started) // SAY_WHAT_IS_MISSING_EVERY_S)
-            if not self.began and times > self._missing_said:
-                self._missing_said = times
-                self._say_what_is_missing()
-            if self._stuck_since is not None and now - self._stuck_since >= WATCHDOGS_SPEAK_WITHIN_S:
-                self._name_the_stuck()
-            self._update("")
-            if now - self._written_at >= WRITE_EVERY_S and (self._writing is None or self._writing.done()):
-                self._written_at = now
-                self._writing = self._writer.submit(self._write)
+                self._look()
+            except Exception as error:  # whatever it is, the run must not lose its supervisor over it
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("the run cannot be watched at this moment: %s", error)
+            if time.monotonic() - written_at >= WRITE_EVERY_S:
+                written_at = time.monotonic()
+                self._files.put(goodput.NAME, self._goodput.to_json(), unless_busy=True)
+
+    def _look(self) -> None:
+        self._update("")
+        self._take_mail()
+        now = time.monotonic()
+        if now - self._looked_at_cluster_at >= LOOK_AT_CLUSTER_EVERY_S:
+            self._looked_at_cluster_at = now
+            self._look_at_cluster()
+        if not self.began and self._minutes_waited() > self._minutes_said:
+            self._minutes_said = self._minutes_waited()
+            self._say_what_is_missing()
+        if self._stuck_since is not None and now - self._stuck_since >= WATCHDOGS_SPEAK_WITHIN_S:
+            self._stuck_since = None
+            found = culprits(self.stuck, self._recipe.cluster.max_workers)
+            self._display.note("; ".join(f"worker {rank} {what}" for rank, what in found.items()))
 
     def _take_mail(self) -> None:
-        for told in ray.get(self.mailbox.take.remote(), timeout=5.0):
+        if self.asked is not None:  # again: a mailbox that was started anew does not know
+            self.mailbox.ask_to_leave.remote()
+        for number, told in ray.get(self.mailbox.take.remote(self._read), timeout=MAIL_WITHIN_S):
+            self._read = number
             self._take(told)
 
     def _take(self, told: Told) -> None:
@@ -150,10 +165,11 @@ class Supervisor:
         elif isinstance(told, Began):
             self.began[told.rank] = told
             if len(self.began) == 1:
-                self._waited()
+                self._change(waiting_s=time.monotonic() - self._asked_at)
         elif isinstance(told, StuckWorker):
             self.stuck[told.rank] = told.stuck
-            self._stuck_since = self._stuck_since or time.monotonic()
+            if len(self.stuck) == 1:
+                self._stuck_since = time.monotonic()
             self._keep_stacks(told)
         else:
             self.account = told.account or self.account
@@ -161,66 +177,44 @@ class Supervisor:
             self._display.show(self._with_goodput(told))
 
     def _with_goodput(self, progress: Progress) -> Progress:
-        return progress if progress.account is None else replace(progress, goodput=self.goodput.share)
-
-    def _waited(self) -> None:
-        attempt = self.goodput.attempts[-1]
-        self._replace(replace(attempt, waiting_s=time.monotonic() - self._started))
+        return progress if progress.account is None else replace(progress, goodput=self._goodput.share)
 
     def _update(self, end: str) -> None:
         """Bring the newest attempt of the record up to now."""
-        changes: dict[str, Any] = {"seconds": time.monotonic() - self._started, "end": end}
+        seconds = time.monotonic() - self._asked_at
+        changes: dict[str, Any] = {"seconds": seconds, "end": end}
         if self.account is not None:
             changes |= vars(self.account)
         elif self.began:
-            attempt = self.goodput.attempts[-1]
-            changes["starting_s"] = max(changes["seconds"] - attempt.waiting_s, 0.0)
+            changes["starting_s"] = max(seconds - self._goodput.attempts[-1].waiting_s, 0.0)
         else:
-            changes["waiting_s"] = changes["seconds"]
-        self._replace(replace(self.goodput.attempts[-1], **changes))
+            changes["waiting_s"] = seconds
+        self._change(**changes)
 
-    def _replace(self, attempt: Attempt) -> None:
-        self.goodput = self.goodput.updated(attempt)
-
-    def _write(self) -> None:
-        self._put(goodput.NAME, self.goodput.to_json())
-
-    def _put(self, name: str, data: bytes) -> None:
-        """Write a file of the run's folder; one that cannot be written now is no reason to end the run."""
-        url = join(self._recipe.run.folder, name)
-        try:
-            self._storage.write_bytes(url, data)
-        except Exception as error:
-            logger.warning("%s could not be written: %s", url, error)
+    def _change(self, **changes: Any) -> None:
+        self._goodput = self._goodput.updated(replace(self._goodput.attempts[-1], **changes))
 
     def _keep_stacks(self, told: StuckWorker) -> None:
         """Leave the stacks of a stuck worker in the run's folder."""
         name = f"stuck/worker-{told.rank}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
-        self._writer.submit(self._put, name, told.stuck.stacks.encode())
+        self._files.put(name, told.stuck.stacks.encode())
         self._display.note(
             f"worker {told.rank} has ended no step for {told.stuck.seconds:.0f} s; it is at {told.stuck.where} "
             f"(stacks of its threads: {join(self._recipe.run.folder, name)})"
         )
 
-    def _name_the_stuck(self) -> None:
-        if self._named:
-            return
-        self._named = True
-        found = culprits(self.stuck, self._recipe.cluster.max_workers)
-        self._display.note("; ".join(f"worker {rank} {what}" for rank, what in found.items()))
-
     def _look_at_cluster(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at_cluster < LOOK_AT_CLUSTER_EVERY_S or self.asked is not None or self.account is None:
+        if self.asked is not None or self.account is None:
             return
-        self._looked_at_cluster = now
         going = cluster.draining()
         hosts = sorted({began.host for began in self.began.values() if began.node_id in going})
         if hosts:
             self._ask("drain", f"{', '.join(hosts)} is about to go: a checkpoint is saved first")
             return
         asked = self._recipe.cluster
-        more = min(cluster.room(asked), self._most - asked.max_workers)
+        if asked.max_workers == self._most:
+            return
+        now, more = time.monotonic(), min(cluster.room(asked), self._most - asked.max_workers)
         if more <= 0:
             self._room_since = None
             return
@@ -229,9 +223,15 @@ class Supervisor:
             self._ask("grow", f"room for {more} more: a checkpoint is saved, and the run goes on with them")
 
     def _ask(self, reason: Reason, note: str) -> None:
-        self.asked = reason
-        self._display.note(note)
+        with self._asking:
+            if self.asked == "stop":  # which nothing takes back
+                return
+            self.asked = reason
         self.mailbox.ask_to_leave.remote()
+        self._display.note(note)
+
+    def _minutes_waited(self) -> int:
+        return int((time.monotonic() - self._asked_at) // SAY_WHAT_IS_MISSING_EVERY_S)
 
     def _say_what_is_missing(self) -> None:
         asked, left_s = self._recipe.cluster, max(self._give_up_at - time.monotonic(), 0.0)
@@ -239,6 +239,34 @@ class Supervisor:
             f"waiting for {preflight.needs(asked)}: {preflight.missing(asked, cluster.free())} on {cluster.offer()}; "
             f"giving up in {clock(left_s)}"
         )
+
+
+class _Files:
+    """Small files of the run's folder, written one after the other in a thread of their own."""
+
+    def __init__(self, folder: str, storage: Storage) -> None:
+        self._folder = folder
+        self._storage = storage
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="segtrain-files")
+        self._newest: Future[None] | None = None
+
+    def put(self, name: str, data: bytes, *, unless_busy: bool = False) -> None:
+        """Begin to write; with `unless_busy` only where nothing is being written."""
+        if unless_busy and self._newest is not None and not self._newest.done():
+            return
+        self._newest = self._writer.submit(self._write, name, data)
+
+    def close(self) -> None:
+        """Wait until all is written or has failed."""
+        self._writer.shutdown(wait=True)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """A file that cannot be written now is no reason to end the run."""
+        url = join(self._folder, name)
+        try:
+            self._storage.write_bytes(url, data)
+        except Exception as error:
+            logger.warning("%s could not be written: %s", url, error)
 
 
 def culprits(stuck: Mapping[int, Stuck], workers: int) -> dict[int, str]:

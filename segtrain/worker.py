@@ -26,9 +26,11 @@ Train = Callable[[Recipe, World, Driver], RunSummary]
 TELL_EVERY_S = 0.5
 ASK_EVERY_S = 1.0
 ANSWER_WITHIN_S = 5.0
+OTHERS_SPEAK_WITHIN_S = 2.0
+"""With the first process that ends Ray ends them all, and who has not spoken by then would be taken for frozen."""
 ORPHANED_AFTER_S = 90.0
-"""By then the driver has started others in place of a worker that it cannot reach, after 32 s at most, and the two must
-not both write the run's folder. Ray itself lets a worker on a cut-off node compute for three minutes."""
+"""A worker that cannot reach its driver for so long ends; others have its place, and `Run` lets only these write the
+run's folder. Ray itself lets a worker on a cut-off node compute for three minutes."""
 STUCK_EXIT_CODE, ORPHANED_EXIT_CODE = 70, 71
 """Of a worker that its watchdog ends, and of one that is cut off."""
 
@@ -67,7 +69,10 @@ class _ToMailbox(logging.Handler):
         self._rank = rank
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote(f"worker {self._rank}: {record.getMessage()}")
+        try:
+            self._mailbox.put.remote(f"worker {self._rank}: {record.getMessage()}")
+        except Exception:
+            self.handleError(record)  # as every handler does: a line that is lost must not end the training
 
 
 def _teller(mailbox: Any) -> Callable[[Progress], None]:
@@ -116,9 +121,12 @@ def _ending(mailbox: Any, rank: int) -> Callable[[Stuck], None]:
     """Tells the driver where this worker is stuck, and ends its process: nothing less ends a thread that is stuck."""
 
     def end(stuck: Stuck) -> None:
-        print(f"worker {rank} is stuck\n{stuck.stacks}", file=sys.stderr, flush=True)
-        with suppress(RayError):
-            ray.get(mailbox.put.remote(StuckWorker(rank, stuck)), timeout=ANSWER_WITHIN_S)
-        os._exit(STUCK_EXIT_CODE)
+        try:
+            print(f"worker {rank} is stuck\n{stuck.stacks}", file=sys.stderr, flush=True)
+            with suppress(RayError):
+                ray.get(mailbox.put.remote(StuckWorker(rank, stuck)), timeout=ANSWER_WITHIN_S)
+            time.sleep(OTHERS_SPEAK_WITHIN_S)
+        finally:
+            os._exit(STUCK_EXIT_CODE)
 
     return end

@@ -4,11 +4,8 @@ Ray's own restarts, checkpoints and preemption watcher are left off: `segtrain.l
 loop decides how many workers it has and what counts as a failure.
 """
 
-import logging
 import shutil
-import signal
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.worker import get_dashboard_url
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -24,12 +22,14 @@ from ray.util.placement_group import PlacementGroup
 
 from segtrain import cluster
 from segtrain.config import Recipe
+from segtrain.stop_signal import StopSignal
 from segtrain.tensorflow_cluster import TensorFlowCluster
 from segtrain.training.status import Left, RunSummary
 from segtrain.worker import Train, work
 
 OnGroup = Callable[[PlacementGroup], None]
 
+END_WITHIN_S = 5.0
 HEALTH_CHECK_EVERY_S = 0.5
 """Ray's 2 s would add as much to the end of every run and to the notice of a lost worker."""
 
@@ -40,14 +40,13 @@ def run_group(
     mailbox: Any,
     *,
     start_within_s: float,
-    on_signal: Callable[[], bool],
+    stop: StopSignal,
     on_group: OnGroup | None = None,
 ) -> RunSummary | Left:
     """Start `cluster.workers` (one number) workers, wait for their end, and return what the chief returned.
 
-    `on_signal` is called at the first Ctrl-C or SIGTERM and returns whether the workers will leave by themselves; if
-    not, and at the second, they are ended and KeyboardInterrupt is raised. Raises Ray's TrainingFailedError where a
-    worker fails or the group cannot start within `start_within_s`.
+    Where `stop` ends the run, it ends controller and workers. Raises Ray's TrainingFailedError where a worker fails or
+    the group cannot start within `start_within_s`, and RayActorError where the controller is lost.
     """
     scratch = Path(tempfile.mkdtemp(prefix="segtrain-ray-"))
     settings: Any = RunConfig(
@@ -65,7 +64,7 @@ def run_group(
         scaling_config=_scaling(recipe),
         run_config=settings,
     )
-    trainer.on_signal = on_signal
+    trainer.stop = stop
     try:
         with _train_environment(recipe, start_within_s):
             result: Any = trainer.fit()
@@ -96,24 +95,6 @@ def _train_environment(recipe: Recipe, start_within_s: float) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def signals_restored() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are handled after the block as before it; inside, SystemExit becomes KeyboardInterrupt.
-
-    Ray ends a driver that gets SIGTERM by SystemExit.
-    """
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if on_main_thread:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 class _Groups(WorkerGroupCallback):
     """In the controller: hands every placement group to whoever answers for it."""
 
@@ -127,28 +108,23 @@ class _Groups(WorkerGroupCallback):
 class _Trainer(DataParallelTrainer):
     """Handles signals our way, and leaves out Ray's cleaner of placement groups where it is of no use."""
 
-    on_signal: Callable[[], bool]
+    stop: StopSignal
 
     def _create_default_callbacks(self) -> list[Any]:
         """Without the cleaner where another does its work, and without a dashboard, where it can only warn."""
         callbacks: list[Any] = super()._create_default_callbacks()
         cleaned_elsewhere = any(isinstance(callback, _Groups) for callback in callbacks)
-        if not cleaned_elsewhere and ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url:
+        if not cleaned_elsewhere and get_dashboard_url():
             return callbacks
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Ray calls this in a main thread, once there is a controller."""
-        asked = False
+        """Ray calls this in a main thread, once there is a controller; signals are handled by `stop` already."""
+        self.stop.ends_with(lambda: _end(controller))
 
-        def handle(number: int, frame: Any) -> None:
-            nonlocal asked
-            first, asked = not asked, True
-            if first and self.on_signal():
-                return
-            with suppress(RayError):  # the controller's end is its answer
-                ray.get(controller.abort.remote())
-            raise KeyboardInterrupt
 
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
+def _end(controller: Any) -> None:
+    """End controller and workers. One that waits for resources does not listen, and has no workers yet."""
+    with suppress(RayError):  # its death is its answer
+        ray.get(controller.abort.remote(), timeout=END_WITHIN_S)
+    ray.kill(controller)

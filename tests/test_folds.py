@@ -21,7 +21,7 @@ from segtrain.errors import UserError
 from segtrain.failures import DeviceMemoryError
 from segtrain.storage import Storage
 from segtrain.training.checkpoint import Checkpoints, Cursor
-from segtrain.training.status import Driver, Progress, RunSummary
+from segtrain.training.status import NOBODY, Driver, Progress, RunSummary
 from segtrain.training.world import World
 from segtrain.worker import Train
 
@@ -80,7 +80,7 @@ def leave_checkpoint(folder: Path, cursor: Cursor) -> None:
 def pretend_all(recipe: Recipe) -> None:
     """Every fold but the test fold, without Ray."""
     for run in folds._plan(recipe, extend=False)[1]:
-        pretend(run.recipe, World(), lambda progress: None)
+        pretend(run.recipe, World(), NOBODY)
     Path(recipe.run.folder, "recipe.yaml").write_text(recipe.to_yaml())
 
 
@@ -145,7 +145,7 @@ class TestThroughRay:
 
         asked = recipe("data.test_fold=3")
         last = folds._plan(asked, extend=False)[1][2]
-        pretend(last.recipe, World(), lambda progress: None)
+        pretend(last.recipe, World(), NOBODY)
         folds.run_folds(asked, short)
         assert trained(asked) == [2, 0, 1]
         shown = capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_runs_whose_pictures_were_cropped_to_fit_a_device_are_taken_up_again(rec
     for run in folds._plan(asked, extend=False)[1]:
         fitted = preflight.fit_devices(run.recipe, run.size).recipe
         assert fitted.data.fit == "crop", "a field of the run's identity"
-        pretend(fitted, World(), lambda progress: None)
+        pretend(fitted, World(), NOBODY)
     assert len(folds.run_folds(asked, never)["members"]) == 4
 
 

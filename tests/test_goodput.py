@@ -50,6 +50,13 @@ def test_steps_beyond_the_checkpoint_that_the_next_attempt_takes_up_are_lost() -
     assert record.share == pytest.approx((32.0 + 40.0 + 4.0) / 150.0)
 
 
+def test_steps_are_lost_too_where_an_attempt_without_a_step_lies_between() -> None:
+    nothing = Attempt(began_at=105.0, workers=2, seconds=3.0, waiting_s=3.0, end="worker 0 lost")
+    record = Goodput((KILLED,)).begun(nothing).begun(NEXT).updated(NEXT)
+    assert (record.lost_in(), record.total("lost_s")) == ([10, 0, 0], pytest.approx(20.0))
+    assert [row[4] for row in goodput.rows(record)] == ["10", "0", "0"]
+
+
 def test_an_attempt_without_a_step_loses_none() -> None:
     record = Goodput((Attempt(0.0, 1, seconds=9.0, waiting_s=9.0), NEXT)).updated(NEXT)
     assert (record.lost_steps, record.total("lost_s")) == (0, 0.0)
@@ -61,8 +68,9 @@ def test_the_record_comes_back_from_the_runs_folder_and_a_damaged_one_begins_ane
     record = Goodput((KILLED, NEXT))
     (tmp_path / "goodput.json").write_bytes(record.to_json())
     assert goodput.read(folder, storage) == record
-    (tmp_path / "goodput.json").write_bytes(record.to_json()[:50])
-    assert goodput.read(folder, storage) == Goodput()
+    for damaged in (record.to_json()[:50], b'{"format_version": 1, "attempts": [1]}', b'{"format_version": 2}', b"[]"):
+        (tmp_path / "goodput.json").write_bytes(damaged)
+        assert goodput.read(folder, storage) == Goodput()
 
 
 def test_the_sentence_names_the_largest_losses_first() -> None:

@@ -304,10 +304,10 @@ class TestPlainMessages:
     def test_a_bug_reaches_the_user_with_the_workers_traceback(self, recipe: Recipe) -> None:
         told = WorkerError("KeyError: 'x'", "Traceback ...\nKeyError: 'x'", False)
         with pytest.raises(RuntimeError, match=r"(?s)^Traceback.*KeyError: 'x'$"):
-            raise launch.plain(ControllerError(told), recipe)
+            raise launch.plain(ControllerError(told), recipe, "")
 
     def test_a_fault_of_storage_that_outlived_the_restarts_keeps_its_message(self, recipe: Recipe) -> None:
         fault = StorageError("s3://bucket/key: no answer in 120 s")
         wrapped = WorkerGroupError("lost", {1: UserExceptionWithTraceback(fault, "trace")})
         with pytest.raises(StorageError, match=r"^s3://bucket/key: no answer in 120 s$"):
-            raise launch.plain(wrapped, recipe)
+            raise launch.plain(wrapped, recipe, "")

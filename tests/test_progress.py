@@ -99,15 +99,17 @@ def test_the_mailbox_keeps_the_newest_moment_of_an_epoch_and_every_line() -> Non
     mailbox.put(replace(MOMENT, step=4))
     mailbox.put(replace(MOMENT, epoch=3, step=1))
     mailbox.put(replace(MOMENT, epoch=3, phase="evaluating"))
-    taken = mailbox.take()
-    assert [told if isinstance(told, str) else (told.epoch, told.step) for told in taken] == [
+    taken = mailbox.take(0)
+    assert mailbox.take(0) == taken, "an answer that did not arrive is given again"
+    assert [told if isinstance(told, str) else (told.epoch, told.step) for _, told in taken] == [
         (2, 3),
         "worker 1 lost",
         (2, 4),
         (3, 1),
         (3, 45),
     ]
-    assert mailbox.take() == []
+    assert mailbox.take(taken[-2][0]) == taken[-1:]
+    assert mailbox.take(taken[-1][0]) == []
 
 
 @pytest.mark.parametrize(("test_fold", "next_fold"), [(None, 0), (3, 3)])

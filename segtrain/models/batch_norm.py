@@ -26,8 +26,8 @@ class BatchNorm(keras.layers.Layer):
 
     Samples of weight 0 in the open `forward_pass` do not count; without a pass every sample does. `synchronized` takes
     the statistics over the global batch, so that N replicas compute what one would, for one small all-reduce on the way
-    forward and one on the way back. Otherwise each replica normalizes by its own part. The moving averages are averaged
-    over the replicas at each update, so that any one replica's copy is the run's.
+    forward and one on the way back. Otherwise each replica normalizes by its own part, and the moving averages are
+    averaged over the replicas at each update. So any one replica's copy is the run's.
 
     The variance is E[x^2] - E[x]^2 from sums in float32 (float64 under float64), never below 0: one look at the
     activations, and the form that adds up over replicas.
@@ -43,7 +43,9 @@ class BatchNorm(keras.layers.Layer):
         shape = (input_shape[-1],)
         self.gamma = self.add_weight(shape=shape, name="gamma", initializer="ones", autocast=False)
         self.beta = self.add_weight(shape=shape, name="beta", initializer="zeros", autocast=False)
-        moving = {"shape": shape, "trainable": False, "autocast": False, "aggregation": "mean"}
+        # Synchronized statistics are the same on every replica: nothing needs to be averaged, only kept in step.
+        aggregation = "only_first_replica" if self.synchronized else "mean"
+        moving = {"shape": shape, "trainable": False, "autocast": False, "aggregation": aggregation}
         self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
         self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
 

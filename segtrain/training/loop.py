@@ -65,6 +65,7 @@ def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
                 measured |= evaluate_epoch(run, artist, driver)
             watch.tell("evaluating", dice=measured["dice_hard_original"])
         measured |= reading.measured(run)
+        run.check_owner()
         if run.record is not None:
             run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
         run.cursor.start_epoch(run.cursor.epoch + 1)
@@ -155,6 +156,7 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
             )
         if _is_better(run, metrics["dice_hard_original"]):
             run.cursor.best_metrics = metrics
+            run.check_owner()
             if run.world.is_chief:
                 keep_best(run, metrics, scores, artist.panels)
     return metrics

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,9 @@ class Run:
         self._restore()
         self._counted = ReadCounts()
         self.record: Record | None = None
+        self._token = uuid.uuid4().hex
         if world.is_chief:
+            self.storage.write_bytes(self._owner_url, self._token.encode())
             self.storage.write_bytes(join(self.folder, "recipe.yaml"), recipe.to_yaml().encode())
             self.record = Record(self.folder, self.storage, resumed_step=self.cursor.step)
         # One iterator for the whole run: it reads ahead into the next epoch while this one is scored. It starts
@@ -112,6 +115,18 @@ class Run:
         if not self.validation_data.ids:
             raise UserError(f"data.fold: fold {self.recipe.data.fold} has no labelled picture to validate on")
 
+    @property
+    def _owner_url(self) -> str:
+        return join(self.folder, "owner")
+
+    def check_owner(self) -> None:
+        """Raise UserError where another chief writes the folder by now. To be called before anything is written there.
+
+        A chief that was cut off may go on for a minute beside the one in its place.
+        """
+        if self.world.is_chief and self.storage.read_bytes(self._owner_url) != self._token.encode():
+            raise UserError(f"{self.folder} is trained by another process by now, which began later; this one ends")
+
     def newly_read(self) -> ReadCounts:
         """What this worker has read since the last call, for training and for evaluation."""
         both = self.training_data.counts() + self.validation_data.counts()
@@ -148,6 +163,7 @@ class Run:
 
     def save(self) -> None:
         """Start saving a checkpoint at the cursor, in the background. Only the chief does anything."""
+        self.check_owner()
         if self.record is not None:
             # Before the checkpoint: a run that goes on from it writes only the lines beyond it.
             self.record.flush()

@@ -51,7 +51,6 @@ class Progress:
     """From the first step of an attempt on."""
     goodput: float | None = None
     """Share of the run's seconds, all attempts together, that went into steps and scores that count."""
-    message: str = ""
 
 
 @dataclass(frozen=True)

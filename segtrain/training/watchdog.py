@@ -12,8 +12,8 @@ from typing import Self
 
 FIRST_STEP_S = 600.0
 """Nothing is stuck before its first step for so long: a GPU may compile the step for minutes."""
-LOOKS = 20
-"""So many times in a deadline the watchdog looks."""
+LOOK_EVERY_S = 1.0
+"""Or every twentieth of a shorter deadline."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Watchdog:
         self._limit_s = self._deadline_s
 
     def _watch(self) -> None:
-        while not self._done.wait(self._deadline_s / LOOKS):
+        while not self._done.wait(min(LOOK_EVERY_S, self._deadline_s / 20)):
             seconds = time.monotonic() - self._beat_at
             if seconds > self._limit_s:
                 self._on_stuck(self._stuck(seconds))

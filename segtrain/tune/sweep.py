@@ -14,7 +14,7 @@ from ray import tune
 from segtrain import cluster, leaderboard, preflight, report
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.errors import RunError, UserError
-from segtrain.launch import train_with_tensorflow
+from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
 from segtrain.storage import Storage, is_remote, join
@@ -165,6 +165,7 @@ class _Driver:
         """Until all trials are over, the budget is spent or the user stops it."""
         self._storage.write_bytes(join(self._folder, "recipe.yaml"), self._recipe.to_yaml().encode())
         self._record.put_sweep("running")
+        warn_of_hasty_stops(self._display.note)
         self._display.note(f"{'resuming' if self._record.trials else 'starting'} {self._folder}")
         try:
             with _interruptible(self._budget):

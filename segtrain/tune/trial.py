@@ -102,8 +102,10 @@ class _ToReporter(logging.Handler):
 
 def _end(stuck: Stuck) -> None:
     """Tune starts a trial whose process is gone again."""
-    print(f"stuck for {stuck.seconds:.0f} s at {stuck.where}\n{stuck.stacks}", file=sys.stderr, flush=True)
-    os._exit(STUCK_EXIT_CODE)
+    try:
+        print(f"stuck for {stuck.seconds:.0f} s at {stuck.where}\n{stuck.stacks}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(STUCK_EXIT_CODE)
 
 
 def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:

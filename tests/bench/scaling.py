@@ -70,11 +70,11 @@ PAIRS_PER_CORE_S = 230 / 2
 """Decoded at full resolution: 224 to 245 a second on 2 cores (`make bench-input`, notes of the project)."""
 PACKED_BYTES_PER_S = 190e6
 """A checkpoint's arrays into a file, and its sha256: `--measure` on one of two busy cores."""
-SYNCHRONIZED_COLLECTIVES = 4
-"""A layer of synchronized batch norm, a step: statistics, their gradient, and each of two moving averages. Counted as
-the cross-device operations of a traced `TrainStep`, which has one more for all gradients together."""
+SYNCHRONIZED_COLLECTIVES = 2
+"""A layer of synchronized batch norm, a step: statistics and their gradient. Counted as the cross-device operations of
+a traced `TrainStep`, which has one more for all gradients together."""
 LOCAL_COLLECTIVES = 2
-"""A layer of batch norm that is not synchronized: the moving averages alone. Counted likewise."""
+"""A layer of batch norm that is not synchronized: each of two moving averages. Counted likewise."""
 
 
 @dataclass(frozen=True)
@@ -386,8 +386,8 @@ def show(console: Console, recipe: Recipe, load: Load) -> None:
     industrial = rate_of(share_of(load, 16, 8), 8, DGX_A100) / rate_of(share_of(load, 16, 4), 4, DGX_A100)
     console.print(
         f'"As published" also takes off what the published machines lose ({missing:.1%} of a step with eight GPUs, '
-        f'below). "Statistics" are the small sums, as if no computing went on beside them; of the four in a layer of '
-        f"synchronized batch norm two only average moving statistics that are equal already.\n"
+        f'below). "Statistics" are the small sums, as if no computing went on beside them: one on the '
+        f"way forward and one on the way back in each layer of synchronized batch norm.\n"
         f"With two pictures a GPU the model is too kind: from 4 to 8 A100s at a global batch of 16 it gives "
         f"{industrial:.2f}x, NVIDIA's UNet_Industrial {INDUSTRIAL_8 / INDUSTRIAL_4:.2f}x ({INDUSTRIAL_4:.0f} and "
         f"{INDUSTRIAL_8:.0f} pictures/s): small batches do not fill a GPU.\n"

@@ -47,6 +47,7 @@ def test_the_run_folder_holds_what_the_design_promises(finished) -> None:
         "best",
         "checkpoints",
         "metrics.jsonl",
+        "owner",
         "panels",
         "recipe.yaml",
         "tensorboard",
@@ -266,6 +267,24 @@ def test_a_run_that_is_asked_to_leave_loses_no_step_and_ends_like_one_that_was_n
     assert {name: found[name].tobytes() for name in found} == {name: expected[name].tobytes() for name in expected}
     assert folder.lines("step") == finished.lines("step")
     assert measured(folder.lines("epoch")) == measured(finished.lines("epoch"))
+
+
+def test_a_run_whose_folder_another_process_has_taken_over_ends_without_writing(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, run_folder
+) -> None:
+    """As a chief that was cut off from its driver finds when another one is in its place."""
+    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
+    settings = recipe("checkpoint.every_steps=1", "train.epochs=1", "model.norm=none")
+    folder = Path(settings.run.folder)
+
+    def take_over(progress: Progress) -> None:
+        if progress.phase == "training" and progress.step == 1:
+            (folder / "owner").write_text("the other one")
+
+    with pytest.raises(UserError, match="is trained by another process by now"):
+        train(settings, World(), Driver(take_over))
+    assert run_folder(settings.run.folder).checkpoints() == []
+    assert not (folder / "best").exists()
 
 
 def test_a_finished_run_is_not_trained_again(finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM while a run goes on: the first lets its workers save and leave, the second ends them at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """A context manager; enter it once Ray is there, whose own handlers it takes the place of until its end.
+
+    Signals come to a process's main thread, so in any other thread it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        """Whether a signal has come. It stays so: nothing that happens meanwhile takes the wish back."""
+        self._ask: Callable[[], bool] | None = None
+        self._end: Callable[[], None] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = self._install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def asking(self, ask: Callable[[], bool]) -> Iterator[None]:
+        """Inside the block the first signal calls `ask`, which returns whether the workers will leave by themselves.
+
+        Where it returns False, at the second signal, and outside of such a block KeyboardInterrupt is raised.
+        """
+        self._ask = ask
+        try:
+            yield
+        finally:
+            self._ask = self._end = None
+
+    def ends_with(self, end: Callable[[], None]) -> None:
+        """Call `end` before KeyboardInterrupt is raised inside this block."""
+        self._end = end
+        self._install()  # again: each `ray.init` in between has set Ray's own
+
+    def _install(self) -> dict[int, Any]:
+        """Returns the handlers before."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {number: signal.signal(number, self._handle) for number in SIGNALS}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.wanted = not self.wanted, True
+        if first and self._ask is not None and self._ask():
+            return
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+        raise KeyboardInterrupt
