@@ -15,6 +15,7 @@ It uses the Ray cluster that RAY_ADDRESS or `ray start` names, else one of its o
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from segtrain import cli
 
@@ -34,10 +35,12 @@ def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    from segtrain import folds, launch  # a mistake in the recipe shows before Ray takes its second to import
+    from segtrain import folds, launch, upload  # a mistake in the recipe shows before Ray takes its second to import
 
     every_fold = recipe.folds == "all"
     if args.dry_run:
+        if Path("jobs/train.py").exists():  # in the folder that `ray job submit --working-dir .` would send
+            print("\n".join(upload.describe(".")))
         print("\n".join((folds if every_fold else launch).dry_run(recipe, extend=args.extend)))
     elif every_fold:
         folds.train_folds(recipe, extend=args.extend)

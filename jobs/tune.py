@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
     parser.add_argument("--resume", action="store_true", help="go on with the sweep in the folder")
+    again = "go on with the sweep in the folder, or begin it where there is none: for what starts jobs again by itself"
+    parser.add_argument("--resume=auto", dest="resume_if_there", action="store_true", help=again)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_intermixed_args(argv)
     return cli.main(lambda: run(args), debug=args.debug)
@@ -35,10 +37,11 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe, args.overrides)
     from segtrain.tune import sweep  # a mistake in the recipe shows before Ray takes its seconds to import
 
+    resume = args.resume or (args.resume_if_there and sweep.is_there(recipe))
     if args.dry_run:
-        print("\n".join(sweep.dry_run(recipe, resume=args.resume)))
+        print("\n".join(sweep.dry_run(recipe, resume=resume)))
     else:
-        sweep.run_sweep(recipe, resume=args.resume)
+        sweep.run_sweep(recipe, resume=resume)
 
 
 if __name__ == "__main__":

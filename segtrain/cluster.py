@@ -14,6 +14,7 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state
 from ray._private.utils import read_ray_address
 from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from segtrain.config import ClusterConfig
 from segtrain.errors import UserError
@@ -110,12 +111,15 @@ def want(asked: ClusterConfig, workers: int) -> None:
 def _unknown_limits() -> dict[str, float] | None:
     """No limits where an autoscaler is at work that does not tell its own, as that of `ray up`; None where none is."""
     worker: Any = ray._private.worker.global_worker
-    status = worker.gcs_client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
-    return {"CPU": math.inf, "GPU": math.inf} if status and autoscales(status) else None
+    if not is_autoscaler_v2(fetch_from_server=True, gcs_client=worker.gcs_client):
+        status = worker.gcs_client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
+        if not status or not autoscales(status):
+            return None
+    return {"CPU": math.inf, "GPU": math.inf}
 
 
 def autoscales(status: bytes) -> bool:
-    """Whether an autoscaler that wrote this status can start nodes.
+    """Whether an autoscaler of the first version, which wrote this status, can start nodes.
 
     Without one `ray start` runs a monitor that only watches, and calls each node's type `node_` and its id.
     """

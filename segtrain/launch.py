@@ -8,13 +8,12 @@ error that would come again ends the run at once with its own message.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from segtrain import cluster, goodput, preflight, report, upload
+from segtrain import cluster, goodput, preflight, report
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
@@ -67,8 +66,6 @@ def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
         offer = cluster.offer()
         _check_cluster(recipe, offer)
     lines = [fitted.recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer)]
-    if Path("jobs/train.py").exists():  # else this is no folder to submit
-        lines += upload.describe(".")
     return [*lines, "goes on from the folder's newest checkpoint"] if resumes else lines
 
 

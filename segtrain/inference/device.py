@@ -19,5 +19,5 @@ def configure_device(asked: ClusterConfig) -> None:
     elif not tf.config.list_physical_devices("GPU"):
         raise UserError(
             f"cluster.gpus_per_worker is {asked.gpus_per_worker} but TensorFlow sees no GPU on this node; check the "
-            f"driver and CUDA libraries (pip install 'segtrain[gpu]')"
+            f"driver and CUDA libraries (pip install -e '.[gpu]')"
         )

@@ -27,7 +27,7 @@ def configure_process(world: World, *, deterministic: bool, seed: int) -> None:
     if len(gpus) != world.gpus_per_worker and world.gpus_per_worker:
         raise UserError(
             f"cluster.gpus_per_worker is {world.gpus_per_worker} but TensorFlow sees {len(gpus)} GPUs on this node; "
-            f"check the driver and CUDA libraries (pip install 'segtrain[gpu]')"
+            f"check the driver and CUDA libraries (pip install -e '.[gpu]')"
         )
     if world.gpus_per_worker:
         for gpu in gpus:

@@ -18,7 +18,7 @@ from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
 from segtrain.storage import Storage, is_remote, join
-from segtrain.trials import SweepState, Trial, trial_folder
+from segtrain.trials import SweepState, Trial, read_sweep, trial_folder
 from segtrain.tune import space
 from segtrain.tune.groups import TrialGroups
 from segtrain.tune.record import SweepRecord, check_folder_is_new
@@ -52,6 +52,11 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
             return _Driver(recipe, storage, train, starts, concurrent, display).run()
         finally:
             display.close()
+
+
+def is_there(recipe: Recipe) -> bool:
+    """Whether the run's folder holds a sweep already."""
+    return read_sweep(preflight.absolute(recipe).run.folder, Storage(recipe.storage)) is not None
 
 
 def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:

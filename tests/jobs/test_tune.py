@@ -111,6 +111,15 @@ def test_a_mistake_is_one_message_and_code_2(
     assert not list(tmp_path.iterdir()), "nothing is half-written"
 
 
+def test_a_sweep_is_begun_or_gone_on_with_as_the_folder_says(tuned: tuple[str, ...], tmp_path: Path) -> None:
+    dry = (*tuned, "--resume=auto", "--dry-run")
+    assert call(*dry, folder=tmp_path).returncode == 0
+    (tmp_path / "runs/sweep").mkdir(parents=True)
+    (tmp_path / "runs/sweep/sweep.json").write_text("not what a sweep writes")
+    found = call(*dry, folder=tmp_path)
+    assert (found.returncode, "sweep.json" in found.stderr) == (2, True), "so it was looked for"
+
+
 def test_a_resume_without_a_sweep_is_refused(tuned: tuple[str, ...], tmp_path: Path) -> None:
     result = call(*tuned, "--resume", folder=tmp_path)
     assert result.returncode == 2
