@@ -58,11 +58,11 @@ def train_in(pictures: int, recipe: Recipe, world: World, driver: Driver, *, sco
 
         return evaluation.evaluate(hungry, *rest, **named)  # type: ignore[arg-type]
 
-    def limited(self: TrainStep, batch: object, step: int) -> object:
+    def limited(self: TrainStep, batch: object, step: int, **wish: bool) -> object:
         limit = _address_space() + pictures * BYTES_PER_PICTURE + PLENTY_OF_BYTES
         if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        return take_step(self, batch, step)
+        return take_step(self, batch, step, **wish)
 
     gradients_of, take_step = TrainStep._gradients, TrainStep.__call__
     if world.rank != world.workers - 1:

@@ -95,7 +95,7 @@ def slowly(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
         time.sleep(0.5)
         driver.tell(progress)
 
-    return pretend(recipe, world, tell_later)
+    return pretend(recipe, world, Driver(tell_later))
 
 
 def trials_in(tmp_path: Path) -> list[Trial]:
@@ -310,7 +310,7 @@ def stops_the_driver(recipe: Recipe, world: World, driver: Driver) -> RunSummary
             os.kill(int(Path(recipe.run.folder).parents[2].joinpath("pid").read_text()), signal.SIGTERM)
             time.sleep(5)  # the driver notices within a second
 
-    return pretend(recipe, world, tell_and_stop)
+    return pretend(recipe, world, Driver(tell_and_stop))
 
 
 def mistaken(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
