@@ -34,6 +34,7 @@ output "cluster_yaml_edits" {
     cluster_name: ${var.cluster_name}
     provider:
       region: ${var.region}
+      availability_zone: ${var.region}a
     docker:
       head_image: ${coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain")}:0.1.0-ray2.60.0-cpu
       worker_image: ${coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain")}:0.1.0-ray2.60.0-cu125

@@ -55,8 +55,8 @@ def test_gpu_machines_come_from_zero_and_the_head_is_never_spot_nor_takes_work(c
     spot = {name for name, node in types.items() if "InstanceMarketOptions" in node["node_config"]}
     assert spot == {"gpu_spot"}
     assert types["head"]["resources"] == {"CPU": 0}
-    # Ray takes the type that sorts last where two are alike; spot is to be tried first.
-    assert max(GPU_TYPES) == "gpu_spot"
+    # Where two are alike Ray takes the one of higher priority; spot is to be tried first.
+    assert max(GPU_TYPES, key=lambda name: types[name].get("priority", 0)) == "gpu_spot"
 
 
 def test_only_the_head_has_the_role_that_launches_machines(config: dict[str, Any]) -> None:

@@ -84,7 +84,8 @@ def recipe_of(entrypoint: str) -> Recipe:
     """The recipe that a job's command would run."""
     words = shlex.split(entrypoint)
     at = next(number for number, word in enumerate(words) if word.endswith(".yaml"))
-    return load_recipe(words[at].replace(HOME, str(REPOSITORY)), words[at + 1 :])
+    settings = [word for word in words[at + 1 :] if not word.startswith("--")]
+    return load_recipe(words[at].replace(HOME, str(REPOSITORY)), settings)
 
 
 @pytest.mark.parametrize("file", RAY_FILES)
@@ -192,23 +193,34 @@ def test_a_job_is_run_again_with_a_lost_head_has_time_to_save_and_ends_its_clust
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}}
 
 
-@pytest.mark.parametrize(("sweep_is_there", "runs"), [(True, 1), (False, 2)])
-def test_the_sweeps_command_survives_both_shells_and_goes_on_or_begins(
-    sweep_is_there: bool, runs: int, tmp_path: Path
-) -> None:
+def test_the_sweeps_command_survives_both_shells_and_goes_on_or_begins(tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$@"\ncase "$*" in *--resume) exit {0 if sweep_is_there else 2};; esac\n')
+    python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
     # KubeRay pastes the entrypoint into a shell's command; `ray job submit` quotes what it gets for another shell.
-    paste = f"python3 -c 'import shlex, sys; print(shlex.join(sys.argv[1:]))' {document(TUNE)['spec']['entrypoint']}"
+    entrypoint = document(TUNE)["spec"]["entrypoint"]
+    paste = f"python3 -c 'import shlex, sys; print(shlex.join(sys.argv[1:]))' {entrypoint}"
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     submitted = subprocess.run(["bash", "-c", paste], capture_output=True, text=True, check=True, env=environment)
     done = subprocess.run(["sh", "-c", submitted.stdout], capture_output=True, text=True, check=True, env=environment)
-    lines = done.stdout.splitlines()
-    assert len(lines) == runs
-    assert lines[0].startswith(f"{HOME}/jobs/tune.py {HOME}/jobs/recipes/sweep_carvana.yaml data.root=")
-    assert lines[0].endswith(" --resume")
-    assert lines[-1].removesuffix(" --resume") == lines[0].removesuffix(" --resume")
+    assert done.stdout.split() == shlex.split(entrypoint)[1:]
+    assert "--resume=auto" in done.stdout
+
+
+def test_only_the_heads_account_may_change_the_cluster_and_only_rays_pods_reach_its_workers() -> None:
+    for file in RAY_FILES:
+        head, *workers = pods(cluster_of(file))
+        assert head["serviceAccountName"] == "segtrain-head"
+        assert all(pod["serviceAccountName"] == "segtrain" for pod in workers)
+        assert all(pod["automountServiceAccountToken"] is False for pod in workers)
+    policies = list(yaml.safe_load_all((FOLDER / "networkpolicy.yaml").read_text()))
+    everywhere = next(policy["spec"] for policy in policies if policy["metadata"]["name"] == "segtrain-ray")
+    rays = {"matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}]}
+    assert everywhere == {
+        "podSelector": rays,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": rays}]}],
+    }
 
 
 def test_preparing_runs_the_image_for_cpus_where_its_volumes_are() -> None:
