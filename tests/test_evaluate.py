@@ -80,7 +80,8 @@ def test_scores_of_two_workers_are_scikit_learns_of_the_masks_that_are_written(
     assert summary.items() <= written.items()
     assert (written["fold"], written["boundary_pixels"]) == (FOLD, 3)
     assert written["threshold"] == 0.4375, "the mean of what the two did best with"
-    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    ours = [record for record in caplog.records if record.name.startswith("segtrain")]  # TensorFlow warns of retracing
+    warnings = [record.message for record in ours if record.levelno == logging.WARNING]
     assert warnings == [f"fold {FOLD} was trained on by other: these scores are no forecast for new pictures"]
     assert written["fold_was_trained_on_by"] == ["other"]
     by_dice = sorted(csv.DictReader((out / "pictures.csv").open()), key=lambda row: float(row["dice_hard_original"]))
