@@ -180,9 +180,9 @@ STOPS = [
 ]
 
 
-def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
-    finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_folder
-) -> None:
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every step that is taken from now on, in order; and a run tells of each moment."""
     taken: list[int] = []
     take_step = TrainStep.__call__
 
@@ -192,6 +192,12 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
 
     monkeypatch.setattr(TrainStep, "__call__", noted)
     monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
+    return taken
+
+
+def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
+    finished, taken: list[int], tmp_path: Path, run_folder
+) -> None:
     recipe = override(finished.recipe, [f"run.storage={tmp_path}"])
     first = 0
     for wanted, resumes_at in STOPS:
@@ -240,17 +246,8 @@ WISHES = [
 
 
 def test_a_run_that_is_asked_to_leave_loses_no_step_and_ends_like_one_that_was_not(
-    finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_folder
+    finished, taken: list[int], tmp_path: Path, run_folder
 ) -> None:
-    taken: list[int] = []
-    take_step = TrainStep.__call__
-
-    def noted(self: TrainStep, batch: Any, step: int, **wish: bool) -> Any:
-        taken.append(step)
-        return take_step(self, batch, step, **wish)
-
-    monkeypatch.setattr(TrainStep, "__call__", noted)
-    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
     recipe = override(finished.recipe, [f"run.storage={tmp_path}"])
     for moment, saved_at in WISHES:
         asked = Impatient(moment)
