@@ -311,7 +311,8 @@ def causes_of(error: TrainingFailedError) -> dict[int, Exception]:
 def told_of(error: TrainingFailedError, stuck: Mapping[int, str], workers: int) -> str:
     """One clause on what ended a group of so many workers."""
     if isinstance(error, ControllerError):
-        return f"the workers could not be started ({str(error.controller_failure).splitlines()[0][:200]})"
+        headline = str(error.controller_failure).partition("\n")[0][:200]
+        return f"the workers could not be started ({headline})"
     return what_happened(causes_of(error), workers, stuck)
 
 

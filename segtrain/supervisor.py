@@ -92,7 +92,7 @@ class Supervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop_watching()
+        self._end_thread()
         ray.kill(self.mailbox)
         self._files.close()
 
@@ -108,7 +108,7 @@ class Supervisor:
 
     def stop_watching(self) -> None:
         """Take in what the workers have told last, and ask nothing of them any more."""
-        self._stop_watching()
+        self._end_thread()
         with suppress(RayError):  # what a mailbox held that has died with its process is lost
             self._take_mail()
 
@@ -119,7 +119,7 @@ class Supervisor:
         self._files.put(goodput.NAME, self._goodput.to_json())
         return self._goodput
 
-    def _stop_watching(self) -> None:
+    def _end_thread(self) -> None:
         self._done.set()
         self._thread.join()
 

@@ -44,6 +44,22 @@ def write_set(folder: Path) -> LabelledSet:
     return LabelledSet(str(folder / "set"), folder / "raw" / "masks")
 
 
+def write_rectangles(raw: Path, root: str, *, pictures: int, height: int, width: int) -> None:
+    """Noisy rectangles of 16 x 24 pixels, as files in `raw` and prepared in 20 row groups at `root`."""
+    for kind in ("images", "masks"):
+        (raw / kind).mkdir(parents=True)
+    random = np.random.default_rng(3)
+    for number in range(pictures):
+        mask = np.zeros((height, width), np.uint8)
+        top, left = random.integers(2, 10, 2)
+        mask[top : top + 16, left : left + 24] = 255
+        image = (mask[..., None] // 2 + random.integers(0, 100, (height, width, 3))).astype(np.uint8)
+        Image.fromarray(image).save(raw / "images" / f"p{number:02}.png")
+        Image.fromarray(mask).save(raw / "masks" / f"p{number:02}.png")
+    source = ["source.kind=folder", f"source.path={raw}", "prepare.min_row_groups=20"]
+    prepare(override(Recipe(), source), root, parallel=False)
+
+
 def write_run(folder: Path, root: str, *settings: str, best_threshold: float = 0.5, **facts: Any) -> str:
     """What a run on the data set `root` leaves of its best epoch, with a network that has not learnt anything.
 

@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from segtrain import goodput
-from segtrain.config import Recipe, StorageConfig, override
-from segtrain.data.prepare import prepare
+from segtrain.config import StorageConfig
 from segtrain.goodput import Goodput
 from segtrain.storage import Storage, join
+from tests.labelled import write_rectangles
 from tests.namespaces import HEAD, NamespacedCluster, missing
 from tests.seaweed import S3Server, serve_s3
 
@@ -228,7 +227,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for name, value in server.environment().items():
             patch.setenv(name, value)
         root = f"s3://{server.bucket}/fleet"
-        write_data_set(folder, root)
+        write_rectangles(folder / "raw", f"{root}/set", pictures=PICTURES, height=HEIGHT, width=WIDTH)
         with small_disk(folder / "small"), NamespacedCluster(["first", "second"], s3=server) as cluster:
             fleet = Fleet(cluster, server, root, folder)
             undisturbed = fleet.start("undisturbed")
@@ -247,22 +246,6 @@ def small_disk(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def write_data_set(folder: Path, root: str) -> None:
-    """Noisy rectangles in the bucket."""
-    for kind in ("images", "masks"):
-        (folder / "raw" / kind).mkdir(parents=True)
-    random = np.random.default_rng(3)
-    for number in range(PICTURES):
-        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-        top, left = random.integers(2, 10, 2)
-        mask[top : top + 16, left : left + 24] = 255
-        image = (mask[..., None] // 2 + random.integers(0, 100, (HEIGHT, WIDTH, 3))).astype(np.uint8)
-        Image.fromarray(image).save(folder / "raw" / "images" / f"p{number:02}.png")
-        Image.fromarray(mask).save(folder / "raw" / "masks" / f"p{number:02}.png")
-    source = ["source.kind=folder", f"source.path={folder / 'raw'}", "prepare.min_row_groups=20"]
-    prepare(override(Recipe(), source), f"{root}/set", parallel=False)
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from segtrain import launch
 from segtrain.config import Recipe, override
-from segtrain.data.prepare import prepare
 from segtrain.errors import RunError
 from segtrain.training.status import Driver, RunSummary
 from segtrain.training.world import World
+from tests.labelled import write_rectangles
 
 pytestmark = pytest.mark.ray
 
@@ -79,18 +78,7 @@ def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: str, ki
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared data set of noisy rectangles, and room for runs."""
     folder = tmp_path_factory.mktemp("survival")
-    (folder / "raw" / "images").mkdir(parents=True)
-    (folder / "raw" / "masks").mkdir()
-    random = np.random.default_rng(3)
-    for number in range(PICTURES):
-        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-        top, left = random.integers(2, 10, 2)
-        mask[top : top + 16, left : left + 24] = 255
-        image = (mask[..., None] // 2 + random.integers(0, 100, (HEIGHT, WIDTH, 3))).astype(np.uint8)
-        Image.fromarray(image).save(folder / "raw" / "images" / f"p{number:02}.png")
-        Image.fromarray(mask).save(folder / "raw" / "masks" / f"p{number:02}.png")
-    source = ["source.kind=folder", f"source.path={folder / 'raw'}", "prepare.min_row_groups=20"]
-    prepare(override(Recipe(), source), str(folder / "data"), parallel=False)
+    write_rectangles(folder / "raw", str(folder / "data"), pictures=PICTURES, height=HEIGHT, width=WIDTH)
     return folder
 
 

@@ -47,5 +47,7 @@ output "cluster_yaml_edits" {
       gpu_spot, gpu_on_demand and cpu:
         node_config:
           IamInstanceProfile: {Name: ${aws_iam_instance_profile.node.name}}
+    initialization_commands:
+      - aws ecr get-login-password --region ${var.region} | docker login --username AWS --password-stdin ${split("/", coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain"))[0]}
   EOT
 }
