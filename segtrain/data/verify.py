@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from segtrain.data.counts import wrong_counts, wrong_names
 from segtrain.data.fan_out import fan_out
+from segtrain.data.image_files import BadPairError
 from segtrain.data.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, read_index
 from segtrain.data.pace import Pace
-from segtrain.data.pairs import BadPairError, crc32c, decode_image
+from segtrain.data.pairs import crc32c, decode_image
 from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group, unpack_mask
 from segtrain.errors import DataError, ShortFileError, StorageError, UserError
