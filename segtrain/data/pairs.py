@@ -86,9 +86,9 @@ def decode_image(data: bytes, most_pixels: int = MOST_PIXELS) -> tuple[int, int,
     return facts
 
 
-def read_header(data: bytes) -> tuple[int, int, int]:
+def read_header(data: bytes, most_pixels: int = MOST_PIXELS) -> tuple[int, int, int]:
     """What `decode_image` returns, from the header alone; damage behind it is not noticed."""
-    return _facts_of(open_image("image", data, IMAGE_FORMATS, MOST_PIXELS), data)
+    return _facts_of(open_image("image", data, IMAGE_FORMATS, most_pixels), data)
 
 
 def _facts_of(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int]:
