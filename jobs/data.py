@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.what == "preview":
         describe.write_preview(storage, args.dataset, manifest, args.pictures, args.out)
         print(f"drew {args.out}")
-    elif problems := verify(storage, args.dataset, manifest, recipe.run.progress_every_s):
+    elif problems := verify(
+        storage, args.dataset, manifest, recipe.run.progress_every_s, most_pixels=recipe.prepare.max_pixels
+    ):
         print("\n".join(map(str, problems)))
         raise DataError(f"{args.dataset} is damaged (lines above: {len(problems)}); make it again with jobs/prepare.py")
     else:

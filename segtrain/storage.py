@@ -14,11 +14,12 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from segtrain.config import StorageConfig
 from segtrain.errors import ConflictError, NoSpaceError, ShortFileError, StorageError, UserError
@@ -133,13 +134,15 @@ class LocalFiles:
     """The methods of `Storage` on the file system of this machine."""
 
     def read_bytes(self, url: str) -> bytes:
-        with _errors_name(url):
-            return _path(url).read_bytes()
+        with _errors_name(url), _open_file(_path(url), url) as file:
+            return file.read()
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
-        with _errors_name(url), _path(url).open("rb") as file:
+        with _errors_name(url), _open_file(_path(url), url) as file:
+            # What a damaged manifest asks for may be more than memory, and is not made room for.
+            length_there = max(0, min(length, os.fstat(file.fileno()).st_size - offset))
             file.seek(offset)
-            data = file.read(length)
+            data = file.read(length_there)
         if len(data) != length:
             raise ShortFileError(
                 f"{url} ends before byte {offset + length}: {len(data)} of {length} bytes could be read"
@@ -198,6 +201,25 @@ def _missing(url: str) -> FileNotFoundError:
 
 def _path(url: str) -> Path:
     return Path(url).expanduser()
+
+
+def _open_file(path: Path, url: str) -> BinaryIO:
+    """Open a file to read it. Raises `UserError` for what is none, such as a pipe, whose end might never come."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return descriptor
+        os.close(descriptor)
+        raise UserError(f"{url} is no file but a pipe, a socket or a device; remove it or give another path")
+
+    try:
+        return open(path, "rb", opener=opener)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise UserError(f"{url} is no file but a socket or a device; remove it or give another path") from None
+        raise
 
 
 def _version(data: bytes) -> str:

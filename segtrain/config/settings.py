@@ -39,6 +39,8 @@ class PrepareConfig(Section):
     """At least so many row groups in the data set, so that small sets shuffle and spread over lanes too."""
     allow_rejected: Annotated[int, Field(ge=0)] = 0
     """So many bad pairs may be left out (each listed in `rejected.csv`); one more fails the job."""
+    max_pixels: Annotated[int, Field(ge=1, lt=2**29)] = 2**28
+    """A picture of more is refused by what its header says, before memory is taken for it."""
 
 
 class DataConfig(Section):

@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from segtrain.data.ids import shown
 from segtrain.data.manifest import Manifest, read_index
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import unpack_mask
@@ -71,7 +72,7 @@ def preview(storage: Storage, root: str, manifest: Manifest, index: pa.Table, co
     for place in index.take(pa.array(numbers)).select(["id", "fold", "shard", "row_group", "row"]).to_pylist():
         row = reader.read(place["shard"], place["row_group"])[place["row"]]
         if row is None:
-            damage = next(sentence for sentence in reader.quarantined if f", id {place['id']}: " in sentence)
+            damage = next(sentence for sentence in reader.quarantined if f", id {shown(place['id'])}: " in sentence)
             raise DataError(f"a picture cannot be shown: {damage}; choose another number or make the data set again")
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(row.image)))
         mask = None if row.mask is None else unpack_mask(row.mask, row.height, row.width)

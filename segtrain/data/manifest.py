@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from segtrain.data.soundness import wrong_index, wrong_index_size, wrong_manifest
 from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage, join
 
@@ -149,7 +150,7 @@ def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
         raise UserError(f"there is no {MANIFEST_NAME} in {root}; make the data set with jobs/prepare.py") from None
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{url} is not JSON; make the data set again with jobs/prepare.py") from None
     format_version = tree.get("format_version") if isinstance(tree, dict) else None
     if format_version != FORMAT_VERSION:
@@ -158,11 +159,15 @@ def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
             "make the data set again with jobs/prepare.py or use the segtrain that wrote it"
         )
     try:
-        return Manifest.model_validate(tree), version
+        manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
+    reason = wrong_manifest(manifest)
+    if reason is not None:
+        raise UserError(f"{url} is damaged: {reason}; make the data set again")
+    return manifest, version
 
 
 def write_manifest(storage: Storage, root: str, manifest: Manifest) -> None:
@@ -175,10 +180,22 @@ def write_manifest(storage: Storage, root: str, manifest: Manifest) -> None:
 
 
 def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
-    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row).
+    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row), every value looked at.
 
-    Raises `DataError` where the file is not the one that the manifest promises.
+    Raises `DataError` where the file is not the one that the manifest promises, and for values that cannot be.
     """
+    index = load_index(storage, root, manifest)
+    url = join(root, manifest.index.path)
+    if not index.schema.equals(INDEX_SCHEMA):
+        raise DataError(f"{url} has other columns than format {FORMAT_VERSION}; make the data set again")
+    reason = wrong_index(manifest, index)
+    if reason is not None:
+        raise DataError(f"{url} {reason}; make the data set again")
+    return index
+
+
+def load_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
+    """What the index holds, of which only its size and its checksum have been compared; as `read_index` otherwise."""
     url = join(root, manifest.index.path)
     try:
         data = storage.read_bytes(url)
@@ -187,7 +204,14 @@ def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
     if len(data) != manifest.index.bytes or google_crc32c.value(data) != manifest.index.crc32c:
         raise DataError(f"{url} does not match its checksum in the manifest; make the data set again")
     # Not `pq.read_table`: its threads abort one short program in forty as the interpreter exits (pyarrow 26.0.1).
-    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        reason = wrong_index_size(file.metadata, len(data), manifest.pictures)
+        if reason is None:
+            return file.read(use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        reason = f"cannot be read: {' '.join(str(error).split())}"
+    raise DataError(f"{url} {reason}; make the data set again")
 
 
 def encode_index(table: pa.Table) -> bytes:

@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from segtrain.config import PrepareConfig
 from segtrain.data.checks import read_hints, write_hint
+from segtrain.data.image_files import BadPairError
 from segtrain.data.layout import Entry, cut_rows, cut_shards, shuffled
 from segtrain.data.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shard
-from segtrain.data.pairs import BadPairError, Checked, crc32c, make_row, pack, read_mask
+from segtrain.data.pairs import Checked, crc32c, make_row, pack, read_mask
 from segtrain.data.shards import Row, write_shard
 from segtrain.data.sources import Picture
 from segtrain.errors import ShortFileError, UserError

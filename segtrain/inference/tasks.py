@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segtrain.data.image_files import BadPairError
 from segtrain.data.manifest import MANIFEST_NAME, read_index, read_manifest
-from segtrain.data.pairs import BadPairError, crc32c, read_header
+from segtrain.data.pairs import crc32c, read_header
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.salvage import LostRow
 from segtrain.data.shards import Row
