@@ -17,7 +17,7 @@ from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.errors import UserError
 from segtrain.memory import Plan, gib, parameters, plan
-from segtrain.storage import Storage, is_remote, join
+from segtrain.storage import Storage, is_remote, join, local_path
 
 ENSEMBLE_NAME = "ensemble.json"
 """In a folder of runs trained with `folds=all`: names of the members' folders, and their scores."""
@@ -94,7 +94,7 @@ def absolute(recipe: Recipe) -> Recipe:
 
 def absolute_path(path: str) -> str:
     """A local path made absolute; a URL as it is."""
-    return path if is_remote(path) else str(Path(path).expanduser().absolute())
+    return path if is_remote(path) else str(local_path(path).absolute())
 
 
 def absolute_output(field: str, path: str) -> str:

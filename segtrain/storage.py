@@ -1,7 +1,7 @@
 """The only way from a path or an `s3://` URL to bytes: atomic writes, retries, and errors that name the URL.
 
-Local paths go through `pathlib`; `s3://bucket/key` goes through `segtrain.s3`, which is imported when the first such
-URL comes. Every method raises
+What a location means is said in `segtrain.locations`. Local paths go through `pathlib`; `s3://bucket/key` goes through
+`segtrain.s3`, which is imported when the first such URL comes. Every method raises
 
 - `FileNotFoundError` with the URL where there is nothing;
 - `UserError` where only the user can help: no permission, wrong key, no such bucket;
@@ -22,30 +22,15 @@ from typing import TYPE_CHECKING
 
 from segtrain.config import StorageConfig
 from segtrain.errors import ConflictError, NoSpaceError, ShortFileError, StorageError, UserError
+from segtrain.locations import is_remote, join, local_path
 
 if TYPE_CHECKING:
     from segtrain.s3.files import S3Files
 
+__all__ = ["NO_SPACE", "TEMPORARY_SUFFIX", "LocalFiles", "Storage", "is_remote", "join", "local_path"]
+
 TEMPORARY_SUFFIX = ".segtrain-tmp"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def is_remote(url: str) -> bool:
-    """Whether the URL is in object storage; raises `UserError` for a scheme other than `s3://`."""
-    if url.startswith("s3://"):
-        return True
-    scheme, separator, _ = url.partition("://")
-    if separator:
-        raise UserError(f"{scheme}:// is not supported; give a local path or an s3://bucket/key URL")
-    return False
-
-
-def join(url: str, *parts: str) -> str:
-    """The URL with path segments put after it, separated by single slashes."""
-    tail = "/".join(part.strip("/") for part in parts if part.strip("/"))
-    if not url or not tail:
-        return url or tail
-    return f"{url.rstrip('/')}/{tail}"
 
 
 class Storage:
@@ -134,10 +119,10 @@ class LocalFiles:
 
     def read_bytes(self, url: str) -> bytes:
         with _errors_name(url):
-            return _path(url).read_bytes()
+            return local_path(url).read_bytes()
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
-        with _errors_name(url), _path(url).open("rb") as file:
+        with _errors_name(url), local_path(url).open("rb") as file:
             file.seek(offset)
             data = file.read(length)
         if len(data) != length:
@@ -147,7 +132,7 @@ class LocalFiles:
         return data
 
     def write_bytes(self, url: str, data: bytes) -> None:
-        with _errors_name(url), _replacing(_path(url)) as temporary:
+        with _errors_name(url), _replacing(local_path(url)) as temporary:
             temporary.write_bytes(data)
 
     def read_versioned(self, url: str) -> tuple[bytes, str]:
@@ -155,29 +140,29 @@ class LocalFiles:
         return data, _version(data)
 
     def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
-        path = _path(url)
+        path = local_path(url)
         with _errors_name(url), _locked(path), _replacing(path) as temporary:
             if version != (_version(path.read_bytes()) if path.exists() else None):
                 raise ConflictError(f"{url} was written by somebody else in the meantime")
             temporary.write_bytes(data)
 
     def write_file(self, url: str, local: Path) -> None:
-        with _errors_name(url), _replacing(_path(url)) as temporary:
+        with _errors_name(url), _replacing(local_path(url)) as temporary:
             shutil.copyfile(local, temporary)
 
     def exists(self, url: str) -> bool:
         with _errors_name(url):
-            return _path(url).exists()
+            return local_path(url).exists()
 
     def list(self, url: str) -> list[str]:
         try:
             with _errors_name(url):
-                return sorted(name for name in os.listdir(_path(url)) if not name.endswith(TEMPORARY_SUFFIX))
+                return sorted(name for name in os.listdir(local_path(url)) if not name.endswith(TEMPORARY_SUFFIX))
         except FileNotFoundError:
             return []
 
     def delete(self, url: str) -> None:
-        path = _path(url)
+        path = local_path(url)
         with contextlib.suppress(FileNotFoundError), _errors_name(url):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -185,7 +170,7 @@ class LocalFiles:
                 path.unlink()
 
     def size(self, url: str) -> int:
-        path = _path(url)
+        path = local_path(url)
         with _errors_name(url):
             if path.is_dir():
                 raise _missing(url)
@@ -194,10 +179,6 @@ class LocalFiles:
 
 def _missing(url: str) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
-
-
-def _path(url: str) -> Path:
-    return Path(url).expanduser()
 
 
 def _version(data: bytes) -> str:

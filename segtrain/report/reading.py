@@ -1,7 +1,6 @@
 """What the folder of a run or of a sweep holds at this moment, for a report. Anything may be missing still."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.goodput import Goodput
 from segtrain.leaderboard import BEST_NAME, ranked
+from segtrain.locations import without_credentials
 from segtrain.storage import Storage, join
 from segtrain.trials import Sweep, Trial, read_trials, trial_folder
 
@@ -118,11 +118,6 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
         pictures={trial.number: png for trial, png in zip(order, pngs, strict=True) if png is not None},
         has_best_recipe=storage.exists(join(folder, BEST_NAME)),
     )
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL in it replaced by three stars."""
-    return re.sub(r"(\w://)[^/@\s'\"]+@", r"\1***@", text)
 
 
 def _read(url: str, storage: Storage) -> bytes | None:
