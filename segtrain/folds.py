@@ -91,18 +91,14 @@ def _plan(recipe: Recipe, *, extend: bool) -> tuple[Recipe, list[FoldRun]]:
     recipe = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage)).recipe
     manifest = read_manifest(storage, recipe.data.root or "")
     folds = [facts.fold for facts in manifest.folds if facts.fold != recipe.data.test_fold]
-    tree = recipe.to_dict()
-    tree["data"]["fold"] = folds[0]  # which fold is named makes no difference
-    recipe = Recipe.from_dict(tree)
+    recipe = recipe.changed({"data.fold": folds[0]})  # which fold is named makes no difference
     preflight.check_run_folder(recipe, storage, extend=extend)
     return recipe, [_run(_of_fold(recipe, fold), storage, extend=extend) for fold in folds]
 
 
 def _of_fold(recipe: Recipe, fold: int) -> Recipe:
-    tree = recipe.to_dict()
-    tree["data"]["fold"] = fold
-    tree["run"] |= {"storage": recipe.run.folder, "name": f"fold-{fold}"}
-    return Recipe.from_dict(tree | {"folds": "one"})
+    own = {"data.fold": fold, "run.storage": recipe.run.folder, "run.name": f"fold-{fold}"}
+    return recipe.changed({**own, "folds": "one"})
 
 
 def _run(recipe: Recipe, storage: Storage, *, extend: bool) -> FoldRun:
@@ -126,10 +122,11 @@ def _train_all(runs: Sequence[FoldRun], train: Train, display: Display, *, exten
 
 def _with_batches_of(used: Recipe, recipe: Recipe) -> Recipe:
     """The recipe with the batches that the run before it ended with: larger ones may have run out of memory."""
-    tree = recipe.to_dict()
-    tree["train"]["per_replica_batch_size"] = used.train.per_replica_batch_size
-    tree["evaluation"]["batch_size"] = used.evaluation.batch_size
-    return Recipe.from_dict(tree)
+    batches = {
+        "train.per_replica_batch_size": used.train.per_replica_batch_size,
+        "evaluation.batch_size": used.evaluation.batch_size,
+    }
+    return recipe.changed(batches)
 
 
 def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
-from segtrain.config import ClusterConfig, Recipe, identity_differences, load_recipe, override
+from segtrain.config import ClusterConfig, Recipe, identity_differences, load_recipe, override, recorded
 from segtrain.data.manifest import read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
@@ -83,13 +81,9 @@ def absolute(recipe: Recipe) -> Recipe:
     Raises UserError for a relative `run.storage` within the copy of a working folder that `ray job submit` uploads:
     Ray deletes that copy after the job.
     """
-    tree = recipe.to_dict()
-    tree["run"]["storage"] = absolute_output("run.storage", recipe.run.storage)
-    for section, key in (("data", "root"), ("train", "init_from")):
-        path = tree[section][key]
-        if path is not None:
-            tree[section][key] = absolute_path(path)
-    return Recipe.from_dict(tree)
+    paths = {"data.root": recipe.data.root, "train.init_from": recipe.train.init_from}
+    absolutes = {field: absolute_path(path) for field, path in paths.items() if path is not None}
+    return recipe.changed({**absolutes, "run.storage": absolute_output("run.storage", recipe.run.storage)})
 
 
 def absolute_path(path: str) -> str:
@@ -141,9 +135,11 @@ def recipe_of(folder: str, storage: Storage) -> Recipe:
     url = join(folder, "recipe.yaml")
     text = storage.read_bytes(url)
     try:
-        return Recipe.from_dict(yaml.safe_load(text))
-    except (UserError, yaml.YAMLError, TypeError, ValueError):
-        raise UserError(f"{url} is not a recipe that this segtrain reads; give another folder (run.name=...)") from None
+        return recorded(text)
+    except UserError as error:
+        raise UserError(
+            f"{url} is not a recipe that this segtrain reads ({error}); give another folder (run.name=...)"
+        ) from None
 
 
 def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Recipe:
@@ -156,12 +152,10 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     storage = Storage(load_recipe(None, overrides).storage)
     recipes = [recipe for _, recipe in recipes_of(source, storage) if recipe is not None]
     recipe = recipes[0] if recipes else Recipe()
-    tree = recipe.to_dict()
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
-    tree["data"] |= {"root": dataset, "fold": fold, "test_fold": None}
-    tree["cluster"] = ClusterConfig().model_dump()
-    tree["folds"] = "one"
-    return override(Recipe.from_dict(tree), overrides)
+    data = {"data.root": dataset, "data.fold": fold, "data.test_fold": None}
+    here = {"cluster": ClusterConfig().model_dump(), "folds": "one"}
+    return override(recipe.changed({**data, **here}), overrides)
 
 
 def check_networks(source: str, storage: Storage) -> None:

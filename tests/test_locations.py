@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.errors import UserError
@@ -81,6 +81,7 @@ def test_a_place_within_a_folder_may_be_a_whole_path() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.text("ab/:s3 ~.", max_size=12))
 def test_a_location_is_local_or_remote_or_refused_and_joining_keeps_it_so(location: str) -> None:
     try:

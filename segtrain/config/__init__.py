@@ -5,7 +5,7 @@ as `optimizer.learning_rate=3e-4`, and returns a `Recipe`; a mistake raises `Use
 """
 
 from segtrain.config.inference import InferenceConfig
-from segtrain.config.reading import load_recipe, override
+from segtrain.config.reading import load_recipe, override, recorded
 from segtrain.config.recipe import Recipe, flatten, identity, identity_differences, known_fields
 from segtrain.config.settings import (
     AdamConfig,
@@ -74,4 +74,5 @@ __all__ = [
     "known_fields",
     "load_recipe",
     "override",
+    "recorded",
 ]

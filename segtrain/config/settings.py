@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from segtrain.config.texts import Endpoint, LocalFolder, Location, Text
+
 MIB = 2**20
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -12,9 +14,11 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A frozen part of the tree. Unknown keys and wrong types are refused."""
+    """A frozen part of the tree. Unknown keys, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def by_kind(default: str) -> Discriminator:
@@ -44,7 +48,7 @@ class PrepareConfig(Section):
 class DataConfig(Section):
     """Which samples a run trains on, at what size, and in what order."""
 
-    root: str | None = None
+    root: Location | None = None
     """Data set: a local folder or an `s3://` URL that holds `manifest.json`."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Validation fold: chooses the best epoch, the threshold, the trial."""
@@ -67,7 +71,7 @@ class DataConfig(Section):
     `auto` keeps decoded pictures where `cache_bytes` is enough, and stored bytes where `root` is in object storage."""
     cache_bytes: Annotated[int, Field(ge=0)] = 4 * 1024 * MIB
     """Memory for decoded pictures, in each worker."""
-    node_cache: str | None = None
+    node_cache: LocalFolder | None = None
     """Local folder that all processes on a node share; `segtrain-cache-<user>` in the temporary folder by default."""
     node_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * MIB
     """The least recently used go where there is more in the node cache."""
@@ -273,7 +277,7 @@ class TrainConfig(Section):
     deterministic: bool = False
     """Deterministic ops: the same weights, bit for bit, each time; somewhat slower."""
     xla: bool = False
-    init_from: str | None = None
+    init_from: Location | None = None
     """Start from the weights of another run's folder or of a `.keras` file."""
 
 
@@ -353,7 +357,7 @@ class RunConfig(Section):
     """Where a run's folder is: `<storage>/<name>`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    storage: str = "runs"
+    storage: Location = "runs"
     progress_every_s: Positive = 5.0
     """How often a line of progress is printed where there is no terminal."""
 
@@ -365,9 +369,9 @@ class RunConfig(Section):
 class StorageConfig(Section):
     """How `s3://` URLs are reached; the limits hold for Kaggle too. Keys come from AWS's standard chain alone."""
 
-    endpoint_url: str | None = None
+    endpoint_url: Endpoint | None = None
     """Endpoint of an S3-compatible server; `AWS_ENDPOINT_URL` or AWS itself where nothing is given."""
-    region: str | None = None
+    region: Text | None = None
     timeout_s: Positive = 30.0
     """Longest wait for one answer."""
     deadline_s: Positive = 120.0

@@ -6,10 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import yaml
-
 from segtrain import goodput
-from segtrain.config import Recipe
+from segtrain.config import Recipe, recorded
 from segtrain.errors import UserError
 from segtrain.goodput import Goodput
 from segtrain.leaderboard import BEST_NAME, ranked
@@ -131,10 +129,12 @@ def _recipe(text: bytes | None, folder: str) -> Recipe | None:
     if text is None:
         return None
     try:
-        return Recipe.from_dict(yaml.safe_load(text))
-    except (UserError, yaml.YAMLError, TypeError, ValueError):
+        return recorded(text)
+    except UserError as error:
         url = join(folder, "recipe.yaml")
-        raise UserError(f"{url} is not a recipe that this segtrain reads; give the folder of a run of it") from None
+        raise UserError(
+            f"{url} is not a recipe that this segtrain reads ({error}); give the folder of a run of it"
+        ) from None
 
 
 def _holds_folds(recipe: Recipe, folder: str, storage: Storage) -> bool:

@@ -3,9 +3,20 @@
 import time
 from collections.abc import Sequence
 
+from segtrain.config import Recipe
 from segtrain.errors import UserError
-from segtrain.storage import Storage
-from segtrain.trials import Scored, Sweep, SweepState, Trial, read_sweep, read_trials, write_sweep, write_trial
+from segtrain.storage import Storage, join
+from segtrain.trials import (
+    Scored,
+    Sweep,
+    SweepState,
+    Trial,
+    read_sweep,
+    read_trials,
+    trial_folder,
+    write_sweep,
+    write_trial,
+)
 
 
 class SweepRecord:
@@ -42,6 +53,9 @@ class SweepRecord:
     def gpu_s(self) -> float:
         return sum(trial.gpu_s for trial in self._trials.values())
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._trials
+
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]
 
@@ -51,6 +65,11 @@ class SweepRecord:
         write_trial(self.folder, trial, self._storage)
         if trial.is_over:
             self.put_sweep("running")  # so that the hours of an attempt that is killed count too, up to here
+
+    def put_recipe(self, number: int, recipe: Recipe) -> None:
+        """Keep what a trial trains, before the trial itself is kept: it is never worked out again."""
+        url = join(trial_folder(self.folder, number), "recipe.yaml")
+        self._storage.write_bytes(url, recipe.to_yaml().encode())
 
     def scored(self, number: int, scored: Scored) -> Trial:
         """Keep a trial's next epoch, in memory alone: what is decided on it is kept together with it, by `put`."""

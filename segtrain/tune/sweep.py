@@ -1,5 +1,6 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
+import logging
 import shutil
 import signal
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from segtrain import cluster, leaderboard, preflight, report
-from segtrain.config import Recipe, flatten, identity_differences, load_recipe
+from segtrain.config import Recipe, TuneConfig, flatten, identity_differences, load_recipe
 from segtrain.errors import RunError, UserError
 from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
@@ -28,6 +29,8 @@ from segtrain.tune.table import SweepDisplay, final_table, open_sweep_display
 from segtrain.tune.trial import run_trial
 from segtrain.tune.watching import Watching
 from segtrain.worker import Train
+
+logger = logging.getLogger(__name__)
 
 BUDGET = ("max_trials", "max_hours", "max_gpu_hours", "max_concurrent", "max_failures")
 """Fields of `tune` that may change between the attempts of a sweep."""
@@ -92,6 +95,8 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
     if asked.min_workers != asked.max_workers:
         raise UserError("cluster.workers: each trial of a sweep gets the same number; give one, not a range")
     space.check_space(recipe)
+    for line in space.dropped(recipe):
+        logger.warning("warning: %s", line)
     preflight.check_data_set(recipe, storage)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
@@ -228,17 +233,26 @@ class _Driver:
     def _judge(self, number: int, point: space.Point) -> Verdict:
         """The recipe of a trial, or why it cannot be."""
         try:
-            tree = space.recipe_at(self._recipe, point).to_dict()
-            tree["run"] |= {"storage": join(self._folder, "trials"), "name": f"{number:04d}"}
-            tree["evaluation"]["every_epochs"] = 1
+            own = {"run.storage": join(self._folder, "trials"), "run.name": f"{number:04d}"}
             asked = self._recipe.cluster
-            if not asked.gpus_per_worker:
-                tree["cluster"]["compute_threads"] = asked.compute_threads or asked.cpus_per_worker
-            recipe = Recipe.from_dict(tree)
+            threads = asked.compute_threads if asked.gpus_per_worker else asked.compute_threads or asked.cpus_per_worker
+            settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
+            recipe = self._trained(number, point).changed({**own, **settings})
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))
         return Verdict(fitted.recipe, parameters=parameters(fitted.recipe.model), memory_bytes=fitted.footprint.total)
+
+    def _trained(self, number: int, point: space.Point) -> Recipe:
+        """What a trial trains: as it was recorded, whatever would be made of the point today, or the point's recipe."""
+        if number in self._record:
+            try:
+                earlier = preflight.recipe_of(trial_folder(self._folder, number), self._storage)
+                tune = TuneConfig().model_dump(mode="json")
+                return self._recipe.computing(earlier).changed({"tune": tune})
+            except FileNotFoundError:
+                pass  # an older segtrain was killed before the trial began
+        return space.recipe_at(self._recipe, point)
 
     def _leave(self, state: SweepState, reason: str) -> None:
         """Keep how the sweep ended, trials under way as ones to go on with, and the leaderboard so far."""
