@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from segtrain import cluster, launch, metrics, preflight
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
 from segtrain.errors import UserError
+from segtrain.json_text import read_json
 from segtrain.progress import Display, open_display
 from segtrain.storage import Storage, join
+from segtrain.thresholds import Curve
 from segtrain.training.checkpoint import Checkpoints
 from segtrain.worker import Train
 
@@ -134,7 +138,7 @@ def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
     folder = run.recipe.run.folder
     url = join(folder, "best", "metrics.json")
     try:
-        facts: dict[str, Any] = json.loads(storage.read_bytes(url))
+        facts: dict[str, Any] = read_json(storage.read_bytes(url))
     except FileNotFoundError:
         raise UserError(f"there is no {url}, although the run is finished; delete {folder} to train it again") from None
     except ValueError:
@@ -143,6 +147,12 @@ def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
         raise UserError(
             f"{url} has no threshold_curve, as it is of an older segtrain; delete {folder} to train it again"
         )
+    try:
+        Curve.model_validate(facts["threshold_curve"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("threshold_curve", *first["loc"])))
+        raise UserError(f"{url}: {place}: {first['msg']}; delete {folder} to train it again") from None
     return facts
 
 

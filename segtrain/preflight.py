@@ -3,22 +3,31 @@
 Nothing here imports TensorFlow or Ray.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from segtrain.config import ClusterConfig, Recipe, identity_differences, load_recipe, override, recorded
+from segtrain.config import (
+    MOST_RECIPE_BYTES,
+    ClusterConfig,
+    Recipe,
+    identity_differences,
+    load_recipe,
+    override,
+    recorded,
+)
 from segtrain.data.manifest import read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.errors import UserError
+from segtrain.json_text import read_json
 from segtrain.memory import Plan, gib, parameters, plan
 from segtrain.storage import Storage, is_remote, join, local_path
 
 ENSEMBLE_NAME = "ensemble.json"
 """In a folder of runs trained with `folds=all`: names of the members' folders, and their scores."""
+MOST_ENSEMBLE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def recipe_of(folder: str, storage: Storage) -> Recipe:
     Raises FileNotFoundError where there is none, and UserError where it is not one that this segtrain reads.
     """
     url = join(folder, "recipe.yaml")
-    text = storage.read_bytes(url)
+    text = storage.read_bytes(url, at_most=MOST_RECIPE_BYTES)
     try:
         return recorded(text)
     except UserError as error:
@@ -195,7 +204,7 @@ def _folders(part: str, storage: Storage) -> list[str]:
         return [(part.rpartition("/")[0] or ".").removesuffix("/best")]
     url = join(part, ENSEMBLE_NAME)
     try:
-        return [join(part, name) for name in json.loads(storage.read_bytes(url))["members"]]
+        return [join(part, name) for name in read_json(storage.read_bytes(url, at_most=MOST_ENSEMBLE_BYTES))["members"]]
     except FileNotFoundError:
         return [part]
     except (ValueError, KeyError, TypeError):

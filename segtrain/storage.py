@@ -48,8 +48,10 @@ class Storage:
     def __reduce__(self) -> tuple[type["Storage"], tuple[StorageConfig]]:
         return Storage, (self.config,)
 
-    def read_bytes(self, url: str) -> bytes:
-        """The whole file."""
+    def read_bytes(self, url: str, *, at_most: int | None = None) -> bytes:
+        """The whole file. Raises `UserError` before anything is read where it has more than `at_most` bytes."""
+        if at_most is not None and self.size(url) > at_most:
+            raise UserError(f"{url} has more than {at_most} bytes, and so is not what its name says")
         return self._files(url).read_bytes(url)
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:

@@ -34,8 +34,10 @@ from segtrain.config.settings import (
 )
 from segtrain.config.sources import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
 from segtrain.config.tune import Axis, TuneConfig
+from segtrain.config.yaml_text import MOST_BYTES as MOST_RECIPE_BYTES
 
 __all__ = [
+    "MOST_RECIPE_BYTES",
     "AdamConfig",
     "AdamWConfig",
     "AugmentConfig",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from segtrain.config import Recipe
 from segtrain.errors import UserError
+from segtrain.preflight import recipe_of
 from segtrain.storage import Storage, join
 from segtrain.trials import (
     Scored,
@@ -53,9 +54,6 @@ class SweepRecord:
     def gpu_s(self) -> float:
         return sum(trial.gpu_s for trial in self._trials.values())
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._trials
-
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]
 
@@ -70,6 +68,18 @@ class SweepRecord:
         """Keep what a trial trains, before the trial itself is kept: it is never worked out again."""
         url = join(trial_folder(self.folder, number), "recipe.yaml")
         self._storage.write_bytes(url, recipe.to_yaml().encode())
+
+    def recipe_of(self, number: int) -> Recipe | None:
+        """What a trial of an earlier attempt trains; None for a new one.
+
+        None, too, where an older segtrain was killed before the trial began: only `put_recipe` comes before the trial.
+        """
+        if number not in self._trials:
+            return None
+        try:
+            return recipe_of(trial_folder(self.folder, number), self._storage)
+        except FileNotFoundError:
+            return None
 
     def scored(self, number: int, scored: Scored) -> Trial:
         """Keep a trial's next epoch, in memory alone: what is decided on it is kept together with it, by `put`."""

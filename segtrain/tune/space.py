@@ -96,6 +96,11 @@ def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
     return recipe.changed(values | {"tune": TuneConfig().model_dump(mode="json")})
 
 
+def taken_up(recipe: Recipe, earlier: Recipe) -> Recipe:
+    """The recipe of a trial that an earlier attempt began: it computes what it did, whatever its point means today."""
+    return recipe.computing(earlier).changed({"tune": TuneConfig().model_dump(mode="json")})
+
+
 def choose(recipe: Recipe, pick: Callable[[str, Axis], Any]) -> Point:
     """A point: `pick(name, axis)` gives the value of each axis whose conditions hold, in the order of the space."""
     tree: dict[str, Any] = recipe.to_dict()

@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from segtrain import cluster, leaderboard, preflight, report
-from segtrain.config import Recipe, TuneConfig, flatten, identity_differences, load_recipe
+from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.errors import RunError, UserError
 from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
@@ -237,22 +237,13 @@ class _Driver:
             asked = self._recipe.cluster
             threads = asked.compute_threads if asked.gpus_per_worker else asked.compute_threads or asked.cpus_per_worker
             settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
-            recipe = self._trained(number, point).changed({**own, **settings})
+            earlier = self._record.recipe_of(number)
+            made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
+            recipe = made.changed({**own, **settings})
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))
         return Verdict(fitted.recipe, parameters=parameters(fitted.recipe.model), memory_bytes=fitted.footprint.total)
-
-    def _trained(self, number: int, point: space.Point) -> Recipe:
-        """What a trial trains: as it was recorded, whatever would be made of the point today, or the point's recipe."""
-        if number in self._record:
-            try:
-                earlier = preflight.recipe_of(trial_folder(self._folder, number), self._storage)
-                tune = TuneConfig().model_dump(mode="json")
-                return self._recipe.computing(earlier).changed({"tune": tune})
-            except FileNotFoundError:
-                pass  # an older segtrain was killed before the trial began
-        return space.recipe_at(self._recipe, point)
 
     def _leave(self, state: SweepState, reason: str) -> None:
         """Keep how the sweep ended, trials under way as ones to go on with, and the leaderboard so far."""
