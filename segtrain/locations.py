@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,6 +61,18 @@ def local_path(location: str) -> Path:
         missing = f"there is no user '{user}'" if user else "this user has no home folder"
         raise UserError(f"{location}: {missing}; write the whole path, or ./{location} for a folder of that name")
     return Path(home)
+
+
+def check_given(places: Mapping[str, str | None]) -> None:
+    """Raise `UserError`, with the name of the argument or field, for a location that is none."""
+    for name, place in places.items():
+        if place == "":
+            raise UserError(f"{name} is empty; give a local path or an s3:// URL")
+        try:
+            if place is not None and not is_remote(place):
+                local_path(place)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
 
 
 def within(folder: str, location: str) -> str:

@@ -22,6 +22,7 @@ from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.errors import UserError
 from segtrain.json_text import read_json
+from segtrain.locations import check_given
 from segtrain.memory import Plan, gib, parameters, plan
 from segtrain.storage import Storage, is_remote, join, local_path
 
@@ -87,10 +88,11 @@ class Size:
 def absolute(recipe: Recipe) -> Recipe:
     """The recipe with absolute local paths, because workers may run in other folders.
 
-    Raises UserError for a relative `run.storage` within the copy of a working folder that `ray job submit` uploads:
-    Ray deletes that copy after the job.
+    Raises UserError for the home of a user that there is not, and for a relative `run.storage` within the copy of a
+    working folder that `ray job submit` uploads: Ray deletes that copy after the job.
     """
     paths = {"data.root": recipe.data.root, "train.init_from": recipe.train.init_from}
+    check_given({**paths, "run.storage": recipe.run.storage, "data.node_cache": recipe.data.node_cache})
     absolutes = {field: absolute_path(path) for field, path in paths.items() if path is not None}
     return recipe.changed({**absolutes, "run.storage": absolute_output("run.storage", recipe.run.storage)})
 

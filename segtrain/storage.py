@@ -197,6 +197,8 @@ def _errors_name(url: str) -> Iterator[None]:
     except PermissionError:
         raise UserError(f"{url}: no permission; change the file's mode or use another path") from None
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UserError(f"{url}: {error.strerror}; use another path") from None
         if error.errno in NO_SPACE:
             raise NoSpaceError(f"{url}: {error.strerror}; make room or use another path") from error
         raise StorageError(f"{url}: {error.strerror or error}") from error

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segtrain.config import Recipe, flatten, override
 from segtrain.errors import UserError
-from segtrain.locations import check_endpoint, is_remote, join, local_path, within, without_credentials
+from segtrain.locations import check_endpoint, check_given, is_remote, join, local_path, within, without_credentials
+from segtrain.preflight import absolute
 from segtrain.s3.files import S3Files
 from segtrain.storage import Storage, StorageConfig
 
@@ -89,6 +91,39 @@ def test_a_location_is_local_or_remote_or_refused_and_joining_keeps_it_so(locati
     except UserError:
         return
     assert not location or is_remote(join(location, "x")) == remote
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("", "DEST is empty; give a local path or an s3:// URL"),
+        ("s3://", "DEST: s3:// names no bucket; write s3://bucket/key"),
+        ("~nosuchuser/x", "DEST: ~nosuchuser/x: there is no user 'nosuchuser'"),
+    ],
+)
+def test_an_argument_that_is_no_location_is_named(place: str, told: str) -> None:
+    check_given({"RUN": "a b", "--out": None, "DEST": "s3://b/x"})
+    with pytest.raises(UserError) as caught:
+        check_given({"RUN": "x", "DEST": place})
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("field", ["data.root", "train.init_from", "run.storage", "data.node_cache"])
+def test_the_field_that_names_a_home_that_there_is_not_is_named(field: str) -> None:
+    with pytest.raises(UserError, match=f"^{field}: ~nosuchuser/x: there is no user"):
+        absolute(override(Recipe(), [f"{field}=~nosuchuser/x"]))
+
+
+@pytest.mark.parametrize("field", ["data.root", "train.init_from", "run.storage"])
+def test_home_becomes_an_absolute_path(field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flat = flatten(absolute(override(Recipe(), [f"{field}=~/x"])).to_dict())
+    assert flat[field] == str(tmp_path / "x")
+
+
+def test_a_name_that_is_too_long_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="File name too long; use another path"):
+        Storage().read_bytes(str(tmp_path / ("x" * 300)))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://s3.eu.example", "http://[::1]:9000/", "https://h/p"])
