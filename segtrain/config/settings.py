@@ -10,7 +10,11 @@ from segtrain.config.texts import Endpoint, LocalFolder, Location, Text
 MIB = 2**20
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Seconds = Annotated[float, Field(gt=0.0, le=1e9)]
+"""As many as the clocks of all that waits can count."""
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What NumPy, Keras and Optuna all take."""
 
 
 class Section(BaseModel):
@@ -35,7 +39,7 @@ class PrepareConfig(Section):
     """How raw pictures become shards."""
 
     folds: Annotated[int, Field(ge=2)] = 5
-    seed: int = 0
+    seed: Seed = 0
     """Orders the rows and breaks ties between folds."""
     shard_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
     row_group_bytes: Annotated[int, Field(ge=1024)] = 8 * MIB
@@ -273,7 +277,7 @@ class TrainConfig(Section):
     """Keep an exponential moving average of the weights, and evaluate and export it."""
     early_stopping_epochs: Count | None = None
     """Stop after so many evaluations in a row without a better dice."""
-    seed: int = 0
+    seed: Seed = 0
     deterministic: bool = False
     """Deterministic ops: the same weights, bit for bit, each time; somewhat slower."""
     xla: bool = False
@@ -325,12 +329,12 @@ class ClusterConfig(Section):
     crops are chosen so that a step fits; the global batch stays what it is."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """So many times in a row the workers are started again after a failure without having saved anything new."""
-    start_timeout_s: Positive = 600.0
+    start_timeout_s: Seconds = 600.0
     """How long to wait for resources that the cluster may still get."""
-    stuck_after_s: Positive = 600.0
+    stuck_after_s: Seconds = 600.0
     """A worker that ends no step, and one that gives no answer, is given up after so long. Not before its first step,
     which may compile for minutes. More than `storage.deadline_s`, or an outage of storage would look like it."""
-    grow_after_s: Positive = 120.0
+    grow_after_s: Seconds = 120.0
     """With a range of workers: so long there must be room for more before the run starts again with them."""
 
     @field_validator("workers")
@@ -358,7 +362,7 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     storage: Location = "runs"
-    progress_every_s: Positive = 5.0
+    progress_every_s: Seconds = 5.0
     """How often a line of progress is printed where there is no terminal."""
 
     @property
@@ -372,7 +376,7 @@ class StorageConfig(Section):
     endpoint_url: Endpoint | None = None
     """Endpoint of an S3-compatible server; `AWS_ENDPOINT_URL` or AWS itself where nothing is given."""
     region: Text | None = None
-    timeout_s: Positive = 30.0
+    timeout_s: Seconds = 30.0
     """Longest wait for one answer."""
-    deadline_s: Positive = 120.0
+    deadline_s: Seconds = 120.0
     """A request is retried, with jittered backoff, until so much time has passed."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from segtrain.config.settings import Count, Section, by_kind
+from segtrain.config.settings import Count, Section, Seed, by_kind
 from segtrain.config.texts import Location, Text
 
 
@@ -69,7 +69,7 @@ class SyntheticSource(Section):
     views: Annotated[int, Field(ge=1, le=99)] = 16
     height: Annotated[int, Field(ge=32)] = 1280
     width: Annotated[int, Field(ge=32)] = 1918
-    seed: int = 0
+    seed: Seed = 0
 
 
 Source = Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from segtrain.config.settings import Count, Positive, Section
+from segtrain.config.settings import Count, Positive, Section, Seed
 from segtrain.config.texts import Location
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "quniform")
@@ -60,7 +60,7 @@ class TuneConfig(Section):
     """`tpe`: Optuna's sampler, from `startup_trials` on; `grid`: each combination of choices once."""
     startup_trials: Count = 6
     """So many random points before TPE has something to learn from."""
-    seed: int = 0
+    seed: Seed = 0
     start_from: Annotated[tuple[Location, ...], Field(strict=False)] = ()
     """Recipes, or folders of runs, whose values are the first points to be tried."""
     stop: Literal["asha", "median", "none"] = "asha"
