@@ -2,6 +2,8 @@
 
 A recipe file holds only what differs from the defaults in `settings`. `load_recipe` reads one, applies overrides such
 as `optimizer.learning_rate=3e-4`, and returns a `Recipe`; a mistake raises `UserError` with the field and the fix.
+What YAML a recipe may hold is in `yaml_text`, which of it is a text in `fields`, and what becomes of settings under
+another kind in `kinds`.
 """
 
 from segtrain.config.inference import InferenceConfig
