@@ -35,8 +35,10 @@ def run(args: argparse.Namespace) -> None:
     from segtrain.data.manifest import read_index, read_manifest
     from segtrain.data.verify import verify
     from segtrain.errors import DataError
+    from segtrain.locations import check_given
     from segtrain.storage import Storage
 
+    check_given({"DATASET": args.dataset, "--out": args.out})
     recipe = load_recipe(None, args.overrides)
     storage = Storage(recipe.storage)
     manifest = read_manifest(storage, args.dataset)

@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(source: str, destination: str, overrides: Sequence[str]) -> None:
     from segtrain.config import load_recipe
+    from segtrain.locations import check_given
 
+    check_given({"RUN": source, "DEST": destination})
     recipe = load_recipe(None, overrides)
     from segtrain.inference.export import export  # a mistake in a setting shows before TensorFlow's seconds to import
     from segtrain.storage import Storage

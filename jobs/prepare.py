@@ -36,7 +36,9 @@ def run(source: str, dest: str, overrides: Sequence[str]) -> None:
     from segtrain.data.describe import overview
     from segtrain.data.prepare import prepare
     from segtrain.errors import UserError
+    from segtrain.locations import check_given
 
+    check_given({"DEST": dest})
     if source in KINDS:
         recipe = load_recipe(None, [f"source.kind={source}", *overrides])
     elif source.endswith((".yaml", ".yml")):

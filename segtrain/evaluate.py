@@ -17,6 +17,7 @@ from segtrain.data.selection import Selection, evaluation_selection
 from segtrain.errors import DataError, UserError
 from segtrain.fleet import work_through
 from segtrain.inference.scores import FoldScores, Scored, Task
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def _facts(folder: str, storage: Storage) -> Mapping[str, Any]:
     """What is known of a network; in a run's folder `best/metrics.json`, and beside a model that was exported."""
     for url in (join(folder, "best", "metrics.json"), join(folder, "metrics.json")):
         try:
-            facts = json.loads(storage.read_bytes(url))
+            facts = read_json(storage.read_bytes(url))
         except FileNotFoundError:
             continue
         except ValueError:

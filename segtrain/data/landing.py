@@ -18,7 +18,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -31,7 +30,7 @@ from segtrain.data.manifest import (
     write_manifest,
 )
 from segtrain.errors import ConflictError, DataError, StorageError, UserError
-from segtrain.storage import Storage, is_remote, join
+from segtrain.storage import Storage, is_remote, join, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -146,4 +145,4 @@ def _remove_empty(url: str) -> None:
     """Remove a local folder that has nothing in it; in object storage there are none."""
     if not is_remote(url):
         with contextlib.suppress(OSError):
-            Path(url).expanduser().rmdir()
+            local_path(url).rmdir()

@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from segtrain.config import CarvanaSource, FolderSource, KaggleSource, Recipe, SyntheticSource
 from segtrain.data import checks, writing
@@ -27,7 +26,7 @@ from segtrain.data.shards import ROW_SCHEMA
 from segtrain.data.sources import Picture, carvana, folder, kaggle
 from segtrain.data.splits import GroupSize, assign_folds
 from segtrain.errors import UserError
-from segtrain.storage import Storage, is_remote, join
+from segtrain.storage import Storage, is_remote, join, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
     with contextlib.ExitStack() as stack:
         path = source.path or stack.enter_context(tempfile.TemporaryDirectory(prefix="segtrain-synthetic-"))
         logger.info("drawing %d pictures of %d cars", source.cars * source.views, source.cars)
-        draw(source, Path(path), workers=os.cpu_count() or 1)
+        draw(source, local_path(path), workers=os.cpu_count() or 1)
         yield CarvanaSource(path=path)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,10 @@ import segtrain.models  # noqa: F401  registers the layers that a saved model na
 from segtrain import metrics
 from segtrain.config import Model
 from segtrain.errors import UserError
+from segtrain.json_text import read_json
 from segtrain.models.blocks import PadToMultiple
 from segtrain.storage import Storage, join
+from segtrain.thresholds import Curve, Threshold
 
 CHANNELS = 3
 DEFAULT_THRESHOLD = 0.5
@@ -31,14 +32,6 @@ UNKNOWN_MULTIPLE = 32
 
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Curve(_Read):
-    """Mean hard dice over the validation pictures for each threshold."""
-
-    thresholds: tuple[float, ...]
-    dice: tuple[float, ...]
-    pictures: int
 
 
 class Input(_Read):
@@ -54,7 +47,7 @@ class Facts(_Read):
 
     input: Input
     model: Model
-    best_threshold: float = DEFAULT_THRESHOLD
+    best_threshold: Threshold = DEFAULT_THRESHOLD
     threshold_curve: Curve | None = None
     fold: int | None = None
     """Fold that the network was validated on."""
@@ -130,7 +123,7 @@ def _load_source(source: str, storage: Storage) -> list[Member]:
 
 def _names_of_members(folder: str, ensemble: bytes) -> list[str]:
     try:
-        entry = json.loads(ensemble)
+        entry = read_json(ensemble)
         version, names = entry["format_version"], [str(name) for name in entry["members"]]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{folder}/ensemble.json is not what folds=all writes; train the folds again") from None
@@ -223,7 +216,7 @@ def _read_facts(url: str, storage: Storage) -> Facts | None:
     if stored is None:
         return None
     try:
-        return Facts.model_validate(json.loads(stored))
+        return Facts.model_validate(read_json(stored))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

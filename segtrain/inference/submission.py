@@ -24,7 +24,7 @@ import numpy as np
 from segtrain.data.sources import IMAGE_SUFFIXES
 from segtrain.errors import NoSpaceError, StorageError, UserError
 from segtrain.inference.parts import index
-from segtrain.storage import NO_SPACE, TEMPORARY_SUFFIX, Storage, is_remote
+from segtrain.storage import NO_SPACE, TEMPORARY_SUFFIX, Storage, is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def write(parts: Iterable[str], sample: str, out: str, storage: Storage) -> int:
     """
     names = _names(storage, sample)
     rows = _rows(names, sample)
-    folder = Path(tempfile.gettempdir()) if is_remote(out) else Path(out).expanduser().parent
+    folder = Path(tempfile.gettempdir()) if is_remote(out) else local_path(out).parent
     with _errors_name(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".submission-", suffix=TEMPORARY_SUFFIX) as finished:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from segtrain.storage import Storage, is_remote, join
+from segtrain.storage import Storage, is_remote, join, local_path
 
 
 class Record:
@@ -23,7 +23,7 @@ class Record:
     def __init__(self, folder: str, storage: Storage, *, resumed_step: int) -> None:
         self._storage = storage
         self._remote = folder if is_remote(folder) else None
-        self._local = Path(tempfile.mkdtemp(prefix="segtrain-record-")) if self._remote else Path(folder)
+        self._local = Path(tempfile.mkdtemp(prefix="segtrain-record-")) if self._remote else local_path(folder)
         self._path = self._local / "metrics.jsonl"
         try:
             lines = storage.read_bytes(join(folder, "metrics.jsonl")).splitlines()

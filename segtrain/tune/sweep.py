@@ -1,5 +1,6 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
+import logging
 import shutil
 import signal
 import tempfile
@@ -28,6 +29,8 @@ from segtrain.tune.table import SweepDisplay, final_table, open_sweep_display
 from segtrain.tune.trial import run_trial
 from segtrain.tune.watching import Watching
 from segtrain.worker import Train
+
+logger = logging.getLogger(__name__)
 
 BUDGET = ("max_trials", "max_hours", "max_gpu_hours", "max_concurrent", "max_failures")
 """Fields of `tune` that may change between the attempts of a sweep."""
@@ -92,6 +95,8 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
     if asked.min_workers != asked.max_workers:
         raise UserError("cluster.workers: each trial of a sweep gets the same number; give one, not a range")
     space.check_space(recipe)
+    for line in space.dropped(recipe):
+        logger.warning("warning: %s", line)
     preflight.check_data_set(recipe, storage)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
@@ -228,13 +233,13 @@ class _Driver:
     def _judge(self, number: int, point: space.Point) -> Verdict:
         """The recipe of a trial, or why it cannot be."""
         try:
-            tree = space.recipe_at(self._recipe, point).to_dict()
-            tree["run"] |= {"storage": join(self._folder, "trials"), "name": f"{number:04d}"}
-            tree["evaluation"]["every_epochs"] = 1
+            own = {"run.storage": join(self._folder, "trials"), "run.name": f"{number:04d}"}
             asked = self._recipe.cluster
-            if not asked.gpus_per_worker:
-                tree["cluster"]["compute_threads"] = asked.compute_threads or asked.cpus_per_worker
-            recipe = Recipe.from_dict(tree)
+            threads = asked.compute_threads if asked.gpus_per_worker else asked.compute_threads or asked.cpus_per_worker
+            settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
+            earlier = self._record.recipe_of(number)
+            made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
+            recipe = made.changed({**own, **settings})
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))

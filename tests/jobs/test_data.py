@@ -92,6 +92,8 @@ def test_preview_draws_a_contact_sheet(data_set: str, tmp_path: Path) -> None:
         (["preview", "{set}", "--pictures", "0"], "--pictures is 0"),
         (["inspect", "{set}", "storage.endpoint=x"], "did you mean 'storage.endpoint_url'"),
         (["inspect", "gs://bucket/set"], "gs:// is not supported"),
+        (["inspect", "s3://"], "DATASET: s3:// names no bucket"),
+        (["preview", "{set}", "--out", "s3:///b/x"], "--out: s3:///b/x names no bucket"),
     ],
 )
 def test_a_mistake_is_one_message_and_code_2(
