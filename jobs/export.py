@@ -30,10 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(source: str, destination: str, overrides: Sequence[str]) -> None:
     from segtrain.config import load_recipe
-    from segtrain.environment import before_tensorflow
 
     recipe = load_recipe(None, overrides)
-    before_tensorflow()
     from segtrain.inference.export import export  # a mistake in a setting shows before TensorFlow's seconds to import
     from segtrain.storage import Storage
 

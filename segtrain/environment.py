@@ -33,23 +33,29 @@ def check_temporary_folder() -> None:
         )
 
 
+def keras_as_the_recipe_says() -> None:
+    """Make Keras, where it is imported later, run on TensorFlow and read none of the user's or the machine's settings.
+
+    A run depends on its recipe and data alone. A `keras.json` could change the data format, the float type and epsilon,
+    and where the home folder cannot be written to, Keras takes one in /tmp, which anybody may have put there. None is
+    written either.
+    """
+    for name in ("TF_USE_LEGACY_KERAS", "KERAS_NNX_ENABLED"):
+        os.environ.pop(name, None)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_HOME"] = NO_KERAS_HOME
+
+
 def before_tensorflow(*, compute_threads: int | None = None) -> None:
-    """Make ready for TensorFlow's import: Keras 3 on TensorFlow whatever Ray or the user has set, oneDNN on CPUs.
+    """Make ready for TensorFlow's import: Keras 3 whatever Ray has set, and oneDNN's kernels on CPUs.
 
     `compute_threads` bounds the threads that an operation is spread over; all cores with None.
 
     TensorFlow takes oneDNN by itself on a few CPUs only. Its own kernels lay out nine copies of a layer's input for the
     gradient of a 3x3 convolution: 2.7 GiB at 1918x1280 with 32 channels, and 25 % more CPU time a step at 96x128.
     `TF_ENABLE_ONEDNN_OPTS=0` in the environment keeps TensorFlow's own.
-
-    A run depends on its recipe and data alone, so no `keras.json` is read: its data format, float type and epsilon
-    would change what is computed, and where the home folder cannot be written to Keras takes one in /tmp, which anybody
-    may have put there. Nor is one written.
     """
-    for name in ("TF_USE_LEGACY_KERAS", "KERAS_NNX_ENABLED"):
-        os.environ.pop(name, None)
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ["KERAS_HOME"] = NO_KERAS_HOME
+    keras_as_the_recipe_says()
     os.environ.setdefault(ONEDNN, "1")
     if compute_threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(compute_threads)

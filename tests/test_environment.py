@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,13 @@ def run(code: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_keras_runs_on_tensorflow_and_reads_no_settings_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [before_tensorflow, lambda: cli.main(lambda: None)], ids=["a worker", "a job"])
+def test_keras_runs_on_tensorflow_and_reads_no_settings_of_the_users(
+    place: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"KERAS_BACKEND": "jax", "KERAS_HOME": "/x", "KERAS_NNX_ENABLED": "1"}.items():
         monkeypatch.setenv(name, value)
-    before_tensorflow()
+    place()
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
     assert "KERAS_NNX_ENABLED" not in os.environ
     assert not Path(os.environ["KERAS_HOME"]).exists()
