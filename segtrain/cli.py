@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from segtrain.environment import check_temporary_folder, keras_as_the_recipe_says
 from segtrain.errors import DataError, RunError, StorageError, UserError
 
 USER_ERROR = 2
@@ -24,6 +25,8 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
     """
     try:
         with _log_to_stdout():
+            check_temporary_folder()
+            keras_as_the_recipe_says()
             run()
             sys.stdout.flush()
     except UserError as error:
