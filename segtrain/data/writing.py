@@ -18,6 +18,8 @@ from segtrain.data.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shar
 from segtrain.data.pairs import BadPairError, Checked, crc32c, make_row, pack, read_mask
 from segtrain.data.shards import Row, write_shard
 from segtrain.data.sources import Picture
+from segtrain.data.stored import Place, StoredRows
+from segtrain.data.union import Member
 from segtrain.errors import ShortFileError, UserError
 from segtrain.storage import Storage, join
 
@@ -32,6 +34,8 @@ class Pair:
     picture: Picture
     checked: Checked
     fold: int
+    place: Place | None = None
+    """Where its row lies in the data set already; None where it comes from the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +79,15 @@ def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | No
     """Write one shard and keep its facts as a JSON file in the folder `facts`.
 
     A shard of the same content that is `finished`, under whatever name, and whose stored bytes still match is left
-    alone. Holds one row group in memory. Raises `UserError` where a picture has changed since it was checked.
+    alone. Holds a few row groups in memory. Raises `UserError` where a picture has changed since it was checked, and
+    `DataError` where the row of one that the data set holds cannot be read any more.
     """
     if finished is not None and _is_stored(storage, join(root, finished.path), finished):
         return finished
     with tempfile.TemporaryDirectory(prefix="segtrain-prepare-") as folder:
         local = Path(folder) / "shard.parquet"
-        rows = (_rows(storage, group, facts) for group in plan.row_groups)
+        stored = StoredRows(storage, root)
+        rows = (_rows(storage, group, facts, stored) for group in plan.row_groups)
         shard = write_shard(local, plan.path, plan.fold, rows)
         storage.write_file(join(root, plan.path), local)
     write_hint(storage, join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
@@ -106,9 +112,12 @@ def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
     return digest.hexdigest() == shard.sha256
 
 
-def _rows(storage: Storage, row_group: Sequence[Pair], facts: str) -> list[Row]:
+def _rows(storage: Storage, row_group: Sequence[Pair], facts: str, stored: StoredRows) -> list[Row]:
     rows = []
     for pair in row_group:
+        if pair.place is not None:
+            rows.append(stored.row(pair.place, pair.checked))
+            continue
         try:
             image = storage.read_bytes(pair.picture.image)
         except FileNotFoundError as error:
@@ -182,6 +191,6 @@ def fold_facts(pairs: Sequence[Pair], folds: int) -> list[FoldFacts]:
     return facts
 
 
-def pair_up(pictures: Sequence[Picture], good: Mapping[str, Checked], folds: Mapping[str, int]) -> list[Pair]:
-    """The pictures that passed, with their facts and their groups' folds."""
-    return [Pair(one, good[one.id], folds[one.group]) for one in pictures if one.id in good]
+def pair_up(members: Sequence[Member], folds: Mapping[str, int]) -> list[Pair]:
+    """The pictures with their groups' folds."""
+    return [Pair(one.picture, one.checked, folds[one.picture.group], one.place) for one in members]
