@@ -113,7 +113,7 @@ def check_data_set(recipe: Recipe, storage: Storage) -> Size:
     data, train = recipe.data, recipe.train
     if data.root is None:
         raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
-    manifest = read_manifest(storage, data.root)
+    manifest = read_manifest(storage, data.root, data.version)
     training = training_selection(data, train.seed, manifest, storage, data.root)
     validation, validation_ids = evaluation_selection([data.fold], manifest, storage, data.root)
     pictures = int(training.table.rows.sum())
@@ -158,7 +158,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     recipe = recipes[0] if recipes else Recipe()
     tree = recipe.to_dict()
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
-    tree["data"] |= {"root": dataset, "fold": fold, "test_fold": None}
+    tree["data"] |= {"root": dataset, "version": None, "fold": fold, "test_fold": None}
     tree["cluster"] = ClusterConfig().model_dump()
     tree["folds"] = "one"
     return override(Recipe.from_dict(tree), overrides)

@@ -154,7 +154,7 @@ def read_manifest(storage: Storage, root: str, fingerprint: str | None = None) -
     except FileNotFoundError:
         raise VersionGoneError(
             f"{root} has no version {fingerprint} (any more: `jobs/data.py prune` removes versions, and so does "
-            f"`jobs/prepare.py` where there are more than prepare.keep_versions); it is {current.fingerprint} now"
+            f"`jobs/prepare.py` beyond prepare.keep_versions); it is {current.fingerprint} now"
         ) from None
 
 
@@ -211,11 +211,25 @@ def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
     try:
         data = storage.read_bytes(url)
     except FileNotFoundError:
-        raise DataError(f"{url} is named in the manifest but is not there; make the data set again") from None
+        raise missing_file(storage, root, manifest, url) from None
     if len(data) != manifest.index.bytes or google_crc32c.value(data) != manifest.index.crc32c:
         raise DataError(f"{url} does not match its checksum in the manifest; make the data set again")
     # Not `pq.read_table`: its threads abort one short program in forty as the interpreter exits (pyarrow 26.0.1).
     return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+
+
+def missing_file(storage: Storage, root: str, manifest: Manifest, url: str) -> DataError:
+    """What to raise where a file of a data set is not there: it is damaged, or this version of it was removed."""
+    try:
+        current = read_manifest(storage, root).fingerprint
+    except UserError:
+        current = manifest.fingerprint
+    if current == manifest.fingerprint:
+        return DataError(f"{url} is named in the manifest but is not there; make the data set again (jobs/prepare.py)")
+    return DataError(
+        f"{url} is not there any more: version {manifest.fingerprint} of the data set was removed while it was read "
+        f"(by `jobs/data.py prune`, or by `jobs/prepare.py` beyond prepare.keep_versions); begin again on {current}"
+    )
 
 
 def encode_index(table: pa.Table) -> bytes:

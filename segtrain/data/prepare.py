@@ -277,7 +277,7 @@ def _group_sizes(members: Sequence[Member]) -> dict[str, GroupSize]:
 
 def _source(target: Destination, recipe: Recipe, pairs: Sequence[writing.Pair]) -> str:
     """The kinds of source that the pictures come from, joined by `+`."""
-    kinds = {recipe.source.kind}
+    kinds: set[str] = {recipe.source.kind}
     if target.earlier is not None and any(pair.place for pair in pairs):
         kinds |= set(target.earlier.source.split("+"))
     return "+".join(sorted(kinds))

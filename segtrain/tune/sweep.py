@@ -13,6 +13,7 @@ from ray import tune
 
 from segtrain import cluster, leaderboard, preflight, report
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
+from segtrain.data_version import pinned
 from segtrain.errors import RunError, UserError
 from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
@@ -45,9 +46,12 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
     starts = check(recipe, storage, resume=resume)
+    recipe, told = pinned(recipe, storage)
     with cluster.connection():
         concurrent = _check_cluster(recipe)
         display = open_sweep_display(recipe.run.progress_every_s)
+        if told is not None:
+            display.note(told)
         try:
             return _Driver(recipe, storage, train, starts, concurrent, display).run()
         finally:
@@ -234,7 +238,7 @@ class _Driver:
             asked = self._recipe.cluster
             if not asked.gpus_per_worker:
                 tree["cluster"]["compute_threads"] = asked.compute_threads or asked.cpus_per_worker
-            recipe = Recipe.from_dict(tree)
+            recipe, _ = pinned(Recipe.from_dict(tree), self._storage)
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))
