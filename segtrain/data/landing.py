@@ -97,6 +97,7 @@ class Destination:
         kept, dropped = kept_and_dropped(versions, manifest, earlier, self._keep_versions)
         named = files_of([manifest, *(version.manifest for version in kept)])
         before = self._files()
+        self._remove_leftovers()
         if earlier is not None and _says_the_same(manifest, earlier) and not dropped:
             self._discard(self.unfinished)
             if before <= named | {UNFINISHED + self.token}:
@@ -150,6 +151,11 @@ class Destination:
             inside = self.storage.list(join(self.url, fold))
             found.update(join(fold, name) for name in inside if FILE_NAMES.fullmatch(name))
         return found
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed writers had begun to write."""
+        for folder in ("", *(name for name in self.storage.list(self.url) if name.startswith("fold="))):
+            self.storage.remove_leftovers(join(self.url, folder))
 
     def _remove(self, paths: Iterable[str]) -> None:
         folders = set()

@@ -11,7 +11,6 @@ import datetime
 import logging
 import math
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from segtrain.data.splits import GroupSize, assign_folds
 from segtrain.data.stored import Stored, know_shard, stored_pictures
 from segtrain.data.union import Grouping, Member, group_as_stored, kinds_of, merge
 from segtrain.errors import DataError, UserError
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, is_remote, join
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
     from segtrain.data.sources.synthetic import draw
 
     with contextlib.ExitStack() as stack:
-        path = source.path or stack.enter_context(tempfile.TemporaryDirectory(prefix="segtrain-synthetic-"))
+        path = source.path or str(stack.enter_context(scratch_folder("synthetic")))
         logger.info("drawing %d pictures of %d cars", source.cars * source.views, source.cars)
         draw(source, Path(path), workers=os.cpu_count() or 1)
         yield CarvanaSource(path=path)

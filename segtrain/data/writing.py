@@ -3,11 +3,10 @@
 import hashlib
 import json
 import math
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
@@ -21,6 +20,7 @@ from segtrain.data.sources import Picture
 from segtrain.data.stored import Place, StoredRows
 from segtrain.data.union import Member
 from segtrain.errors import ShortFileError, UserError
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 
 AGAIN = "run the same command again"
@@ -84,8 +84,8 @@ def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | No
     """
     if finished is not None and _is_stored(storage, join(root, finished.path), finished):
         return finished
-    with tempfile.TemporaryDirectory(prefix="segtrain-prepare-") as folder:
-        local = Path(folder) / "shard.parquet"
+    with scratch_folder("prepare") as folder:
+        local = folder / "shard.parquet"
         stored = StoredRows(storage, root)
         rows = (_rows(storage, group, facts, stored) for group in plan.row_groups)
         shard = write_shard(local, plan.path, plan.fold, rows)

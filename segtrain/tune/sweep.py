@@ -1,8 +1,6 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from segtrain.errors import RunError, UserError
 from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, is_remote, join
 from segtrain.trials import SweepState, Trial, read_sweep, trial_folder
 from segtrain.tune import space
@@ -193,23 +192,24 @@ class _Driver:
         return self._finish()
 
     def _run_trials(self) -> None:
-        scratch = tempfile.mkdtemp(prefix="segtrain-tune-")
         groups = TrialGroups() if self._recipe.cluster.max_workers > 1 else None
         try:
-            with cluster.environment(
-                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-                TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
-                RAY_AIR_NEW_OUTPUT="0",
-                RAY_CHDIR_TO_TRIAL_DIR="0",
-                TUNE_DISABLE_SIGINT_HANDLER="1",
-                TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
-                TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+            with (
+                scratch_folder("tune") as scratch,
+                cluster.environment(
+                    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+                    TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
+                    RAY_AIR_NEW_OUTPUT="0",
+                    RAY_CHDIR_TO_TRIAL_DIR="0",
+                    TUNE_DISABLE_SIGINT_HANDLER="1",
+                    TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
+                    TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+                ),
             ):
-                self._search_on(scratch, groups)
+                self._search_on(str(scratch), groups)
         finally:
             if groups is not None:
                 groups.close()
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _search_on(self, scratch: str, groups: TrialGroups | None) -> None:
         # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.

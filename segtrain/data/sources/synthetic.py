@@ -52,8 +52,11 @@ def draw(config: SyntheticSource, root: Path, workers: int = 1) -> None:
         cars = [_draw_car(config, root, number) for number in range(config.cars)]
     else:
         # Not forked: the caller may hold threads (Ray, TensorFlow), and a forked child can inherit their locks.
-        with ProcessPoolExecutor(min(workers, config.cars), mp_context=get_context("spawn")) as pool:
+        pool = ProcessPoolExecutor(min(workers, config.cars), mp_context=get_context("spawn"))
+        try:
             cars = list(pool.map(_draw_car, repeat(config), repeat(root), range(config.cars)))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or a signal, cars that are not begun are not drawn
     rows = sorted(f"{name},{runs}\n" for car in cars for name, runs in car)
     (root / "train_masks.csv").write_bytes("".join(["img,rle_mask\n", *rows]).encode())
 
