@@ -71,6 +71,8 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
             plans = writing.plan_shards(pairs, recipe.prepare, target.token)
             shards = job.write(plans)
     manifest = target.land(_manifest(target, recipe, pairs, plans, shards))
+    if manifest is target.earlier:
+        logger.info("nothing changes in %s", dest)
     _keep_changes(target, manifest, changes)
     return manifest
 
@@ -121,7 +123,7 @@ class _Job:
         calls = [
             (self._storage, self._dest, shard, ids[path], self._target.unfinished) for path, shard in shards.items()
         ]
-        pace = Pace("read in the data set", len(stored), self._every_s)
+        pace = Pace("read again", len(stored), self._every_s)
         facts: dict[str, Checked] = {}
         for known in self._side_by_side(know_shard, calls):
             facts |= known.facts

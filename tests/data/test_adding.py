@@ -2,19 +2,23 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, SyntheticSource, override
-from segtrain.data.manifest import Manifest, read_index, read_manifest
+from segtrain.data import writing
+from segtrain.data.manifest import Manifest, Shard, read_index, read_manifest
 from segtrain.data.prepare import prepare
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import Row
 from segtrain.data.sources.synthetic import draw as draw_cars
+from segtrain.data.stored import StoredRows
 from segtrain.data.verify import verify
 from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage
@@ -236,3 +240,42 @@ def test_a_damaged_picture_is_never_carried_over(base: Path, dest: str, tmp_path
     assert rows(dest) == before
     damage(dest, "p05")
     assert add(draw(batch, "q", range(9)), dest, "prepare.remove=true").pictures == 9
+
+
+def test_a_killed_addition_goes_on_where_it_was(
+    base: Path, dest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = draw(tmp_path / "batch", "q", range(10))
+    undisturbed = str(tmp_path / "undisturbed")
+    for source in (base, batch):
+        add(source, undisturbed)
+    first = add(base, dest)
+    write_one, begun = writing.write_one, []
+
+    def dying(*args: Any) -> Any:
+        begun.append(1)
+        if len(begun) > 1:
+            raise KilledError
+        return write_one(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "write_one", dying)
+        with pytest.raises(KilledError):
+            prepare(recipe(batch), dest, parallel=False)
+    assert read_manifest(STORAGE, dest) == first
+    read = StoredRows.row_group
+    times: Counter[tuple[str, int]] = Counter()
+
+    def counted(rows: StoredRows, shard: Shard, row_group: int) -> Any:
+        times[shard.path, row_group] += 1
+        return read(rows, shard, row_group)
+
+    monkeypatch.setattr(StoredRows, "row_group", counted)
+    second = add(batch, dest)
+    assert sum(times.values()) < 20, "what was known is not read again, and one shard was finished"
+    assert second.fingerprint == read_manifest(STORAGE, undisturbed).fingerprint
+    assert rows(dest) == rows(undisturbed)
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing is tidied up."""
