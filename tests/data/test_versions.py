@@ -1,5 +1,6 @@
 """A version of a data set stays readable after another has taken its place, as long as it is kept."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from segtrain.data import versions
 from segtrain.data.manifest import Manifest, VersionGoneError, read_manifest, version_name
 from segtrain.data.prepare import prepare
 from segtrain.data.reader import RowGroupReader
+from segtrain.data.shards import Row
 from segtrain.data.verify import verify
 from segtrain.data.versions import prune, replaced_versions
 from segtrain.errors import DataError
+from segtrain.inference.tasks import take_inventory, task_reader
 from segtrain.storage import Storage, join
 from tests.data.test_landing import assert_whole, draw
 
@@ -118,6 +121,20 @@ def test_a_version_that_is_removed_while_it_is_read_says_so(source: Path, tmp_pa
         DataError, match=rf"version {first.fingerprint} .* was removed while it was read .* on {second.fingerprint}"
     ):
         RowGroupReader(first, STORAGE, dest).read(0, 0)
+
+
+def test_tasks_read_the_version_that_they_were_made_of(source: Path, tmp_path: Path) -> None:
+    dest = str(tmp_path / "set")
+    first = make(source, dest, 0)
+    inventory = take_inventory(STORAGE, dest, None)
+    make(source, dest, 1)
+    assert take_inventory(STORAGE, dest, None, first.fingerprint) == inventory
+    with ThreadPoolExecutor(1) as io:
+        read = task_reader(STORAGE, dest, io, inventory.fingerprint)
+        images = {row.id: row.image for task in inventory.tasks for row in read(task) if isinstance(row, Row)}
+        now = task_reader(STORAGE, dest, io)
+        assert images.keys() == {id for task in inventory.tasks for id in task.ids}
+        assert not images.items() & {(row.id, row.image) for row in now(inventory.tasks[0]) if isinstance(row, Row)}
 
 
 def test_a_copy_that_is_damaged_is_passed_over(source: Path, tmp_path: Path) -> None:
