@@ -160,9 +160,8 @@ def test_groups_keep_their_folds_when_pictures_are_added(source: Path, tmp_path:
     before = fold_of(tmp_path / "set")
     draw(source, range(40, 60))
     second = prepare(recipe(source), str(tmp_path / "set"))
-    after = fold_of(tmp_path / "set")
     assert second.pictures == 60
-    assert {group: after[group] for group in before} == before
+    assert before.items() <= fold_of(tmp_path / "set").items()
     assert second.fingerprint != first.fingerprint
     assert set(files(tmp_path / "set")) == {*files_of([first, second]), version_name(first.fingerprint)}
 
