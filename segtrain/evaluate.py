@@ -14,6 +14,7 @@ from segtrain.config import Recipe
 from segtrain.data.manifest import Manifest, read_manifest
 from segtrain.data.pace import Pace
 from segtrain.data.selection import Selection, evaluation_selection
+from segtrain.data_version import with_version
 from segtrain.errors import DataError, UserError
 from segtrain.fleet import work_through
 from segtrain.inference.scores import FoldScores, Scored, Task
@@ -43,7 +44,8 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     storage = Storage(recipe.storage)
     preflight.check_networks(source, storage)
     root = recipe.data.root or ""
-    manifest = read_manifest(storage, root)
+    manifest = read_manifest(storage, root, recipe.data.version)
+    recipe = with_version(recipe, manifest.fingerprint)  # pictures may be added while workers start
     selection, ids = evaluation_selection([recipe.data.fold], manifest, storage, root)
     folder = _folder_for_results(recipe, source, out, storage)
     trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)

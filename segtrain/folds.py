@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from segtrain import cluster, launch, metrics, preflight
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
+from segtrain.data_version import pinned
 from segtrain.errors import UserError
 from segtrain.json_text import read_json
 from segtrain.progress import Display, open_display
@@ -92,8 +93,9 @@ def _plan(recipe: Recipe, *, extend: bool) -> tuple[Recipe, list[FoldRun]]:
     Raises UserError where one of them, or the folder of them all, would be refused.
     """
     storage = Storage(recipe.storage)
+    recipe, _ = pinned(recipe, storage)
     recipe = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage)).recipe
-    manifest = read_manifest(storage, recipe.data.root or "")
+    manifest = read_manifest(storage, recipe.data.root or "", recipe.data.version)
     folds = [facts.fold for facts in manifest.folds if facts.fold != recipe.data.test_fold]
     recipe = recipe.changed({"data.fold": folds[0]})  # which fold is named makes no difference
     preflight.check_run_folder(recipe, storage, extend=extend)

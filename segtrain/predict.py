@@ -11,6 +11,7 @@ from typing import Any
 from segtrain import cluster, preflight, submit
 from segtrain.config import KaggleSource, Recipe
 from segtrain.data.pace import Pace
+from segtrain.data_version import with_version
 from segtrain.errors import NoSpaceError, UserError
 from segtrain.fleet import work_through
 from segtrain.inference import ledger, submission
@@ -59,7 +60,9 @@ def predict(
     storage = Storage(recipe.storage)
     _check_submission(storage, sample, to_kaggle)
     preflight.check_networks(source, storage)
-    inventory = take_inventory(storage, target, recipe.inference.folds)
+    inventory = take_inventory(storage, target, recipe.inference.folds, recipe.data.version)
+    if inventory.folds is not None:
+        recipe = with_version(recipe, inventory.fingerprint)  # pictures may be added while workers start
     facts = _facts(recipe, inventory)
     ledger.check(storage, dest, facts)
     before = ledger.finished(storage, dest)

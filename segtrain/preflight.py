@@ -118,7 +118,7 @@ def check_data_set(recipe: Recipe, storage: Storage) -> Size:
     data, train = recipe.data, recipe.train
     if data.root is None:
         raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
-    manifest = read_manifest(storage, data.root)
+    manifest = read_manifest(storage, data.root, data.version)
     training = training_selection(data, train.seed, manifest, storage, data.root)
     validation, validation_ids = evaluation_selection([data.fold], manifest, storage, data.root)
     pictures = int(training.table.rows.sum())
@@ -164,7 +164,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     recipes = [recipe for _, recipe in recipes_of(source, storage) if recipe is not None]
     recipe = recipes[0] if recipes else Recipe()
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
-    data = {"data.root": dataset, "data.fold": fold, "data.test_fold": None}
+    data = {"data.root": dataset, "data.version": None, "data.fold": fold, "data.test_fold": None}
     here = {"cluster": ClusterConfig().model_dump(), "folds": "one"}
     return override(recipe.changed({**data, **here}), overrides)
 

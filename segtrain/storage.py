@@ -97,6 +97,11 @@ class Storage:
         """Remove a file, or everything below a folder; nothing there is fine."""
         self._files(url).delete(url)
 
+    def remove_leftovers(self, url: str) -> None:
+        """Remove what writers that were killed have left in a local folder; in object storage they leave nothing."""
+        if not is_remote(url):
+            self._local.remove_leftovers(url)
+
     def size(self, url: str) -> int:
         """Bytes of a file."""
         return self._files(url).size(url)
@@ -174,6 +179,13 @@ class LocalFiles:
             else:
                 path.unlink()
 
+    def remove_leftovers(self, url: str) -> None:
+        with _errors_name(url):
+            for path in local_path(url).glob(f".*{TEMPORARY_SUFFIX}"):
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds the lock as long as it lives
+                    path.unlink()
+
     def size(self, url: str) -> int:
         path = local_path(url)
         with _errors_name(url):
@@ -228,16 +240,32 @@ def _errors_name(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error."""
+    """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error.
+
+    It is locked until then: one without a lock is a killed writer's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _new_locked(temporary):
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+@contextlib.contextmanager
+def _new_locked(path: Path) -> Iterator[None]:
+    """An empty file that is locked as long as the block lasts, where the file system has locks."""
+    while True:
+        with path.open("xb") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else somebody took it for a leftover before it was locked
+                yield
+                return
 
 
 @contextlib.contextmanager

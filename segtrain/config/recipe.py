@@ -150,6 +150,7 @@ IDENTITY_SECTIONS = ("data", "augment", "model", "loss", "optimizer", "schedule"
 NOT_IDENTITY = frozenset(
     {
         "data.root",
+        "data.version",
         "data.cache",
         "data.cache_bytes",
         "data.node_cache",

@@ -49,6 +49,12 @@ class PrepareConfig(Section):
     """So many bad pairs may be left out (each listed in `rejected.csv`); one more fails the job."""
     max_pixels: Annotated[int, Field(ge=1, lt=2**29)] = 2**28
     """A picture of more is refused by what its header says, before memory is taken for it."""
+    remove: bool = False
+    """Drop pictures of the data set that the source does not have; else they stay."""
+    mix: bool = False
+    """Add pictures of another kind of source than the data set's."""
+    keep_versions: Count = 2
+    """So many versions of the data set stay readable, the newest among them, for runs that were begun on them."""
 
 
 class DataConfig(Section):
@@ -56,6 +62,8 @@ class DataConfig(Section):
 
     root: Location | None = None
     """Data set: a local folder or an `s3://` URL that holds `manifest.json`."""
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    """Fingerprint of the version of the data set to read; the run's own, else the newest, where nothing is given."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Validation fold: chooses the best epoch, the threshold, the trial."""
     test_fold: Annotated[int, Field(ge=0)] | None = None

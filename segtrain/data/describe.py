@@ -1,6 +1,7 @@
 """What a data set holds, in words and numbers, and a few of its pictures."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from segtrain.data.ids import shown
 from segtrain.data.manifest import Manifest, read_index
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import unpack_mask
+from segtrain.data.versions import label
 from segtrain.errors import DataError, UserError
 from segtrain.panels import contact_sheet
 from segtrain.storage import Storage
@@ -37,6 +39,12 @@ def overview(manifest: Manifest, root: str) -> list[str]:
     return lines + [
         f"{fold.fold:4d}  {fold.pictures:8d}  {fold.groups:6d}  {fold.foreground:10.1%}" for fold in manifest.folds
     ]
+
+
+def version_lines(manifest: Manifest, versions: Sequence[Manifest]) -> list[str]:
+    """Lines for `jobs/data.py inspect`: the versions that were replaced and stay, the one shown left out."""
+    others = [one for one in versions if one.fingerprint != manifest.fingerprint]
+    return [f"earlier version {label(one)}" for one in others]
 
 
 def statistics(index: pa.Table) -> list[str]:

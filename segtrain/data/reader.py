@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from segtrain.data.cache import NodeCache
 from segtrain.data.ids import shown
-from segtrain.data.manifest import ByteRange, Manifest, Shard, read_index
+from segtrain.data.manifest import ByteRange, Manifest, Shard, missing_file, read_index
 from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group
 from segtrain.errors import DataError, ShortFileError, StorageError
@@ -164,9 +164,7 @@ class RowGroupReader:
         except ShortFileError:
             return None
         except FileNotFoundError:
-            raise DataError(
-                f"{url} is named in the manifest but is not there; make the data set again with jobs/prepare.py"
-            ) from None
+            raise missing_file(self._storage, self._root, self._manifest, url) from None
         self._count(ReadCounts(downloads=1, downloaded_bytes=part.length))
         return data
 

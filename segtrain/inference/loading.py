@@ -2,11 +2,9 @@
 
 import hashlib
 import io
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -19,6 +17,7 @@ from segtrain.config import Model
 from segtrain.errors import UserError
 from segtrain.json_text import read_json
 from segtrain.models.blocks import PadToMultiple
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 from segtrain.thresholds import Curve, Threshold
 
@@ -144,8 +143,8 @@ def _load_keras(url: str, storage: Storage) -> Member:
         raise UserError(f"there is no {url}")
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise UserError(f"{url} is no .keras file, which is a zip archive; give one that training or Keras wrote")
-    with tempfile.TemporaryDirectory(prefix="segtrain-model-") as folder:
-        local = Path(folder) / "model.keras"
+    with scratch_folder("model") as folder:
+        local = folder / "model.keras"
         local.write_bytes(data)
         try:
             model = keras.models.load_model(local, compile=False)
@@ -170,13 +169,13 @@ def _load_saved_model(url: str, storage: Storage) -> Member:
     for folder in ("variables", "assets"):
         names += [join(folder, name) for name in storage.list(join(url, folder))]
     files = {name: storage.read_bytes(join(url, name)) for name in names}
-    with tempfile.TemporaryDirectory(prefix="segtrain-model-") as folder:
+    with scratch_folder("model") as unpacked:
         for name, data in files.items():
-            local = Path(folder, name)
+            local = unpacked / name
             local.parent.mkdir(exist_ok=True)
             local.write_bytes(data)
         try:
-            loaded = tf.saved_model.load(folder)
+            loaded = tf.saved_model.load(str(unpacked))
             serve = loaded.signatures["serving_default"]
             ((argument, takes),) = serve.structured_input_signature[1].items()
             ((result, gives),) = serve.structured_outputs.items()

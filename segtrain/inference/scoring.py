@@ -32,7 +32,8 @@ class Scorer:
         storage = Storage(recipe.storage)
         self._evaluation = recipe.evaluation
         self._predictor = Predictor(load_members(source, storage), recipe.inference, recipe.cluster.device_bytes)
-        self._reader = RowGroupReader(read_manifest(storage, recipe.data.root), storage, recipe.data.root)
+        manifest = read_manifest(storage, recipe.data.root, recipe.data.version)
+        self._reader = RowGroupReader(manifest, storage, recipe.data.root)
         self._host = ThreadPoolExecutor(recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
         self._forward = Forward(self._predictor, recipe.inference, self._host)
         self._worst = Worst(recipe.evaluation.worst)

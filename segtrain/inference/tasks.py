@@ -56,13 +56,13 @@ class Inventory:
         return sum(len(task.ids) for task in self.tasks)
 
 
-def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None) -> Inventory:
-    """The pictures of a data set (`folds` of it, all where it is None), or those in a folder.
+def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None, version: str | None = None) -> Inventory:
+    """The pictures of a data set (`folds` of it, all where it is None; its newest version or another), or of a folder.
 
     Raises `UserError` where `target` is neither, for a fold that the data set does not have, and for folds of a folder.
     """
     if storage.exists(join(target, MANIFEST_NAME)):
-        return _of_data_set(storage, target, folds)
+        return _of_data_set(storage, target, folds, version)
     if folds is not None:
         raise UserError(f"inference.folds is set, but {target} is no data set: it has no {MANIFEST_NAME}; leave it out")
     if not storage.list(target):
@@ -70,8 +70,8 @@ def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None) -
     return _of_folder(files_by_stem(storage, target, IMAGE_SUFFIXES))
 
 
-def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None) -> Inventory:
-    manifest = read_manifest(storage, root)
+def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None, version: str | None) -> Inventory:
+    manifest = read_manifest(storage, root, version)
     known = [facts.fold for facts in manifest.folds]
     chosen = known if folds is None else sorted(set(folds))
     for fold in chosen:
@@ -102,14 +102,17 @@ def _of_folder(files: dict[str, str]) -> Inventory:
     return Inventory(tasks, hashlib.sha256(names.encode()).hexdigest()[:16], None)
 
 
-def task_reader(storage: Storage, target: str, io: Executor) -> Callable[[Task], list[Row | LostRow]]:
+def task_reader(
+    storage: Storage, target: str, io: Executor, version: str | None = None
+) -> Callable[[Task], list[Row | LostRow]]:
     """A function that reads a task's pictures, in order, with `LostRow` for each that cannot be had.
 
+    `version` is that of the data set that the tasks were made of; the newest where nothing is given.
     `io` reads the files of a folder side by side. Raises as `RowGroupReader.read` and `Storage`.
     """
     if not storage.exists(join(target, MANIFEST_NAME)):
         return lambda task: list(io.map(lambda id, url: _read_file(storage, id, url), task.ids, _urls(task)))
-    reader = RowGroupReader(read_manifest(storage, target), storage, target)
+    reader = RowGroupReader(read_manifest(storage, target, version), storage, target)
 
     def read(task: Task) -> list[Row | LostRow]:
         assert isinstance(task.place, RowGroup)

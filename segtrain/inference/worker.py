@@ -75,7 +75,7 @@ class PredictionWorker:
         self._host = ThreadPoolExecutor(assignment.recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
         self._forward = Forward(predictor, inference, self._host)
         self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="segtrain-io")
-        self._read = task_reader(storage, assignment.target, self._io)
+        self._read = task_reader(storage, assignment.target, self._io, assignment.recipe.data.version)
 
     def __call__(self, task: Task) -> Done:
         """Predict the pictures of a task and write their files and, last, the part file.

@@ -1,9 +1,7 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
 import logging
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +12,12 @@ from ray import tune
 
 from segtrain import cluster, leaderboard, preflight, report
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
+from segtrain.data_version import pinned
 from segtrain.errors import RunError, UserError
 from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, is_remote, join
 from segtrain.trials import SweepState, Trial, read_sweep, trial_folder
 from segtrain.tune import space
@@ -48,9 +48,12 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
     starts = check(recipe, storage, resume=resume)
+    recipe, told = pinned(recipe, storage)
     with cluster.connection():
         concurrent = _check_cluster(recipe)
         display = open_sweep_display(recipe.run.progress_every_s)
+        if told is not None:
+            display.note(told)
         try:
             return _Driver(recipe, storage, train, starts, concurrent, display).run()
         finally:
@@ -194,23 +197,24 @@ class _Driver:
         return self._finish()
 
     def _run_trials(self) -> None:
-        scratch = tempfile.mkdtemp(prefix="segtrain-tune-")
         groups = TrialGroups() if self._recipe.cluster.max_workers > 1 else None
         try:
-            with cluster.environment(
-                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-                TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
-                RAY_AIR_NEW_OUTPUT="0",
-                RAY_CHDIR_TO_TRIAL_DIR="0",
-                TUNE_DISABLE_SIGINT_HANDLER="1",
-                TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
-                TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+            with (
+                scratch_folder("tune") as scratch,
+                cluster.environment(
+                    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+                    TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
+                    RAY_AIR_NEW_OUTPUT="0",
+                    RAY_CHDIR_TO_TRIAL_DIR="0",
+                    TUNE_DISABLE_SIGINT_HANDLER="1",
+                    TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
+                    TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+                ),
             ):
-                self._search_on(scratch, groups)
+                self._search_on(str(scratch), groups)
         finally:
             if groups is not None:
                 groups.close()
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _search_on(self, scratch: str, groups: TrialGroups | None) -> None:
         # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
@@ -239,7 +243,7 @@ class _Driver:
             settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
             earlier = self._record.recipe_of(number)
             made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
-            recipe = made.changed({**own, **settings})
+            recipe, _ = pinned(made.changed({**own, **settings}), self._storage)
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))
