@@ -160,7 +160,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     `overrides` come last. No fold is set aside: an ensemble is scored on what was its members' test fold, if any.
     """
     # The overrides may say how to reach the storage that the run's own recipe lies in.
-    storage = Storage(load_recipe(None, overrides).storage)
+    storage = Storage(load_recipe(None, [text for text in overrides if text.startswith("storage")]).storage)
     recipes = [recipe for _, recipe in recipes_of(source, storage) if recipe is not None]
     recipe = recipes[0] if recipes else Recipe()
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold

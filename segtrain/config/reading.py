@@ -7,16 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segtrain.config.fields import settled, typed
-from segtrain.config.kinds import put, without_defaults
+from segtrain.config.kinds import put
 from segtrain.config.recipe import Recipe
 from segtrain.config.yaml_text import MOST_BYTES, YamlError, read_yaml
 from segtrain.errors import UserError
 from segtrain.locations import is_remote, local_path
 
 logger = logging.getLogger(__name__)
-
-WHOLE = ("source", "data", "model", "loss", "optimizer", "schedule", "train", "cluster", "run", "storage", "tune")
-"""A file with all of these sections is one that segtrain has recorded; nobody writes so much by hand."""
 
 
 def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
@@ -60,12 +57,15 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         field, separator, value = text.partition("=")
         if not separator or not field:
             raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
+        before = values.get(field)
         values[field] = typed(field, value)
+        if before is not None and before != values[field]:
+            logger.warning("warning: %s is given twice; the last counts", field)
         if len(value) > 1 and value == values[field] and value[0] == value[-1] and value[0] in "'\"":
             logger.warning("warning: %s: the quotes are part of the text; leave them out unless that is meant", field)
     tree = recipe.as_set()
     dropped = put(tree, values)
-    changed = Recipe.from_dict(tree)
+    changed = Recipe.checked(tree)
     for line in dropped:
         logger.warning("warning: %s", line)
     return changed
@@ -86,11 +86,9 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _tree(data: str | bytes) -> dict[str, Any]:
-    """The tree of a recipe's text, in which only what somebody has set counts as set."""
     node = read_yaml(data)
     if not isinstance(node, dict):
         if getattr(node, "value", "") is None:
             return {}
         raise YamlError("a recipe is a mapping of sections, such as `model:` with `filters: 16` below it")
-    tree = settled(node)
-    return without_defaults(tree) if all(name in tree for name in WHOLE) else tree
+    return settled(node)

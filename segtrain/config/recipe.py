@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from segtrain.config.inference import InferenceConfig
-from segtrain.config.kinds import KINDS, kinds_with, put
+from segtrain.config.kinds import KINDS, kinds_with, put, without_defaults
 from segtrain.config.settings import (
     AdamConfig,
     AugmentConfig,
@@ -35,6 +35,9 @@ from segtrain.config.sources import FolderSource, Source
 from segtrain.config.tune import TuneConfig
 from segtrain.errors import UserError
 from segtrain.locations import without_credentials
+
+WHOLE = ("source", "data", "model", "loss", "optimizer", "schedule", "train", "cluster", "run", "storage", "tune")
+"""A tree with all of these sections is one that segtrain has written; nobody writes so much by hand."""
 
 
 class Recipe(Section):
@@ -93,7 +96,7 @@ class Recipe(Section):
         """The recipe with dotted field -> value put in, of which what was set and what is a default stay known."""
         tree = self.as_set()
         put(tree, values)
-        return Recipe.from_dict(tree)
+        return Recipe.checked(tree)
 
     def computing(self, other: "Recipe") -> "Recipe":
         """This recipe with what `other` computes: its identity fields, and how its pictures are scored."""
@@ -117,11 +120,20 @@ class Recipe(Section):
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Recipe":
-        """Check a tree of plain dicts. Raises `UserError` that names the first wrong field and the fix."""
+        """Check a tree of plain dicts. Raises `UserError` that names the first wrong field and the fix.
+
+        In a tree with every section, as `to_dict` makes them, the defaults of a kind count as not set.
+        """
+        return cls.checked(without_defaults(tree) if all(name in tree for name in WHOLE) else tree)
+
+    @classmethod
+    def checked(cls, tree: Mapping[str, Any]) -> "Recipe":
+        """`from_dict` of a tree as `as_set` makes them, in which all that a section with a kind has counts as set."""
         try:
             return cls.model_validate(dict(tree))
         except ValidationError as error:
-            raise UserError(_explain(error, tree)) from None
+            told = _explain(error, tree)
+        raise UserError(told)  # out of the block, or what was given, which may hold a password, would come along
 
     def to_yaml(self) -> str:
         """Every field; `reading.recorded` gives the recipe back."""

@@ -55,8 +55,8 @@ class TuneConfig(Section):
     """How `jobs/tune.py` searches. A trial is one run of the recipe with a point of `space` put in."""
 
     space: dict[str, Axis] = Field(default_factory=dict)
-    """Field -> axis, such as `model.filters: {choice: [16, 32]}`; conditions see the axes above theirs. What all of them set is
-    put into the recipe as one change."""
+    """Field -> axis, such as `model.filters: {choice: [16, 32]}`; conditions see the axes above theirs. What all of
+    them set is put into the recipe as one change."""
     search: Literal["tpe", "random", "grid"] = "tpe"
     """`tpe`: Optuna's sampler, from `startup_trials` on; `grid`: each combination of choices once."""
     startup_trials: Count = 6

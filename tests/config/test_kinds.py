@@ -86,11 +86,14 @@ def test_a_default_of_one_kind_never_becomes_a_setting_of_another(tmp_path: Path
     (tmp_path / "recorded.yaml").write_text(Recipe().to_yaml())
     assert load_recipe(tmp_path / "recorded.yaml", ["optimizer.kind=sgd"]).optimizer == SGDConfig()
     assert override(recorded(Recipe().to_yaml()), ["optimizer.kind=sgd"]).optimizer == SGDConfig()
+    assert override(Recipe.from_dict(Recipe().to_dict()), ["optimizer.kind=sgd"]).optimizer == SGDConfig()
 
 
 def test_a_default_that_was_written_down_is_a_setting(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("optimizer: {learning_rate: 1e-3}\n")
     assert load_recipe(tmp_path / "r.yaml", ["optimizer.kind=sgd"]).optimizer == SGDConfig(learning_rate=1e-3)
+    recipe = absolute(load_recipe(tmp_path / "r.yaml")).with_workers(2)
+    assert override(recipe, ["optimizer.kind=sgd"]).optimizer == SGDConfig(learning_rate=1e-3)
 
 
 def test_a_recorded_recipe_keeps_what_differs_from_its_kind(warm: Path) -> None:
