@@ -132,7 +132,8 @@ class Recipe(Section):
         try:
             return cls.model_validate(dict(tree))
         except ValidationError as error:
-            raise UserError(_explain(error, tree)) from None
+            told = _explain(error, tree)
+        raise UserError(told)  # out of the block, or what was given, which may hold a password, would come along
 
     def to_yaml(self) -> str:
         """Every field; `reading.recorded` gives the recipe back."""

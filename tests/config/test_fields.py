@@ -29,7 +29,7 @@ ODD = """W/scan #2;a: b;[0-9]+;2026-11-27;1e3;1:30;0x1F;true;~;'';'a';{x;*a;!x;-
 odd = st.sampled_from(ODD.split(";"))
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(texts | odd)
 def test_a_text_comes_back_to_the_letter_from_command_line_yaml_and_axis(text: str) -> None:
     if text == "null":
@@ -103,7 +103,7 @@ def test_a_field_that_is_given_twice_is_said(caplog: pytest.LogCaptureFixture) -
         assert (
             override(Recipe(), ["train.epochs=5", "train.epochs=7", "train.seed=1", "train.seed=1"]).train.epochs == 7
         )
-    assert caplog.messages == ["warning: train.epochs is given twice; the last counts: 7"]
+    assert caplog.messages == ["warning: train.epochs is given twice; the last counts"]
 
 
 def test_quotes_that_are_part_of_a_text_are_said(caplog: pytest.LogCaptureFixture) -> None:
