@@ -49,7 +49,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def recipe(source: Path, *overrides: str) -> Recipe:
-    settings = [f"source.path={source}", "source.group_regex='^(g[0-9]+)_'", "prepare.folds=4"]
+    settings = [f"source.path={source}", "source.group_regex=^(g[0-9]+)_", "prepare.folds=4"]
     return override(Recipe(), [*settings, *overrides])
 
 
@@ -321,7 +321,7 @@ def test_a_failed_addition_leaves_the_old_set_as_it_was(source: Path, tmp_path: 
 
 def test_a_picture_without_a_group_is_a_bad_pair(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 bad pairs .*g00_0\.jpg: has no group"):
-        prepare(recipe(source, "source.group_regex='^(g[0-9]*[1-9][0-9]*)_'"), str(tmp_path / "set"))
+        prepare(recipe(source, "source.group_regex=^(g[0-9]*[1-9][0-9]*)_"), str(tmp_path / "set"))
 
 
 @pytest.mark.parametrize(
