@@ -26,8 +26,8 @@ from segtrain.errors import StorageError, UserError
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
-OWN_PREFIX = "segtrain-own-"
-LONGEST_FOLDER = 40
+OWN_PREFIX = "segray-"
+LONGEST_FOLDER = 43
 """Characters of a folder in which Ray's sockets have room: their paths may have 107, of which Ray's names take 64."""
 
 
@@ -141,7 +141,7 @@ def _start(folder: Path) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _temp_dir=str(folder / "ray"),
+            _temp_dir=str(folder / "r"),
         )
 
 
@@ -181,7 +181,7 @@ def _folder_for_sockets() -> Path:
     """The folder for temporary files, RAY_TMPDIR first, or /tmp where its path is too long for sockets in it."""
     asked = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     for base in (asked, "/tmp"):
-        if len(base) + len(f"/{OWN_PREFIX}12345678/ray") <= LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
+        if len(base) + len(f"/{OWN_PREFIX}12345678/r") <= LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
             return Path(base)
     raise StorageError(
         f"{asked}: Ray's sockets cannot be there, nor in /tmp; set RAY_TMPDIR to a short path that can be written to"
