@@ -46,8 +46,12 @@ def has_control(text: str) -> bool:
 
 def shown(text: str) -> str:
     """An id or a path for a message of one line: short, with what is no printable character escaped."""
-    cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
+    return printable(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+
+
+def printable(text: str) -> str:
+    """All of it, on one line, and such that any terminal can be given it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def file_names(ids: Iterable[str]) -> dict[str, str]:

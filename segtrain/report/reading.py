@@ -69,7 +69,9 @@ class SweepFolder:
     recipe_text: str
     trials: Sequence[Trial]
     best_panels: Sequence[Panel]
-    """Of the best trial."""
+    """Of the best trial, as is `best`."""
+    best: dict[str, Any]
+    """`best/metrics.json`; empty before a trial was scored."""
     pictures: dict[int, bytes]
     """Trial's number -> PNG of a panel, of the same picture for all trials that have it."""
     has_best_recipe: bool
@@ -102,9 +104,11 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
     trials = read_trials(folder, storage)
     order = ranked(trials)
     best_panels: Sequence[Panel] = ()
+    best: dict[str, Any] = {}
     if order:
-        best = trial_folder(folder, order[0].number)
-        best_panels = _panels(best, _best(best, storage), storage)
+        best_folder = trial_folder(folder, order[0].number)
+        best = _best(best_folder, storage)
+        best_panels = _panels(best_folder, best, storage)
     middle = best_panels[len(best_panels) // 2].id if best_panels else None
     pngs = _each(lambda trial: _picture(trial_folder(folder, trial.number), middle, storage), order)
     return SweepFolder(
@@ -114,6 +118,7 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
         recipe_text=without_credentials((text or b"").decode(errors="replace")),
         trials=trials,
         best_panels=best_panels,
+        best=best,
         pictures={trial.number: png for trial, png in zip(order, pngs, strict=True) if png is not None},
         has_best_recipe=storage.exists(join(folder, BEST_NAME)),
     )

@@ -100,7 +100,8 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
     space.check_space(recipe)
     for line in space.dropped(recipe):
         logger.warning("warning: %s", line)
-    preflight.check_data_set(recipe, storage)
+    for line in preflight.check_data_set(recipe, storage).cautions:
+        logger.warning(line)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
         _check_same_sweep(recipe, preflight.recipe_of(recipe.run.folder, storage))
