@@ -1,6 +1,7 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
 import logging
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -274,7 +275,7 @@ class _Driver:
         self._display.note(f"leaderboard {join(self._folder, LEADERBOARD_NAME)}")
         self._display.note(f"report      {report.write(self._folder, self._storage)}")
         self._display.note(f"best        {url}")
-        here = "best.yaml, copied to this machine" if is_remote(url) else url
+        here = "best.yaml, copied to this machine" if is_remote(url) else shlex.quote(url)
         self._display.note(f"next        python jobs/train.py {here}")
         return best
 

@@ -200,10 +200,8 @@ def _check_sizes(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
     """Raise `UserError` for an archive that would unpack to far more than it is, and for two files of one name."""
     for one in members:
         if one.file_size > UNPACKED * one.compress_size + UNPACKED_SPARE_BYTES:
-            sizes = f"has {one.compress_size} bytes and would unpack to {one.file_size}"
-            raise UserError(
-                f"{archive}: '{shown(one.filename)}' {sizes}, over {UNPACKED} times as many; it is not Kaggle's: delete it"
-            )
+            sizes = f"has {one.compress_size} bytes and would unpack to {one.file_size}, over {UNPACKED} times as many"
+            raise UserError(f"{archive}: '{shown(one.filename)}' {sizes}; it is not Kaggle's: delete it")
     if sum(one.compress_size for one in members) > archive.stat().st_size:
         raise zipfile.BadZipFile("its files lie over one another")
     names = Counter(one.filename.lower() for one in members)
