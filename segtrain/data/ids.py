@@ -6,6 +6,7 @@ read, under file names made for them.
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ from segtrain.storage import join
 MOST_BYTES = 200
 """Of an id in UTF-8, and of the file name made of it: with a suffix and more it stays below 255."""
 SHOWN_CHARACTERS = 80
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_id(name: str, *, older: bool = False) -> str | None:
@@ -41,7 +43,7 @@ def check_id(name: str, *, older: bool = False) -> str | None:
 
 def has_control(text: str) -> bool:
     """Whether there is a control character in it: a line break, a tab, NUL and their like."""
-    return any(unicodedata.category(character) == "Cc" for character in text)
+    return CONTROL.search(text) is not None
 
 
 def shown(text: str) -> str:
@@ -77,6 +79,8 @@ def file_names(ids: Iterable[str]) -> dict[str, str]:
 
 
 def _as_file_systems_compare(name: str) -> str:
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 

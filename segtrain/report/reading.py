@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from segtrain import goodput
 from segtrain.config import MOST_RECIPE_BYTES, Recipe, recorded
+from segtrain.data.ids import file_names
 from segtrain.errors import UserError
 from segtrain.goodput import Goodput
 from segtrain.json_text import read_json
@@ -180,11 +181,12 @@ def _records(lines: bytes) -> Iterable[dict[str, Any]]:
 def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
     dice = dict(zip(best.get("validation_ids", ()), best.get("validation_dice", ()), strict=True))
     rank = {name: k for k, name in enumerate(sorted(dice, key=lambda name: -dice[name]), start=1)}
+    ids = {file: name for name, file in file_names(dice).items()}
     names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]
     pngs = _each(lambda name: _read(join(folder, "panels", name), storage), names)
     found = [
         Panel(name, png, dice.get(name), rank.get(name), len(dice))
-        for name, png in zip((name.removesuffix(".png") for name in names), pngs, strict=True)
+        for name, png in zip((ids.get(name[:-4], name[:-4]) for name in names), pngs, strict=True)
         if png is not None
     ]
     return sorted(found, key=lambda panel: panel.rank or len(rank) + 1)
@@ -193,7 +195,7 @@ def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
 def _picture(folder: str, wanted: str | None, storage: Storage) -> bytes | None:
     """The panel of the picture `wanted` in a trial's folder, else its first one."""
     if wanted is not None:
-        png = _read(join(folder, "panels", f"{wanted}.png"), storage)
+        png = _read(join(folder, "panels", f"{file_names([wanted])[wanted]}.png"), storage)
         if png is not None:
             return png
     names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]
