@@ -38,20 +38,19 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
         raise UserError(f"the folder {folder} is {state}; set source.path to the folder that holds the pictures")
     found: dict[str, str] = {}
     for name in names:
-        path = PurePosixPath(name)
+        path, url = PurePosixPath(name), join(folder, name)
         if path.suffix.lower() not in suffixes:
-            if _is_folder(storage, join(folder, name)):
-                raise UserError(f"{join(folder, name)} is a folder; move its files into {folder}, or move it away")
+            if _is_folder(storage, url):
+                raise UserError(f"{printable(url)} is a folder; move its files into {folder}, or move it away")
             kinds = ", ".join(suffix.lstrip(".") for suffix in suffixes)
-            raise UserError(f"{printable(join(folder, name))} is none of {kinds}; convert it or move it away")
+            raise UserError(f"{printable(url)} is none of {kinds}; convert it or move it away")
         if not path.stem.endswith(ending):
-            raise UserError(f"{join(folder, name)} does not end in {ending}{path.suffix}; rename it or move it away")
+            raise UserError(f"{printable(url)} does not end in {ending}{path.suffix}; rename it or move it away")
         stem = path.stem.removesuffix(ending)
         if stem in found:
-            raise UserError(
-                f"{found[stem]} and {join(folder, name)} have the same id '{printable(stem)}'; remove one of them"
-            )
-        found[stem] = join(folder, name)
+            both = f"{printable(found[stem])} and {printable(url)}"
+            raise UserError(f"{both} have the same id '{printable(stem)}'; remove one of them")
+        found[stem] = url
     return dict(sorted(found.items()))
 
 
