@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from segtrain.config import Axis, CosineSchedule, Recipe, TuneConfig
+from segtrain.csv_cells import cell
 from segtrain.storage import is_remote, join
 from segtrain.trials import Trial
 
@@ -49,8 +50,9 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
 def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
     """Every trial as a row: ranked ones first, then those without a dice by number.
 
-    After the facts comes a column for each of `axes`: text as it is, every other value as JSON, and nothing where the
-    axis does not apply. What is not known (a rank without a dice, the speed of a trial that never ran) is empty.
+    After the facts comes a column for each of `axes`: text as it is (quoted where a spreadsheet would take it for a
+    formula), every other value as JSON, and nothing where the axis does not apply. What is not known (a rank without a
+    dice, the speed of a trial that never ran) is empty.
     """
     order = ranked(trials)
     unranked = sorted((trial for trial in trials if trial.dice is None), key=lambda trial: trial.number)
@@ -73,7 +75,7 @@ def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
                 trial.memory_bytes or "",
                 "yes" if trial.number in front else "",
                 *(_cell(trial.point[axis]) if axis in trial.point else "" for axis in axes),
-                trial.reason,
+                cell(trial.reason),
             ]
         )
     return text.getvalue()
@@ -169,5 +171,5 @@ def _dice(trial: Trial) -> float:
     return trial.dice
 
 
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _cell(value: Any) -> object:
+    return cell(value) if isinstance(value, str) else json.dumps(value)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segtrain.data.decode import decode_image
+from segtrain.data.ids import file_names, join_inside
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.metrics import THRESHOLDS, best_threshold
 from segtrain.panels import panel
@@ -39,10 +40,11 @@ class PanelArtist:
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:
     """Write `best/model.keras`, `panels/*.png` and, last, `best/metrics.json` into the run's folder."""
     run.export(join(run.folder, "best", "model.keras"))
+    files = file_names(scores.ids)
     for name, picture in panels.items():
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
-        run.storage.write_bytes(join(run.folder, "panels", f"{name}.png"), buffer.getvalue())
+        run.storage.write_bytes(join_inside(join(run.folder, "panels"), f"{files[name]}.png"), buffer.getvalue())
     data, curve = run.recipe.data, scores.threshold_curve()
     threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
     facts = {
