@@ -5,11 +5,14 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._common.utils import get_ray_address_file
@@ -43,11 +46,36 @@ def connection() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = _address()
-    if address is None:
-        with _own_ray():
+    with _sigterm_as_before() as take_back:
+        address = _address()
+        with _own_ray() if address is None else _joined(address):
+            take_back()
             yield
+
+
+@contextmanager
+def _sigterm_as_before() -> Iterator[Callable[[], None]]:
+    """Yields what takes SIGTERM back from Ray, once that is there; also when the block ends, and Ray with it.
+
+    Ray's libraries would print a stack and abort the process three seconds later, in the midst of tidying up; and once
+    Ray is gone nobody handles it. Where nobody did before, Ray's own handler in Python has it, which raises SystemExit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
         return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield lambda: _handle_sigterm(before if callable(before) else signal.getsignal(signal.SIGTERM))
+    finally:
+        _handle_sigterm(before)
+
+
+def _handle_sigterm(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
     _join(address)
     try:
         yield

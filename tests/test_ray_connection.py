@@ -255,3 +255,31 @@ def test_a_process_of_another_user_with_another_home_cannot_join_the_prepare_pod
     finally:
         with suppress(BrokenPipeError):
             pod.communicate("", timeout=ANSWER_WITHIN_S)
+
+
+ASKED_TO_END = """
+import os, signal, sys, time
+from segtrain import cli
+from segtrain.ray_connection import connection
+def ask(when):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        print(when)
+def run():
+    with connection():
+        ask("Ray is there")
+        time.sleep(4)
+    ask("Ray is gone")
+    raise KeyboardInterrupt
+sys.exit(cli.main(run))
+"""
+
+
+@pytest.mark.slow  # a Ray of its own takes 5 s
+def test_sigterm_is_for_the_job_while_ray_is_there_and_after() -> None:
+    """Ray would print a stack, and abort the process after 3 s, whatever it tidies up."""
+    result = subprocess.run([sys.executable, "-c", ASKED_TO_END], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (143, "Ray is there\nRay is gone\n")
+    assert result.stderr == "interrupted; the same command goes on from here\n"

@@ -30,7 +30,7 @@ from segtrain.data.splits import GroupSize, assign_folds
 from segtrain.data.stored import Stored, know_shard, stored_pictures
 from segtrain.data.union import Grouping, Member, group_as_stored, kinds_of, merge
 from segtrain.errors import DataError, UserError
-from segtrain.scratch import scratch_folder
+from segtrain.scratch import remove_leftovers, scratch_folder
 from segtrain.storage import Storage, is_remote, join, local_path
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
     data set's without `prepare.mix`, where a picture changes meanwhile, and where another `prepare` has written `dest`
     since this one started; `DataError` where a picture that has to stay is damaged.
     """
+    remove_leftovers()
     storage = Storage(recipe.storage)
     target = Destination(storage, dest, recipe.prepare.folds, recipe.prepare.keep_versions)
     _check_kind(recipe, target)

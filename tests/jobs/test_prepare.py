@@ -126,7 +126,7 @@ def test_a_small_job_that_is_asked_to_end_says_so_and_leaves_no_temporary_folder
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     folder = tmp_path / "job"
-    with running(*prepared(source), folder=folder, hold="fold=", methods=["write_file"], TMPDIR=str(temporary)) as job:
+    with running(*prepared(source), folder=folder, hold="write_file fold=", TMPDIR=str(temporary)) as job:
         assert job.wait_until_held()
         assert list(temporary.iterdir()) != []
         job.process.send_signal(getattr(signal, name))
