@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from segtrain.errors import DataError, RunError, StorageError, UserError
 
@@ -28,6 +28,7 @@ def cases(count: int, times: int) -> settings:
         deadline=None,
         derandomize=times == FEW,
         database=None,
+        phases=[Phase.generate],  # a smaller case of a report that fails takes minutes to find
         suppress_health_check=list(HealthCheck),
     )
 
