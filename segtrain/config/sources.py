@@ -38,9 +38,9 @@ class FolderSource(Section):
 
     @model_validator(mode="after")
     def _one_grouping(self) -> Self:
-        given = [f"source.{name}" for name in ("group_regex", "group_csv", "group_run") if getattr(self, name) is not None]
+        given = [name for name in ("group_regex", "group_csv", "group_run") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are set; keep one of them")
+            raise ValueError(f"{' and '.join(f'source.{name}' for name in given)} are set; keep one of them")
         if (self.group_csv is None) != (self.group_column is None):
             raise ValueError("source.group_csv and source.group_column go together; set both or neither")
         return self
