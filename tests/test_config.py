@@ -201,7 +201,7 @@ def test_a_missing_recipe_says_where_recipes_are(tmp_path: Path) -> None:
 
 
 def test_two_ways_of_grouping_are_one_too_many() -> None:
-    assert "group_regex and group_run are set" in wrong("source.group_regex=a", "source.group_run=2")
+    assert "source.group_regex and source.group_run are set" in wrong("source.group_regex=a", "source.group_run=2")
 
 
 def test_where_data_lies_and_how_work_is_split_do_not_make_another_run() -> None:

@@ -40,9 +40,9 @@ class FolderSource(Section):
     def _one_grouping(self) -> Self:
         given = [name for name in ("group_regex", "group_csv", "group_run") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are set; keep one of them")
+            raise ValueError(f"{' and '.join(f'source.{name}' for name in given)} are set; keep one of them")
         if (self.group_csv is None) != (self.group_column is None):
-            raise ValueError("group_csv and group_column go together; set both or neither")
+            raise ValueError("source.group_csv and source.group_column go together; set both or neither")
         return self
 
 

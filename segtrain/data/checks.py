@@ -100,13 +100,26 @@ def _digest(good: Sequence[Checked]) -> str:
 
 
 def load_facts(storage: Storage, folder: str) -> dict[str, Checked]:
-    """Id -> facts that `save_facts` kept; those of another version of segtrain are passed over."""
-    names = {field.name for field in fields(Checked)}
+    """Id -> facts that `save_facts` kept; those of another version of segtrain, and damaged ones, are passed over."""
     known: dict[str, Checked] = {}
     for text in read_hints(storage, folder, lambda name: name.startswith(FACTS_PREFIX)):
-        found = json.loads(text)
-        known.update({one["id"]: Checked(**one) for one in found if one.keys() == names and one["rules"] == RULES})
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(text)
+            known.update(
+                {one["id"]: Checked(**one) for one in (found if isinstance(found, list) else ()) if _is_ours(one)}
+            )
     return known
+
+
+def _is_ours(facts: object) -> bool:
+    """Whether this is what `asdict` makes of a `Checked` by the rules of today."""
+    types = {field.name: field.type for field in fields(Checked)}
+    return (
+        isinstance(facts, dict)
+        and facts.keys() == types.keys()
+        and all(type(facts[name]) is kind for name, kind in types.items())
+        and facts["rules"] == RULES
+    )
 
 
 def write_hint(storage: Storage, url: str, data: bytes) -> None:

@@ -81,20 +81,21 @@ def _png_header_reason(data: bytes, height: int, width: int) -> str | None:
 
 def png_reason(data: bytes, height: int, width: int) -> str | None:
     """What is wrong with a PNG of images or masks that Pillow has read; it fills in missing rows with black."""
-    at, names, pixels = len(PNG_START), [], []
-    while at + 8 <= len(data) and b"IEND" not in names:
+    at, length, name, pixels = len(PNG_START), 0, b"", []
+    once: set[bytes] = set()
+    while at + 8 <= len(data) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, at)
         if not name.isalpha() or (name[:1].isupper() and name not in PNG_CRITICAL):
             return f"is a PNG with an unknown chunk {name.decode('latin-1')!r}; save it again"
-        names.append(name)
+        if name in once:
+            return f"is a PNG with two chunks {name.decode()}; save it again"
+        if name in (b"IHDR", b"PLTE"):
+            once.add(name)
         if name == b"IDAT":
             pixels.append(memoryview(data)[at + 8 : at + 8 + length])
         at += 12 + length
-    if b"IEND" not in names or zlib.crc32(data[at - 8 - length : at - 4]) != int.from_bytes(data[at - 4 : at], "big"):
+    if name != b"IEND" or zlib.crc32(data[at - 8 - length : at - 4]) != int.from_bytes(data[at - 4 : at], "big"):
         return "is truncated: the end mark of a PNG is missing"
-    twice = next((name for name in (b"IHDR", b"PLTE") if names.count(name) > 1), None)
-    if twice:
-        return f"is a PNG with two chunks {twice.decode()}; save it again"
     return _wrong_pixels(pixels, _png_bytes(data, height, width))
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from segtrain.data.ids import shown
 from segtrain.data.soundness import wrong_index, wrong_index_size, wrong_manifest
 from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage, join
@@ -183,14 +184,14 @@ def parse_manifest(text: bytes, url: str) -> Manifest:
     format_version = tree.get("format_version") if isinstance(tree, dict) else None
     if format_version != FORMAT_VERSION:
         raise UserError(
-            f"{url} has format_version {format_version}, this segtrain reads {FORMAT_VERSION}; "
+            f"{url} has format_version {shown(str(format_version))}, this segtrain reads {FORMAT_VERSION}; "
             "make the data set again with jobs/prepare.py or use the segtrain that wrote it"
         )
     try:
         manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = shown(".".join(str(part) for part in first["loc"]))
         raise UserError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
     reason = wrong_manifest(manifest)
     if reason is not None:

@@ -29,6 +29,9 @@ def test_facts_come_back_and_those_of_another_version_are_passed_over(tmp_path: 
     save_facts(Storage(), str(tmp_path), [replace(FACTS, id="c")])
     (tmp_path / "checked-old.json").write_text('[{"id": "d", "height": 3}]')
     save_facts(Storage(), str(tmp_path), [replace(FACTS, id="by other rules", rules=1)])
+    save_facts(Storage(), str(tmp_path), [replace(FACTS, id="of other types", packed_at="x")])  # type: ignore[arg-type]
+    for number, text in enumerate(["[" * 100_000, "{}", "null", "[1]", "?"]):
+        (tmp_path / f"checked-odd{number}.json").write_text(text)
     assert load_facts(Storage(), str(tmp_path)) == {name: replace(FACTS, id=name) for name in "abc"}
     assert load_facts(Storage(), str(tmp_path / "nowhere")) == {}
 
