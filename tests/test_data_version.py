@@ -108,7 +108,7 @@ def test_a_version_may_be_named(recipe: Recipe, root: str) -> None:
     with pytest.raises(
         UserError, match=rf"data\.version: .*has no version {'0' * 16} .*{newest.fingerprint} now; name"
     ):
-        pinned(override(recipe, [f"data.version='{'0' * 16}'"]), STORAGE)
+        pinned(override(recipe, [f"data.version={'0' * 16}"]), STORAGE)
     train(recipe, older.fingerprint)
     with pytest.raises(UserError, match=r"data\.version: .*trained on version .*; leave data\.version out"):
         pinned(override(recipe, [f"data.version={newest.fingerprint}"]), STORAGE)

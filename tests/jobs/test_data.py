@@ -156,6 +156,6 @@ def test_versions_are_listed_looked_at_and_pruned(
     assert f"earlier version {first.fingerprint} of {first.created}, {first.pictures} pictures" in lines(
         "inspect", str(root)
     )
-    assert f"fingerprint {first.fingerprint}, " in lines("inspect", str(root), f"data.version='{first.fingerprint}'")[0]
+    assert f"fingerprint {first.fingerprint}, " in lines("inspect", str(root), f"data.version={first.fingerprint}")[0]
     assert lines("prune", str(root))[0].startswith(f"removed version {first.fingerprint} of ")
     assert lines("prune", str(root)) == [f"{root} has no other version than {second.fingerprint}"]
