@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class TakenOverError(UserError):
+    """Another process has begun to write the same folder, later; the message names the folder, and this one ends."""
+
+
 class StorageError(OSError):
     """A fault of storage that outlived its retries. The message names the URL and what was tried."""
 

@@ -21,6 +21,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 _OF_THE_HOST = re.compile(r"device:CPU:\d+ by allocator|host_bfc", re.IGNORECASE)
 _LONGEST_HEADLINE = 200
+MORE_HOST_MEMORY = "run fewer workers on a machine, or lower data.cache_bytes or data.read_ahead_bytes"
+"""What helps where a machine runs out of memory."""
 
 
 class WorkerError(Exception):
@@ -53,6 +55,14 @@ class DeviceMemoryError(WorkerError):
         self.args = (headline, trace, scoring)  # what pickle hands to this constructor
         self.scoring = scoring
         """Whether validation pictures were being scored; else it was a step of training."""
+
+
+class HostMemoryError(WorkerError):
+    """Ray ended the process because its machine was running out of memory: another attempt may find more."""
+
+    def __init__(self) -> None:
+        super().__init__("its machine was running out of memory, and Ray ended it", "", may_pass=True)
+        self.args = ()  # what pickle hands to this constructor
 
 
 class WorkerBugError(RuntimeError):
@@ -108,6 +118,9 @@ def what_happened(causes: Mapping[int, Exception], workers: int = 1, stuck: Mapp
     silent = sorted(set(range(workers)) - set(causes))
     if silent and all(isinstance(cause, WorkerError) and cause.lost_a_peer for cause in causes.values()):
         return f"worker {', '.join(map(str, silent))} gives no answer"
+    ended = sorted(rank for rank, cause in causes.items() if isinstance(cause, HostMemoryError))
+    if ended:
+        return f"worker {', '.join(map(str, ended))} failed ({causes[ended[0]]})"
     lost = [rank for rank, cause in causes.items() if not isinstance(cause, (WorkerError, *KNOWN_ERRORS))]
     if lost:
         return f"worker {', '.join(map(str, sorted(lost)))} lost"

@@ -1,26 +1,26 @@
 """One run for each fold, one after the other, and the ensemble that their networks are together."""
 
 import json
+import logging
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from segtrain import cluster, launch, metrics, preflight
+from segtrain.best_files import metrics_url, parse_metrics, why_unusable
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
 from segtrain.data_version import pinned
 from segtrain.errors import UserError
-from segtrain.json_text import read_json
+from segtrain.ownership import write_while
 from segtrain.progress import Display, open_display
 from segtrain.storage import Storage, join
-from segtrain.thresholds import Curve
 from segtrain.training.checkpoint import Checkpoints
 from segtrain.worker import Train
 
+log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 
 
@@ -71,7 +71,14 @@ def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str
     """`train_folds` with any training function that leaves what the real one does in a run's folder."""
     storage = Storage(recipe.storage)
     recipe, runs = _plan(preflight.absolute(recipe), extend=extend)
-    storage.write_bytes(join(recipe.run.folder, "recipe.yaml"), recipe.to_yaml().encode())
+    # Whoever began other folds here in between is found before anything of theirs is written over.
+    write_while(
+        lambda: preflight.check_run_folder(recipe, storage, extend=extend),
+        join(recipe.run.folder, "recipe.yaml"),
+        recipe.to_yaml().encode(),
+        storage,
+    )
+    storage.remove_leftovers(recipe.run.folder)
     display = open_display(recipe.run.progress_every_s)
     launch.warn_of_hasty_stops(display.note)
     try:
@@ -112,8 +119,21 @@ def _run(recipe: Recipe, storage: Storage, *, extend: bool) -> FoldRun:
     size = preflight.check_data_set(recipe, storage)
     # As `launch` does: the folder holds the recipe that fits `cluster.device_bytes`.
     resumes = preflight.check_run_folder(preflight.fit_devices(recipe, size).recipe, storage, extend=extend)
-    checkpoints = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep)
-    return FoldRun(recipe, size, resumes, finished=resumes and checkpoints.cursor().is_finished(recipe.train))
+    return FoldRun(recipe, size, resumes, finished=resumes and _is_finished(recipe, storage))
+
+
+def _is_finished(recipe: Recipe, storage: Storage) -> bool:
+    """Whether there is nothing left to do for a run: one whose `best/` is not whole makes it again when it is started.
+
+    Raises DataError where none of its checkpoints can be read, UserError for those of a newer segtrain.
+    """
+    cursor = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep).cursor()
+    if not cursor.is_finished(recipe.train):
+        return False
+    reason = why_unusable(recipe.run.folder, storage, cursor.best_step)
+    if reason is not None:
+        log.warning("%s", reason)
+    return reason is None
 
 
 def _train_all(runs: Sequence[FoldRun], train: Train, display: Display, *, extend: bool) -> None:
@@ -139,23 +159,17 @@ def _with_batches_of(used: Recipe, recipe: Recipe) -> Recipe:
 def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
     """A finished run's `best/metrics.json`."""
     folder = run.recipe.run.folder
-    url = join(folder, "best", "metrics.json")
+    url = metrics_url(folder)
     try:
-        facts: dict[str, Any] = read_json(storage.read_bytes(url))
+        facts = parse_metrics(storage.read_bytes(url))
     except FileNotFoundError:
         raise UserError(f"there is no {url}, although the run is finished; delete {folder} to train it again") from None
-    except ValueError:
-        raise UserError(f"{url} is not what training writes; delete {folder} to train it again") from None
-    if "threshold_curve" not in facts:
+    except ValueError as error:
+        raise UserError(f"{url} is not what training writes ({error}); delete {folder} to train it again") from None
+    if (facts.get("threshold_curve") or {}).get("pictures") is None:
         raise UserError(
             f"{url} has no threshold_curve, as it is of an older segtrain; delete {folder} to train it again"
         )
-    try:
-        Curve.model_validate(facts["threshold_curve"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, ("threshold_curve", *first["loc"])))
-        raise UserError(f"{url}: {place}: {first['msg']}; delete {folder} to train it again") from None
     return facts
 
 

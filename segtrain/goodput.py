@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from pydantic import ConfigDict, TypeAdapter
+
 from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
@@ -18,6 +20,8 @@ NAME = "goodput.json"
 @dataclass(frozen=True)
 class Attempt:
     """One group of workers, from asking for them to their end; seconds, and steps since the start of the run."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     began_at: float
     """Seconds since 1970."""
@@ -144,7 +148,7 @@ def read(folder: str, storage: Storage) -> Goodput:
         tree = read_json(storage.read_bytes(join(folder, NAME)))
         if tree["format_version"] != FORMAT_VERSION:
             return Goodput()
-        return Goodput(tuple(Attempt(**entry) for entry in tree["attempts"]))
+        return Goodput(TypeAdapter(tuple[Attempt, ...]).validate_python(tree["attempts"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Goodput()
 

@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from ray.exceptions import RayActorError, RayError
-from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from segtrain import cluster, goodput, preflight, report
@@ -19,17 +23,20 @@ from segtrain.data_version import pinned
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
     KNOWN_ERRORS,
+    MORE_HOST_MEMORY,
     DeviceMemoryError,
+    HostMemoryError,
     WorkerBugError,
     WorkerError,
     comes_again,
     what_happened,
     with_smaller_batch,
 )
+from segtrain.ownership import RunClaim, take_run
 from segtrain.progress import Display, closing_lines, open_display
 from segtrain.stop_signal import StopSignal
 from segtrain.storage import Storage, join
-from segtrain.supervisor import Supervisor, culprits
+from segtrain.supervisor import TAKEN, Supervisor, culprits
 from segtrain.training.status import Driver, Left, RunSummary
 from segtrain.training.world import World
 from segtrain.worker import Train
@@ -92,10 +99,18 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
 
 
 def run_on(
-    display: Display, recipe: Recipe, train: Train, *, extend: bool = False, on_group: OnGroup | None = None
+    display: Display,
+    recipe: Recipe,
+    train: Train,
+    *,
+    extend: bool = False,
+    on_group: OnGroup | None = None,
+    claim: str | None = None,
 ) -> tuple[RunSummary, Recipe]:
     """`run` on a display that is already open and stays so, without the lines at the end.
 
+    The run's folder is this driver's from now on, and another one that has it ends. With `claim` it is the folder of
+    whoever gives that token, which has claimed it already.
     A sweep's trial gives `on_group`: it is called, in the controller, with the placement group of each group of workers
     that has started, and whoever gets it answers for its removal. Ray keeps it as long as the sweep's own process
     lives, even when trial and controller are gone.
@@ -107,7 +122,11 @@ def run_on(
     recipe, told = pinned(recipe, storage)
     size = preflight.check_data_set(recipe, storage)
     fitted = preflight.fit_devices(recipe, size)
-    resumes = preflight.check_run_folder(fitted.recipe, storage, extend=extend)
+
+    def check_folder() -> bool:
+        return preflight.check_run_folder(fitted.recipe, storage, extend=extend)
+
+    resumes = check_folder()
     if on_group is None:
         display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
         if told is not None:
@@ -119,8 +138,9 @@ def run_on(
     with cluster.connection(), StopSignal() as stop:
         offer = cluster.offer()
         _check_cluster(recipe, offer)
+        token = claim or take_run(recipe.run.folder, storage, check_folder)
         with _autoscaled(recipe, offer):
-            attempts = _Attempts(recipe, size, train, display, storage, stop, on_group)
+            attempts = _Attempts(recipe, size, train, display, storage, stop, on_group, token)
             summary = attempts.run()
         if stop.wanted:  # it came too late for the workers, but not for the folds or the report that would follow
             raise KeyboardInterrupt
@@ -173,6 +193,7 @@ class _Attempts:
         storage: Storage,
         stop: StopSignal,
         on_group: OnGroup | None,
+        claim: str,
     ) -> None:
         self.recipe = recipe
         """As asked, with smaller batches from the first time that a device ran out of memory."""
@@ -182,6 +203,8 @@ class _Attempts:
         self._storage = storage
         self._stop = stop
         self._on_group = on_group
+        self._token = claim
+        self._claim = RunClaim(recipe.run.folder, storage, claim)
         self._asked_at = time.monotonic()
         self._goodput = goodput.read(recipe.run.folder, storage)
         self._failures = 0
@@ -190,15 +213,18 @@ class _Attempts:
     def run(self) -> RunSummary:
         """Until a group comes to the end of the run; what each of the others ended with says how it goes on.
 
-        Raises KeyboardInterrupt where the run was to stop, once its workers have left or failed.
+        Raises KeyboardInterrupt where the run was to stop, once its workers have left or failed; TakenOverError where
+        another driver has the run's folder by now: whatever ended a group, the next one would take it back.
         """
         while True:
+            self._claim.check()
             recipe = self._fitted(self._workers())
             supervisor = Supervisor(
                 recipe,
                 self._display,
                 self._goodput,
                 self._storage,
+                self._claim,
                 asked_at=self._asked_at,
                 give_up_at=self._wait_until,
                 most=self.recipe.cluster.max_workers,
@@ -226,13 +252,14 @@ class _Attempts:
                 recipe,
                 self._train,
                 supervisor.mailbox,
+                claim=self._token,
                 start_within_s=self._start_within_s(recipe),
                 stop=self._stop,
                 on_group=self._on_group,
             )
         except TrainingFailedError as error:
             return error
-        except RayActorError:
+        except (RayActorError, OutOfMemoryError):
             supervisor.end("its controller was lost")
             # Ray gives up what the controller held when this process ends, at the latest.
             raise RunError(
@@ -268,7 +295,7 @@ class _Attempts:
 
     def _after_leaving(self, left: Left, supervisor: Supervisor) -> str:
         """A line on what follows where the workers have saved and left."""
-        ends = {"stop": "stopped", "drain": "a machine went", "grow": "room for more workers"}
+        ends = {"stop": "stopped", "drain": "a machine went", "grow": "room for more workers", "taken": TAKEN}
         self._failures, self._saved_step = 0, left.step
         self._goodput = supervisor.end(ends[supervisor.asked or "stop"])
         return f"saved at step {left.step}" + ("" if self._stop.wanted else "; going on from there")
@@ -311,8 +338,15 @@ def _is_final(cause: Exception) -> bool:
 def causes_of(error: TrainingFailedError) -> dict[int, Exception]:
     """Rank -> the worker's exception without what Ray Train wraps around it; of the controller's own it is rank 0."""
     if isinstance(error, WorkerGroupError):
-        return {rank: getattr(failure, "_base_exc", failure) for rank, failure in error.worker_failures.items()}
+        return {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
     return {0: error.controller_failure if isinstance(error, ControllerError) else error}
+
+
+def _cause(failure: Exception) -> Exception:
+    cause = getattr(failure, "_base_exc", failure)
+    if isinstance(cause, WorkerHealthCheckFailedError) and isinstance(cause.health_check_failure, OutOfMemoryError):
+        return HostMemoryError()
+    return cause
 
 
 def told_of(error: TrainingFailedError, stuck: Mapping[int, str], workers: int) -> str:
@@ -339,8 +373,9 @@ def plain(error: TrainingFailedError, recipe: Recipe, told: str) -> Exception:
             return cause
         if isinstance(cause, WorkerError) and not cause.may_pass:
             return WorkerBugError(cause.headline, cause.trace)
-    traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError))
+    traces = "".join(f"\n{cause.trace}" for cause in causes.values() if isinstance(cause, WorkerError) and cause.trace)
+    short = any(isinstance(cause, HostMemoryError) for cause in causes.values())
     return RunError(
         f"{told}, after {asked.max_failures} restarts without a new checkpoint (cluster.max_failures); "
-        f"the same command goes on from the last checkpoint{traces}"
+        f"{f'{MORE_HOST_MEMORY}; ' if short else ''}the same command goes on from the last checkpoint{traces}"
     )

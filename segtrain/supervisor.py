@@ -1,7 +1,7 @@
 """Beside a group of workers, in the driver: shows what they tell, keeps the goodput record, asks them to leave in time.
 
-They are asked to leave where the user wants to stop, where a machine under one of them is about to go, and where
-there is room for more of them.
+They are asked to leave where the user wants to stop, where another driver has taken the run's folder, where a machine
+under one of them is about to go, and where there is room for more of them.
 """
 
 import logging
@@ -19,8 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segtrain import cluster, goodput, preflight
 from segtrain.config import Recipe
+from segtrain.errors import TakenOverError
 from segtrain.goodput import Attempt, Goodput
 from segtrain.mailbox import Began, Mailbox, StuckWorker, Told
+from segtrain.ownership import RunClaim
 from segtrain.progress import Display, clock
 from segtrain.storage import Storage, join
 from segtrain.training.status import Account, Progress
@@ -28,10 +30,13 @@ from segtrain.training.watchdog import Stuck
 
 logger = logging.getLogger(__name__)
 
-Reason = Literal["stop", "drain", "grow"]
+Reason = Literal["stop", "drain", "grow", "taken"]
+TAKEN = "another process took the folder over"
+"""How an attempt ended after which there is none of this driver's."""
 
 LOOK_EVERY_S = 0.5
 LOOK_AT_CLUSTER_EVERY_S = 2.0
+LOOK_AT_OWNER_EVERY_S = 5.0
 MAIL_WITHIN_S = 5.0
 WRITE_EVERY_S = 10.0
 """What a driver that is killed can lose of the goodput record."""
@@ -49,6 +54,7 @@ class Supervisor:
         display: Display,
         earlier: Goodput,
         storage: Storage,
+        claim: RunClaim,
         *,
         asked_at: float,
         give_up_at: float,
@@ -69,10 +75,11 @@ class Supervisor:
         """Why the workers were asked to leave."""
         self._recipe = recipe
         self._display = display
-        self._files = _Files(recipe.run.folder, storage)
+        self._claim = claim
+        self._files = _Files(recipe.run.folder, storage, claim)
         self._goodput = earlier.begun(Attempt(time.time() - (time.monotonic() - asked_at), recipe.cluster.max_workers))
         self._asked_at, self._give_up_at, self._most = asked_at, give_up_at, most
-        self._looked_at_cluster_at = time.monotonic()
+        self._looked_at_cluster_at = self._looked_at_owner_at = time.monotonic()
         self._minutes_said = self._minutes_waited()
         self._room_since: float | None = None
         self._stuck_since: float | None = None
@@ -144,6 +151,9 @@ class Supervisor:
         if now - self._looked_at_cluster_at >= LOOK_AT_CLUSTER_EVERY_S:
             self._looked_at_cluster_at = now
             self._look_at_cluster()
+        if now - self._looked_at_owner_at >= LOOK_AT_OWNER_EVERY_S:
+            self._looked_at_owner_at = now
+            self._look_at_owner()
         if not self.began and self._minutes_waited() > self._minutes_said:
             self._minutes_said = self._minutes_waited()
             self._say_what_is_missing()
@@ -203,6 +213,15 @@ class Supervisor:
             f"(stacks of its threads: {join(self._recipe.run.folder, name)})"
         )
 
+    def _look_at_owner(self) -> None:
+        """Have the workers leave a folder that is another driver's; before they save they find so themselves."""
+        if self.asked is not None or self.account is None:
+            return
+        try:
+            self._claim.check()
+        except TakenOverError as error:
+            self._ask("taken", str(error))
+
     def _look_at_cluster(self) -> None:
         if self.asked is not None or self.account is None:
             return
@@ -244,8 +263,9 @@ class Supervisor:
 class _Files:
     """Small files of the run's folder, written one after the other in a thread of their own."""
 
-    def __init__(self, folder: str, storage: Storage) -> None:
+    def __init__(self, folder: str, storage: Storage, claim: RunClaim) -> None:
         self._folder = folder
+        self._claim = claim
         self._storage = storage
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="segtrain-files")
         self._newest: Future[None] | None = None
@@ -261,10 +281,13 @@ class _Files:
         self._writer.shutdown(wait=True)
 
     def _write(self, name: str, data: bytes) -> None:
-        """A file that cannot be written now is no reason to end the run."""
+        """A file that cannot be written now is no reason to end the run; in another driver's folder none is."""
         url = join(self._folder, name)
         try:
+            self._claim.check()
             self._storage.write_bytes(url, data)
+        except TakenOverError:
+            return  # the workers, and the launch of the next ones, end with the same words
         except Exception as error:
             logger.warning("%s could not be written: %s", url, error)
 

@@ -1,16 +1,20 @@
 """The record of a sweep: what each trial was and came to. Plain values, read by the sweep itself and by its report.
 
 A sweep's folder holds `recipe.yaml`, `sweep.json`, and for each trial `trials/<number>/`: the folder of a run like any
-other, with `trial.json` beside. Only the driver of the sweep writes `trial.json` and `sweep.json`.
+other, with `trial.json` beside. Only the driver of the sweep writes `trial.json` and `sweep.json`: of several drivers
+the newest, whose token is in `sweep.json`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter
+
 from segtrain.errors import UserError
 from segtrain.json_text import read_json
+from segtrain.ownership import write_while
 from segtrain.storage import Storage, join
 
 SWEEP_NAME = "sweep.json"
@@ -20,11 +24,14 @@ MOST_BYTES = 2**24
 """Of a record; one of a trial of ten thousand epochs has a tenth."""
 Status = Literal["running", "finished", "stopped", "failed", "infeasible"]
 SweepState = Literal["running", "finished", "stopped"]
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Scored:
     """A trial after one of its epochs."""
+
+    __pydantic_config__ = STRICT
 
     epoch: int
     """From 1."""
@@ -38,6 +45,8 @@ class Scored:
 @dataclass(frozen=True)
 class Trial:
     """One point of the space, and how far its run has come."""
+
+    __pydantic_config__ = STRICT
 
     number: int
     """From 0, in the order in which the points were chosen; infeasible ones are counted too."""
@@ -53,7 +62,9 @@ class Trial:
     attempts: int = 0
     """Times that its run was started."""
     resumable: bool = False
-    """Stopped with the whole sweep, not for its score: `--resume` goes on with it."""
+    """Stopped with the whole sweep, or lost to another process, not for its score: `--resume` goes on with it."""
+    driver: str = ""
+    """Token of the sweep's driver that wrote this last."""
 
     @property
     def dice(self) -> float | None:
@@ -100,14 +111,15 @@ class Trial:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Trial":
-        """Raises ValueError, KeyError or TypeError for what `to_json` has not written."""
-        tree = read_json(text)
-        return cls(**tree | {"history": tuple(Scored(**one) for one in tree["history"])})
+        """Raises ValueError for what `to_json` has not written."""
+        return TypeAdapter(cls).validate_python(read_json(text))
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Facts of the sweep as a whole."""
+
+    __pydantic_config__ = STRICT
 
     state: SweepState
     """`stopped` by its budget or by the user; the same command with --resume goes on."""
@@ -115,13 +127,18 @@ class Sweep:
     seconds: float = 0.0
     """The driver's, all attempts together."""
     format_version: int = FORMAT_VERSION
+    driver: str = ""
+    """Token of the driver that has the sweep."""
+    own_from: int | None = None
+    """Trials from this number on count only where this driver wrote them: what an older one adds later does not."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Sweep":
-        return cls(**read_json(text))
+        """Raises ValueError for what `to_json` has not written."""
+        return TypeAdapter(cls).validate_python(read_json(text))
 
 
 def trial_folder(sweep_folder: str, number: int) -> str:
@@ -139,7 +156,7 @@ def read_sweep(folder: str, storage: Storage) -> Sweep | None:
         return sweep
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except ValueError:
         raise UserError(f"{url} is not what jobs/tune.py of this segtrain writes; give another folder") from None
 
 
@@ -149,22 +166,34 @@ def read_trials(folder: str, storage: Storage) -> list[Trial]:
     for name in storage.list(join(folder, "trials")):
         url = join(folder, "trials", name, TRIAL_NAME)
         try:
-            found.append(Trial.from_json(storage.read_bytes(url, at_most=MOST_BYTES)))
+            trial = Trial.from_json(storage.read_bytes(url, at_most=MOST_BYTES))
         except FileNotFoundError:
             continue  # a kill came between the making of the folder and of the record: the number is used again
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             raise UserError(f"{url} is not what jobs/tune.py of this segtrain writes; delete that folder") from None
-    return sorted(found, key=lambda trial: trial.number)
+        if trial_folder(folder, trial.number) != join(folder, "trials", name):
+            raise UserError(f"{url} is the record of trial {trial.number}; move that folder out of the sweep's")
+        found.append(trial)
+    sweep = read_sweep(folder, storage)
+    return sorted((trial for trial in found if _counts(trial, sweep)), key=lambda trial: trial.number)
 
 
-def write_trial(folder: str, trial: Trial, storage: Storage) -> None:
-    """Put the trial's record beside its run."""
-    storage.write_bytes(join(trial_folder(folder, trial.number), TRIAL_NAME), trial.to_json().encode())
+def _counts(trial: Trial, sweep: Sweep | None) -> bool:
+    """Whether no driver wrote the trial after another had taken its sweep over."""
+    if sweep is None or sweep.own_from is None or trial.number < sweep.own_from:
+        return True
+    return trial.driver == sweep.driver
 
 
-def write_sweep(folder: str, sweep: Sweep, storage: Storage) -> None:
-    """Put the sweep's facts into its folder."""
-    storage.write_bytes(join(folder, SWEEP_NAME), sweep.to_json().encode())
+def write_trial(folder: str, trial: Trial, storage: Storage, owned: Callable[[], None] = lambda: None) -> None:
+    """Put the trial's record beside its run, unless `owned` raises (`segtrain.ownership`)."""
+    url = join(trial_folder(folder, trial.number), TRIAL_NAME)
+    write_while(owned, url, trial.to_json().encode(), storage)
+
+
+def write_sweep(folder: str, sweep: Sweep, storage: Storage, owned: Callable[[], None] = lambda: None) -> None:
+    """Put the sweep's facts into its folder, unless `owned` raises."""
+    write_while(owned, join(folder, SWEEP_NAME), sweep.to_json().encode(), storage)
 
 
 def label(point: Mapping[str, Any]) -> str:

@@ -52,7 +52,8 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
     try:
         with Watchdog(recipe.cluster.stuck_after_s, end_if_stuck) as watchdog, _asking(mailbox) as wants_to_leave:
             tell = _teller(mailbox) if world.is_chief else NOBODY.tell
-            summary: RunSummary = config["train"](recipe, world, Driver(tell, wants_to_leave, watchdog.beat))
+            driver = Driver(tell, wants_to_leave, watchdog.beat, config["claim"])
+            summary: RunSummary = config["train"](recipe, world, driver)
             return summary
     except Left as left:
         return left

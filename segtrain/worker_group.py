@@ -37,17 +37,20 @@ def run_group(
     train: Train,
     mailbox: Any,
     *,
+    claim: str,
     start_within_s: float,
     stop: StopSignal,
     on_group: OnGroup | None = None,
 ) -> RunSummary | Left:
     """Start `cluster.workers` (one number) workers, wait for their end, and return what the chief returned.
 
-    Where `stop` ends the run, it ends controller and workers. Raises Ray's TrainingFailedError where a worker fails or
-    the group cannot start within `start_within_s`, and RayActorError where the controller is lost.
+    `claim` is the token of the driver's claim on the run's folder. Where `stop` ends the run, it ends controller and
+    workers. Raises Ray's TrainingFailedError where a worker fails or the group cannot start within `start_within_s`,
+    and RayActorError or OutOfMemoryError where the controller is lost.
     """
     with scratch_folder("ray") as scratch:
-        trainer = _trainer(recipe, train, mailbox, str(scratch), on_group)
+        given = {"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox, "claim": claim}
+        trainer = _trainer(recipe, given, str(scratch), on_group)
         trainer.stop = stop
         with _train_environment(recipe, start_within_s):
             result: Any = trainer.fit()
@@ -55,7 +58,8 @@ def run_group(
     return outcome
 
 
-def _trainer(recipe: Recipe, train: Train, mailbox: Any, scratch: str, on_group: OnGroup | None) -> "_Trainer":
+def _trainer(recipe: Recipe, given: dict[str, Any], scratch: str, on_group: OnGroup | None) -> "_Trainer":
+    """`given` is what each worker is called with."""
     settings: Any = RunConfig(
         # Ray silently goes on with a run of the same name, so none is used twice.
         name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
@@ -66,7 +70,7 @@ def _trainer(recipe: Recipe, train: Train, mailbox: Any, scratch: str, on_group:
     )
     return _Trainer(
         work,
-        train_loop_config={"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox},
+        train_loop_config=given,
         backend_config=TensorFlowCluster(recipe.cluster.compute_threads),
         scaling_config=_scaling(recipe),
         run_config=settings,

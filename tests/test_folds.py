@@ -6,6 +6,8 @@
 import hashlib
 import json
 import math
+import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,7 @@ from PIL import Image
 from segtrain import folds, preflight
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
-from segtrain.errors import UserError
+from segtrain.errors import DataError, UserError
 from segtrain.failures import DeviceMemoryError
 from segtrain.storage import Storage
 from segtrain.training.checkpoint import Checkpoints, Cursor
@@ -62,6 +64,8 @@ def pretend(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     scores = {"dice_hard_original": DICE[fold], "iou_hard_original": DICE[fold] - 0.1, "epoch": fold + 1}
     curve = {"thresholds": [0.25, 0.5, 0.75], "dice": [0.8, DICE[fold], 0.9], "pictures": 3}
+    with zipfile.ZipFile(folder / "best" / "model.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"weights")
     (folder / "best" / "metrics.json").write_text(json.dumps({**scores, "threshold_curve": curve}))
     driver.tell(Progress("training", 1, recipe.train.epochs, 2, 3, images_per_s=5.0, loss=0.5, dice=0.5))
     leave_checkpoint(folder, Cursor(epoch=recipe.train.epochs, step=6))
@@ -194,8 +198,8 @@ def test_a_run_is_finished_at_its_last_epoch_or_where_it_stopped_early(
     run = folds._plan(asked, extend=False)[1][2]
     assert run.state == "not begun"
     folder = Path(run.recipe.run.folder)
-    folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(run.recipe.to_yaml())
+    pretend(run.recipe, World(), NOBODY)
+    shutil.rmtree(folder / "checkpoints")
     leave_checkpoint(folder, cursor)
     assert [run.state for run in folds._plan(asked, extend=False)[1]] == ["not begun", "not begun", state, "not begun"]
 
@@ -256,24 +260,42 @@ def test_folds_do_not_go_into_the_folder_of_a_single_run(recipe: Callable[..., R
         folds.run_folds(recipe(), never)
 
 
-def test_a_member_whose_thresholds_are_no_numbers_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    asked = recipe()
-    pretend_all(asked)
-    scores = tmp_path / "five" / "fold-2" / "best" / "metrics.json"
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:9])
+
+
+def with_thresholds_that_are_no_numbers(path: Path) -> None:
+    scores = path.with_name("metrics.json")
     scores.write_text(scores.read_text().replace("0.25", "NaN"))
-    with pytest.raises(UserError, match=r"fold-2/best/metrics\.json: threshold_curve\.thresholds\.0: .* finite number"):
+
+
+@pytest.mark.parametrize("file", ["best/model.keras", "best/metrics.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, cut, with_thresholds_that_are_no_numbers])
+def test_a_member_without_a_usable_best_is_started_once_more_which_mends_it(
+    recipe: Callable[..., Recipe], tmp_path: Path, damage: Callable[[Path], None], file: str
+) -> None:
+    asked = recipe()
+    pretend_all(asked)
+    damage(tmp_path / "five" / "fold-2" / file)
+    states = [run.state for run in folds._plan(asked, extend=False)[1]]
+    assert states == ["finished", "finished", "goes on from its newest checkpoint", "finished"]
+
+
+def test_a_member_whose_checkpoints_are_all_damaged_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    asked = recipe()
+    pretend_all(asked)
+    (tmp_path / "five" / "fold-2" / "checkpoints" / "step-00000006" / "state.json").write_bytes(b"{}")
+    with pytest.raises(DataError, match=r"no checkpoint of .*/five/fold-2 can be read \(step-00000006: the sha256 of"):
         folds.run_folds(asked, never)
-    assert not (tmp_path / "five" / "ensemble.json").exists()
 
 
-def test_a_member_whose_scores_are_gone_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_member_of_an_older_segtrain_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     asked = recipe()
     pretend_all(asked)
     scores = tmp_path / "five" / "fold-2" / "best" / "metrics.json"
-    scores.write_text("{}")
+    old = json.loads(scores.read_text())
+    del old["threshold_curve"]
+    scores.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r"fold-2/best/metrics\.json has no threshold_curve"):
-        folds.run_folds(asked, never)
-    scores.unlink()
-    with pytest.raises(UserError, match=r"there is no .*fold-2/best/metrics\.json, .* delete .*fold-2 to train it"):
         folds.run_folds(asked, never)
     assert not (tmp_path / "five" / "ensemble.json").exists()

@@ -86,3 +86,18 @@ def test_the_table_says_what_became_of_each_attempt() -> None:
         ("1", "20 to 60", "0", "its driver was lost"),
         ("1", "60 to 90", "0", "done"),
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("null", "[]", "[" * 100_000, '{"format_version": 1, "attempts": 3}'),
+        '{"format_version": 1, "attempts": [{"began_at": 1.0, "workers": 1, "seconds": "long"}]}',
+        '{"format_version": 1, "attempts": [{"began_at": NaN, "workers": 1}]}',
+        '{"format_version": 1, "attempts": [{"began_at": 1.0, "workers": 1, "colour": "red"}]}',
+    ],
+    ids=range(7),
+)
+def test_a_record_of_odd_shape_begins_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / goodput.NAME).write_text(text)
+    assert goodput.read(str(tmp_path), Storage()) == Goodput()

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -13,14 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.exceptions import OutOfMemoryError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from segtrain import goodput, launch, supervisor
 from segtrain.config import Recipe, override
 from segtrain.data.prepare import prepare
-from segtrain.errors import RunError, StorageError, UserError
-from segtrain.failures import WorkerError
+from segtrain.errors import RunError, StorageError, TakenOverError, UserError
+from segtrain.failures import WorkerError, comes_again
+from segtrain.ownership import RunClaim, take_run
 from segtrain.storage import Storage
 from segtrain.training.status import Account, Driver, Left, Progress, RunSummary
 from segtrain.training.world import World
@@ -88,6 +91,27 @@ def until_asked(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
         time.sleep(0.05)
     driver.tell(Progress("leaving", 1, 9, 7, 9, account=replace(account, step=7, saved_step=7, steps_s=1.5)))
     raise Left(7)
+
+
+def loses_its_folder(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+    """Another driver claims the folder while this run is under way; asked to leave, the run looks before it saves."""
+    assert driver.claim is not None
+    claim = RunClaim(recipe.run.folder, Storage(), driver.claim)
+    claim.begin_chief()
+    driver.tell(Progress("training", 1, 9, 5, 9, account=Account(0, 5, 4, starting_s=0.5, steps_s=1.0)))
+    take_run(recipe.run.folder, Storage())
+    while not driver.wants_to_leave():
+        time.sleep(0.05)
+    claim.check()
+    raise AssertionError("it would have saved")
+
+
+def dies_in_anothers_folder(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+    if count_attempt(recipe, world) > 1:
+        raise AssertionError("it would have taken the folder back")
+    take_run(recipe.run.folder, Storage())
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def sleep_for_ever() -> None:
@@ -166,6 +190,18 @@ class TestRuns:
         with pytest.raises(UserError, match=r"^data\.x: mend it$"):
             launch.run(override(recipe, ["cluster.workers=2"]), fail)
         assert (tmp_path / "attempts-1").stat().st_size == 1
+
+    @pytest.mark.slow  # two launches; tests/test_ownership.py has the rule itself
+    def test_a_run_whose_folder_a_later_driver_claims_ends_with_a_sentence_and_writes_no_more(
+        self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(supervisor, "LOOK_AT_OWNER_EVERY_S", 0.5)
+        for train in (loses_its_folder, dies_in_anothers_folder):
+            with pytest.raises(TakenOverError, match=r"test is trained by another process by now, which began later; "):
+                launch.run(recipe, train)
+            assert len((tmp_path / "test" / "owner").read_bytes()) == 32, "the other driver's, which has no chief yet"
+        ends = [attempt.end for attempt in goodput.read(str(tmp_path / "test"), Storage()).attempts]
+        assert ends == ["", ""], "it was not written any more"
 
     def test_a_worker_that_keeps_dying_ends_the_run_with_one_message(self, recipe: Recipe) -> None:
         def die(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
@@ -305,6 +341,21 @@ class TestPlainMessages:
         told = WorkerError("KeyError: 'x'", "Traceback ...\nKeyError: 'x'", False)
         with pytest.raises(RuntimeError, match=r"(?s)^Traceback.*KeyError: 'x'$"):
             raise launch.plain(ControllerError(told), recipe, "")
+
+    def test_a_machine_that_runs_out_of_memory_is_named_with_what_helps(self, recipe: Recipe) -> None:
+        """Ray's monitor ends a worker before the kernel would end any process; the polling of it then fails."""
+        ended = WorkerHealthCheckFailedError("a worker's health check failed", OutOfMemoryError("15.1 of 16 GB used"))
+        error = WorkerGroupError("lost", {0: RuntimeError("its peer is gone"), 1: ended})
+        told = launch.told_of(error, {}, 2)
+        assert told == "worker 1 failed (its machine was running out of memory, and Ray ended it)"
+        plain = launch.plain(error, recipe, told)
+        assert isinstance(plain, RunError)
+        assert str(plain) == (
+            f"{told}, after 3 restarts without a new checkpoint (cluster.max_failures); run fewer workers on a "
+            "machine, or lower data.cache_bytes or data.read_ahead_bytes; the same command goes on from the last "
+            "checkpoint"
+        )
+        assert not comes_again(pickle.loads(pickle.dumps(launch.causes_of(error)[1])))
 
     def test_a_fault_of_storage_that_outlived_the_restarts_keeps_its_message(self, recipe: Recipe) -> None:
         fault = StorageError("s3://bucket/key: no answer in 120 s")

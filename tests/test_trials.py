@@ -1,5 +1,7 @@
 """The record of a sweep: what trials say of themselves, and a folder that is written and read again."""
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,16 @@ def test_a_trials_folder_without_a_record_is_passed_over(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "{}", '{"number": 1}', SCORED.to_json().replace('"gpu_s"', '"seconds"')]
+    "text",
+    [
+        *("", "{", "[]", "3", "{}", "null", '{"number": 1}', "[" * 100_000),
+        SCORED.to_json().replace('"gpu_s"', '"seconds"'),
+        SCORED.to_json().replace('"status": "', '"status": "half '),
+        re.sub(r'"gpu_s": [0-9.]+', '"gpu_s": NaN', SCORED.to_json()),
+        re.sub(r'"number": 3', '"number": "three"', SCORED.to_json()),
+        re.sub(r'"point": {[^}]*}', '"point": null', SCORED.to_json()),
+    ],
+    ids=range(13),
 )
 def test_a_record_that_is_not_a_trials_is_named_with_the_fix(text: str, tmp_path: Path) -> None:
     write_trial(str(tmp_path), SCORED, Storage())
@@ -132,7 +143,22 @@ def test_a_record_that_is_not_a_trials_is_named_with_the_fix(text: str, tmp_path
         read_trials(str(tmp_path), Storage())
 
 
-@pytest.mark.parametrize("text", ["", "{", "3", "[]", "{}", '{"state": "running", "colour": "red"}'])
+def test_the_record_of_another_trial_is_named(tmp_path: Path) -> None:
+    """As where a trial's folder was copied: two trials would have one number."""
+    write_trial(str(tmp_path), SCORED, Storage())
+    shutil.copytree(tmp_path / "trials" / "0003", tmp_path / "trials" / "0003 copy")
+    with pytest.raises(UserError, match=r"0003 copy/trial\.json is the record of trial 3; move that folder out"):
+        read_trials(str(tmp_path), Storage())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "3", "[]", "{}", "null", "[" * 100_000, '{"state": "running", "colour": "red"}'),
+        *('{"state": "half"}', '{"state": "running", "seconds": NaN}', '{"state": "running", "seconds": "long"}'),
+    ],
+    ids=range(11),
+)
 def test_a_file_that_is_not_a_sweeps_is_named_with_the_fix(text: str, tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=r"sweep\.json is not what .* writes; give another folder"):

@@ -31,6 +31,8 @@ def write(folder: str, storage: Storage, out: str | None = None) -> str:
         html = render_run(run)
     url = out or join(folder, REPORT_NAME)
     storage.write_bytes(url, html.encode())
+    if out is None:
+        storage.remove_leftovers(folder)
     return url
 
 

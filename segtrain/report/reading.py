@@ -1,23 +1,32 @@
 """What the folder of a run or of a sweep holds at this moment, for a report. Anything may be missing still."""
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from segtrain import goodput
+from segtrain import goodput, run_record
+from segtrain.best_files import metrics_url, parse_metrics
 from segtrain.config import MOST_RECIPE_BYTES, Recipe, recorded
 from segtrain.data.ids import file_names
 from segtrain.errors import UserError
 from segtrain.goodput import Goodput
-from segtrain.json_text import read_json
 from segtrain.leaderboard import BEST_NAME, ranked
 from segtrain.locations import without_credentials
 from segtrain.storage import Storage, join
-from segtrain.thresholds import Curve, checked_threshold
 from segtrain.trials import Sweep, Trial, read_trials, trial_folder
 
+log = logging.getLogger(__name__)
 PARALLEL_READS = 16
+TRIES = 3
+"""A run would have to end an epoch within each reading of a few files."""
+NEEDED = (
+    *("dice_hard_original", "iou_hard_original", "dice_soft", "epoch", "train_seconds", "fold", "data_fingerprint"),
+    *("validation_ids", "validation_dice"),
+)
+"""What the page shows of the best epoch in any case."""
+NEEDED_WITH_CURVE = ("best_threshold", "dice_at_best_threshold")
 One = TypeVar("One")
 Other = TypeVar("Other")
 
@@ -85,16 +94,18 @@ def read_run_folder(folder: str, storage: Storage) -> RunFolder | None:
     recipe = _recipe(text, folder)
     if recipe is None or (lines is None and _holds_folds(recipe, folder, storage)):
         return None
-    records = list(_records(lines or b""))
-    best = _best(folder, storage)
+    broken = run_record.damaged(lines or b"")
+    if broken:
+        log.warning("%s: %d lines are damaged; the report goes without them", join(folder, "metrics.jsonl"), broken)
+    best, panels = _best_with_panels(folder, storage)
     return RunFolder(
         folder=folder,
         recipe=recipe,
         recipe_text=without_credentials((text or b"").decode(errors="replace")),
-        steps=[one for one in records if one.get("kind") == "step"],
-        epochs=[one for one in records if one.get("kind") == "epoch"],
+        steps=run_record.steps_of(lines or b""),
+        epochs=run_record.epochs_of(lines or b""),
         best=best,
-        panels=_panels(folder, best, storage),
+        panels=panels,
         goodput=goodput.read(folder, storage),
     )
 
@@ -107,9 +118,7 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
     best_panels: Sequence[Panel] = ()
     best: dict[str, Any] = {}
     if order:
-        best_folder = trial_folder(folder, order[0].number)
-        best = _best(best_folder, storage)
-        best_panels = _panels(best_folder, best, storage)
+        best, best_panels = _best_with_panels(trial_folder(folder, order[0].number), storage)
     middle = best_panels[len(best_panels) // 2].id if best_panels else None
     pngs = _each(lambda trial: _picture(trial_folder(folder, trial.number), middle, storage), order)
     return SweepFolder(
@@ -156,26 +165,29 @@ def _holds_folds(recipe: Recipe, folder: str, storage: Storage) -> bool:
     return recipe.folds == "all" and any(name.startswith("fold-") for name in storage.list(folder))
 
 
-def _best(folder: str, storage: Storage) -> dict[str, Any]:
-    """`best/metrics.json` of a run; empty before it is there."""
-    url = join(folder, "best", "metrics.json")
+def _best_with_panels(folder: str, storage: Storage) -> tuple[dict[str, Any], list[Panel]]:
+    """`best/metrics.json` of a run and the panels of the same epoch; empty before they are there.
+
+    A run that goes on replaces the panels first and the metrics last.
+    """
+    for _ in range(TRIES):
+        stored = _read(metrics_url(folder), storage)
+        best = _best(stored, folder)
+        panels = _panels(folder, best, storage)
+        if _read(metrics_url(folder), storage) == stored:
+            break
+    return best, panels
+
+
+def _best(stored: bytes | None, folder: str) -> dict[str, Any]:
+    if stored is None:
+        return {}
     try:
-        found: dict[str, Any] = read_json(_read(url, storage) or b"{}")
-        if found.get("threshold_curve"):
-            Curve.model_validate(found["threshold_curve"])
-            checked_threshold(found["best_threshold"])
-        return found
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{url} is not what a run writes; delete it, and the report goes without it") from None
-
-
-def _records(lines: bytes) -> Iterable[dict[str, Any]]:
-    """What each line holds, but for one that the run has only begun to write."""
-    for line in lines.splitlines():
-        try:
-            yield read_json(line)
-        except ValueError:
-            continue
+        best = parse_metrics(stored, NEEDED)
+        return parse_metrics(stored, NEEDED_WITH_CURVE) if best.get("threshold_curve") else best
+    except ValueError as error:
+        told = f"{metrics_url(folder)} is not what a run writes ({error})"
+        raise UserError(f"{told}; delete it, and the report goes without it") from None
 
 
 def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segtrain.best_files import MODEL, metrics_url
 from segtrain.data.decode import decode_image
 from segtrain.data.ids import file_names, join_inside
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.metrics import THRESHOLDS, best_threshold
+from segtrain.ownership import write_while
 from segtrain.panels import panel
 from segtrain.storage import join
 from segtrain.training.evaluation import Scores, evenly_spread
@@ -38,12 +40,16 @@ class PanelArtist:
 
 
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:
-    """Write `best/model.keras`, `panels/*.png` and, last, `best/metrics.json` into the run's folder."""
-    run.export(join(run.folder, "best", "model.keras"))
+    """Write `best/model.keras`, `panels/*.png` and, last, `best/metrics.json` into the run's folder.
+
+    The metrics have the model's checksum, so that nobody takes those of one epoch for those of another.
+    """
+    digest = run.export(join(run.folder, "best", MODEL))
     files = file_names(scores.ids)
     for name, picture in panels.items():
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
+        run.check_owner()
         run.storage.write_bytes(join_inside(join(run.folder, "panels"), f"{files[name]}.png"), buffer.getvalue())
     data, curve = run.recipe.data, scores.threshold_curve()
     threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
@@ -59,6 +65,7 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
         "test_fold": data.test_fold,
         "input": {"fit": data.fit, "height": data.height, "width": data.width, "channels": 3},
         "model": run.recipe.to_dict()["model"],
+        "model_sha256": digest,
         **run.facts,
         "validation_ids": scores.ids,
         "validation_dice": [round(value, 6) for value in scores.dice_per_picture().tolist()],
@@ -69,4 +76,5 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
             "pictures": len(scores.ids),
         },
     }
-    run.storage.write_bytes(join(run.folder, "best", "metrics.json"), json.dumps(facts, indent=1).encode())
+    write_while(run.check_owner, metrics_url(run.folder), json.dumps(facts, indent=1).encode(), run.storage)
+    run.kept_step = run.cursor.best_step

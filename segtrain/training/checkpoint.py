@@ -1,7 +1,8 @@
 """Saving and restoring a run's whole state, so that it can be killed at any moment.
 
 A checkpoint is a folder `checkpoints/step-00000120/` with `arrays.npz`, `state.json`, `recipe.yaml` and, written last,
-`checksums.json` with the sha256 of the others: a folder without it was never finished.
+`checksums.json` with the sha256 of the others: a folder without it was never finished. One that differs from what was
+written is damaged, and an older one takes its place; one that a newer segtrain wrote is refused.
 """
 
 import hashlib
@@ -9,24 +10,38 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
+import re
+import struct
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from tokenize import TokenError
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from segtrain.config import Recipe, TrainConfig
-from segtrain.errors import UserError
+from segtrain.errors import DataError, UserError
+from segtrain.json_text import read_json
+from segtrain.ownership import write_while
 from segtrain.storage import Storage, join
 
 log = logging.getLogger(__name__)
-CHECKSUMS = "checksums.json"
+FORMAT_VERSION = 1
+ARRAYS, STATE, RECIPE, CHECKSUMS = "arrays.npz", "state.json", "recipe.yaml", "checksums.json"
+DAMAGE = (FileNotFoundError, ValueError, KeyError)
+"""What reading a checkpoint raises where that is damaged; a fault of storage is something else."""
+Read = TypeVar("Read")
 
 
 @dataclass
 class Cursor:
     """How far a run has come: what to do next and what has been best. Plain numbers only; saved as JSON."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     epoch: int = 0
     """Epoch in progress, from 0."""
@@ -89,10 +104,15 @@ def facts_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run. One process, the chief, saves; any may restore."""
 
-    def __init__(self, folder: str, storage: Storage, *, keep: int) -> None:
+    def __init__(
+        self, folder: str, storage: Storage, *, keep: int, check_owner: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check_owner` is called before each file is written, and raises where the folder is another process's."""
+        self._folder = folder
         self._root = join(folder, "checkpoints")
         self._storage = storage
         self._keep = keep
+        self._check_owner = check_owner
         self._damaged: set[str] = set()
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -102,7 +122,7 @@ class Checkpoints:
     def save(self, arrays: Mapping[str, np.ndarray], cursor: Cursor, facts: Mapping[str, Any], recipe: Recipe) -> None:
         """Write in the background; waits for the save before, and raises its fault. `arrays` must not change."""
         self.wait()
-        state = json.dumps({"cursor": asdict(cursor), "facts": dict(facts)}, indent=1)
+        state = json.dumps({"format_version": FORMAT_VERSION, "cursor": asdict(cursor), "facts": dict(facts)}, indent=1)
         protected = {_name(cursor.step), _name(cursor.best_step)}
         self._writer = threading.Thread(
             target=self._write, args=(dict(arrays), state, recipe.to_yaml(), cursor.step, protected)
@@ -118,37 +138,58 @@ class Checkpoints:
             failure, self._failure = self._failure, None
             raise failure
 
-    def restore(self, step: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint whose checksums hold (or the one of `step`); None where there is none.
+    def restore(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None where none was ever finished.
 
-        A damaged one is named in the log, skipped, and left where it is. Raises StorageError where storage does not
-        answer: that is no damage, and an older checkpoint would throw work away.
+        A damaged one is named in the log, skipped, and left where it is. Raises DataError where all are damaged: to
+        start from the beginning would throw the run away. Raises UserError where the newest whole one is of a newer
+        segtrain, and StorageError where storage does not answer: that is no damage, and an older checkpoint would
+        throw work away.
         """
-        finished = self._finished()
-        for name in finished[::-1] if step is None else [_name(step)]:
-            try:
-                checkpoint = self._read(name)
-                self.saved_step = checkpoint.cursor.step
-                return checkpoint
-            except (FileNotFoundError, ValueError, KeyError) as fault:
-                log.warning("checkpoint %s is damaged (%s); it is kept, and an older one is tried", name, fault)
-                self._damaged.add(name)
-        return None
+        checkpoint = self._newest(self._read)
+        if checkpoint is not None:
+            self.saved_step = checkpoint.cursor.step
+        return checkpoint
+
+    def restore_step(self, step: int) -> Checkpoint:
+        """The checkpoint of a step. Raises DataError where there is none or it is damaged; else as `restore`."""
+        try:
+            checkpoint = self._read(_name(step))
+        except DAMAGE as fault:
+            raise DataError(f"the checkpoint of step {step} in {self._folder} is damaged ({_told(fault)})") from None
+        self.saved_step = max(self.saved_step, step)
+        return checkpoint
 
     def cursor(self) -> Cursor:
-        """How far the run has come by its newest checkpoint, of which only the small files are read and checked."""
-        for name in self._finished()[::-1]:
+        """How far the run has come by its newest checkpoint, of which only the small files are read and checked.
+
+        Raises as `restore`.
+        """
+        return self._newest(lambda name: self._state(name, self._checked(name, STATE))[0]) or Cursor()
+
+    def _newest(self, read: Callable[[str], Read]) -> Read | None:
+        """What `read` makes of the newest checkpoint that it can read; None where there is none at all."""
+        faults: dict[str, str] = {}
+        for name in reversed(self._finished()):
             try:
-                return Cursor(**json.loads(self._checked(name, "state.json")["state.json"])["cursor"])
-            except (FileNotFoundError, ValueError, KeyError) as fault:
-                log.warning("checkpoint %s is damaged (%s)", name, fault)
-        return Cursor()
+                return read(name)
+            except DAMAGE as fault:
+                faults[name] = _told(fault)
+                log.warning("checkpoint %s is damaged (%s); it is kept, and an older one is tried", name, faults[name])
+                self._damaged.add(name)
+        if faults:
+            told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+            raise DataError(
+                f"no checkpoint of {self._folder} can be read ({told}); put back a copy of {self._root}, "
+                f"delete that folder to train from the start, or give the run another name (run.name=...)"
+            )
+        return None
 
     def data_fingerprint(self) -> str | None:
         """The version of the data set that the newest readable checkpoint was trained on; None where there is none."""
         for name in self._finished()[::-1]:
             try:
-                state = json.loads(self._checked(name, "state.json")["state.json"])
+                state = _object(self._checked(name, STATE)[STATE], STATE)
                 return str(state["facts"]["data_fingerprint"])
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 continue  # named where the run is taken up
@@ -156,19 +197,19 @@ class Checkpoints:
 
     def _finished(self) -> list[str]:
         """Names of the checkpoints that were written to their end, oldest first."""
-        names = [name for name in self._storage.list(self._root) if name.startswith("step-")]
-        return [name for name in names if self._storage.exists(join(self._root, name, CHECKSUMS))]
+        names = [name for name in self._storage.list(self._root) if re.fullmatch(r"step-\d{8,}", name)]
+        finished = [name for name in names if self._storage.exists(join(self._root, name, CHECKSUMS))]
+        return sorted(finished, key=lambda name: int(name.removeprefix("step-")))
 
     def _write(self, arrays: dict[str, np.ndarray], state: str, recipe: str, step: int, protected: set[str]) -> None:
         name = _name(step)
         try:
             buffer = io.BytesIO()
             np.savez(buffer, **arrays)  # type: ignore[arg-type]
-            files = {"arrays.npz": buffer.getvalue(), "state.json": state.encode(), "recipe.yaml": recipe.encode()}
-            for file, data in files.items():
-                self._storage.write_bytes(join(self._root, name, file), data)
+            files = {ARRAYS: buffer.getvalue(), STATE: state.encode(), RECIPE: recipe.encode()}
             sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-            self._storage.write_bytes(join(self._root, name, CHECKSUMS), json.dumps(sums, indent=1).encode())
+            for file, data in (files | {CHECKSUMS: json.dumps(sums, indent=1).encode()}).items():
+                write_while(self._check_owner, join(self._root, name, file), data, self._storage)
             self._damaged.discard(name)
             self.saved_step = step
             self._prune(protected)
@@ -181,31 +222,119 @@ class Checkpoints:
         whole = [name for name in self._finished() if name not in self._damaged]
         for name in whole[: -self._keep]:
             if name not in protected:
+                self._check_owner()
                 # Checksums first: a deletion cut short leaves an unfinished folder, not a damaged checkpoint.
                 self._storage.delete(join(self._root, name, CHECKSUMS))
                 self._storage.delete(join(self._root, name))
 
     def _read(self, name: str) -> Checkpoint:
-        files = self._checked(name)
-        state = json.loads(files["state.json"])
-        with np.load(io.BytesIO(files["arrays.npz"])) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-        return Checkpoint(arrays, Cursor(**state["cursor"]), state["facts"])
+        files = self._checked(name, ARRAYS, STATE, RECIPE)
+        cursor, facts = self._state(name, files)
+        return Checkpoint(read_arrays(files[ARRAYS]), cursor, facts)
 
-    def _checked(self, name: str, *only: str) -> dict[str, bytes]:
-        """A checkpoint's files by their names, all where none is named. Raises ValueError where a checksum differs."""
+    def _state(self, name: str, files: Mapping[str, bytes]) -> tuple[Cursor, dict[str, Any]]:
+        """Cursor and facts. Raises UserError where a newer segtrain wrote them: an older checkpoint is no answer."""
+        state = _object(files[STATE], STATE)
+        version = state.get("format_version", 1)  # the first ones did not say it
+        if version != FORMAT_VERSION:
+            raise self._newer(name, f"has format version {str(version)[:20]}; this segtrain reads {FORMAT_VERSION}")
+        known = {field.name for field in fields(Cursor)}
+        cursor, facts = state["cursor"], state["facts"]
+        if not isinstance(cursor, dict) or not isinstance(facts, dict):
+            raise ValueError(f"{STATE} holds no cursor and facts")
+        unknown = [*(set(state) - {"format_version", "cursor", "facts"}), *(set(cursor) - known)]
+        if unknown:
+            raise self._newer(name, f"has the field {min(unknown)[:80]}, which this segtrain does not know")
+        return _cursor(cursor, name), facts
+
+    def _newer(self, name: str, what: str) -> UserError:
+        return UserError(
+            f"the checkpoint {join(self._root, name)} {what}; go on with the segtrain that wrote it, "
+            f"or give the run another name (run.name=...)"
+        )
+
+    def _checked(self, name: str, *wanted: str) -> dict[str, bytes]:
+        """A checkpoint's files by their names. Raises ValueError where one differs from its checksum."""
         folder = join(self._root, name)
-        sums = json.loads(self._storage.read_bytes(join(folder, CHECKSUMS)))
-        files = {file: self._storage.read_bytes(join(folder, file)) for file in only or sums}
+        sums = _object(self._storage.read_bytes(join(folder, CHECKSUMS)), CHECKSUMS)
+        files = {file: self._storage.read_bytes(join(folder, file)) for file in wanted}
         for file, data in files.items():
-            if hashlib.sha256(data).hexdigest() != sums[file]:
-                raise ValueError(f"the sha256 of {join(folder, file)} is not the recorded one")
+            if hashlib.sha256(data).hexdigest() != sums.get(file):
+                raise ValueError(f"the sha256 of {file} is not the recorded one")
+        known = {ARRAYS, STATE, RECIPE}
+        unknown = set(sums) - known
+        if unknown and known <= set(sums):  # else it is a name that was damaged
+            raise self._newer(name, f"has the file {min(unknown)[:80]}, which this segtrain does not know")
         return files
+
+
+def read_arrays(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an `arrays.npz`.
+
+    Raises ValueError for anything that `numpy.savez` does not write of plain arrays, before memory is taken for what
+    a damaged or foreign file declares: no array is larger than its bytes in the file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {one.filename.removesuffix(".npy"): _array(archive, one) for one in archive.infolist()}
+    except ValueError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error) as fault:
+        raise ValueError(f"{ARRAYS} is no archive of arrays ({fault})") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+        raise ValueError(f"{ARRAYS} holds {member.filename} packed")
+    stored = io.BytesIO(archive.read(member))
+    try:
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(stored)]
+        shape, _, dtype = read_header(stored)
+    except (KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError):
+        raise ValueError(f"{ARRAYS} holds {member.filename}, which is no array") from None
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(stored.getbuffer()) - stored.tell():
+        raise ValueError(f"{ARRAYS} holds {member.filename}, whose size is not that of its shape {shape}")
+    stored.seek(0)
+    array: np.ndarray = np.lib.format.read_array(stored, allow_pickle=False)
+    return array
+
+
+def _cursor(tree: dict[str, Any], name: str) -> Cursor:
+    """Raises ValueError for numbers that are none, and for a cursor of another step than the folder's."""
+    cursor = TypeAdapter(Cursor).validate_python(tree)
+    if _name(cursor.step) != name or min(cursor.epoch, cursor.step_in_epoch, cursor.step, cursor.best_step) < 0:
+        raise ValueError(f"the cursor in {STATE} is not of this step")
+    if cursor.best_epoch and not {"dice_hard_original", "dice_soft", "iou_hard_original"} <= set(cursor.best_metrics):
+        raise ValueError(f"the cursor in {STATE} has no scores of its best epoch")
+    return cursor
+
+
+def _object(data: bytes, file: str) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for anything else."""
+    found = read_json(data)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return found
+
+
+def _told(fault: Exception) -> str:
+    """A fault in a line, without what pydantic adds to it."""
+    if isinstance(fault, ValidationError):
+        first = fault.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(fault, FileNotFoundError):
+        return f"{str(fault.filename).rpartition('/')[2]} is gone"
+    if isinstance(fault, KeyError):
+        return f"{fault} is missing"
+    return str(fault).partition("\n")[0][:200]
 
 
 def check_same_run(checkpoint: Checkpoint, facts: Mapping[str, Any], folder: str) -> None:
     """Refuse to continue on other data. Raises UserError; recipes are compared field by field before a launch."""
-    old, new = checkpoint.facts["data_fingerprint"], facts["data_fingerprint"]
+    old, new = checkpoint.facts.get("data_fingerprint"), facts["data_fingerprint"]
     if old != new:
         raise UserError(
             f"data.root: the run in {folder} was trained on the data set {old}, this one is {new}; "

@@ -1,21 +1,26 @@
 """The loop: train an epoch, score it, keep the best, save, go on."""
 
+import logging
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
+from segtrain.best_files import why_unusable
 from segtrain.config import PlateauSchedule, Recipe
 from segtrain.data.batches import StepBatch
-from segtrain.errors import UserError
+from segtrain.errors import DataError, UserError
 from segtrain.training import reading
 from segtrain.training.best import PanelArtist, keep_best
-from segtrain.training.evaluation import evaluate
+from segtrain.training.evaluation import Scores, evaluate
 from segtrain.training.run import Run
 from segtrain.training.status import NOBODY, Driver, Left, Progress, RunSummary
 from segtrain.training.step import StepResult
 from segtrain.training.strategy import place
 from segtrain.training.watch import Watch
 from segtrain.training.world import World
+
+log = logging.getLogger(__name__)
 
 
 class _Leaving(Exception):  # noqa: N818 - nothing went wrong
@@ -31,7 +36,7 @@ def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
     """
     began_at = time.perf_counter()
     driver.tell(Progress("starting", epochs=recipe.train.epochs))
-    with Run(recipe, world) as run:
+    with Run(recipe, world, driver.claim) as run:
         watch = Watch(
             recipe,
             run.cursor,
@@ -48,6 +53,7 @@ def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
                 run.checkpoints.wait()
             watch.tell("leaving")
             raise Left(run.cursor.step) from None
+        _mend_best(run, watch, driver)
         summary = _summarize(run, watch.images_per_s)
         with watch.saving():
             run.checkpoints.wait()
@@ -139,15 +145,7 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
             raise _Leaving
 
     with run.averaged_weights():
-        scores = evaluate(
-            run.forward,
-            run.strategy,
-            run.validation_data,
-            threshold=run.recipe.evaluation.threshold,
-            watch=artist,
-            after_batch=after_batch,
-        )
-        reading.check_scored(run.recipe, run.validation_data, len(scores.ids))
+        scores = _scores(run, artist, after_batch)
         metrics = scores.summary()
         if not math.isfinite(metrics["dice_soft"]):
             raise UserError(
@@ -156,10 +154,53 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
             )
         if _is_better(run, metrics["dice_hard_original"]):
             run.cursor.best_metrics = metrics
-            run.check_owner()
             if run.world.is_chief:
                 keep_best(run, metrics, scores, artist.panels)
     return metrics
+
+
+def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
+    """Make `best/` again, from the checkpoint of the best epoch, where it is missing, damaged, or of another epoch.
+
+    It may be of another one where a kill came between its files, or where an older chief's last write came late.
+    Raises DataError where that checkpoint is damaged too.
+    """
+    step, reason = run.cursor.best_step, None
+    if run.world.is_chief and run.kept_step != step:
+        reason = why_unusable(run.folder, run.storage, step)
+    if not run.any_worker(reason is not None):
+        return
+    if reason is not None:
+        log.warning("%s; it is made again from the checkpoint of step %d", reason, step)
+    end = run.cursor
+    run.checkpoints.wait()
+    try:
+        run.go_to_step(step)
+    except DataError as error:
+        raise DataError(
+            f"{reason or 'best/ is not whole'}, and cannot be made again: {error}; "
+            f"put back a copy of it, or give the run another name (run.name=...)"
+        ) from None
+    artist = PanelArtist(run)
+    with watch.evaluating(), run.averaged_weights():
+        scores = _scores(run, artist, driver.beat)
+        if run.world.is_chief:
+            keep_best(run, scores.summary(), scores, artist.panels)
+    run.cursor = end
+
+
+def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> Scores:
+    """Of the validation fold, by the weights that the model holds."""
+    scores = evaluate(
+        run.forward,
+        run.strategy,
+        run.validation_data,
+        threshold=run.recipe.evaluation.threshold,
+        watch=artist,
+        after_batch=after_batch,
+    )
+    reading.check_scored(run.recipe, run.validation_data, len(scores.ids))
+    return scores
 
 
 def _is_better(run: Run, dice: float) -> bool:

@@ -1,8 +1,10 @@
 """Everything one worker of a run holds: data, replicas, network, optimizer, cursor, checkpoints, record."""
 
 import dataclasses
+import hashlib
 import logging
-import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -17,9 +19,10 @@ from segtrain.data.manifest import Manifest, read_manifest
 from segtrain.data.pipeline import EvaluationData, TrainingData
 from segtrain.data.plan import batch_split
 from segtrain.data.reader import ReadCounts
-from segtrain.errors import UserError
+from segtrain.errors import DataError, TakenOverError, UserError
 from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer, learning_rate
+from segtrain.ownership import RunClaim, take_run, write_while
 from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
@@ -30,12 +33,18 @@ from segtrain.training.tracking import Record
 from segtrain.training.world import World
 
 log = logging.getLogger(__name__)
+DAMAGED_MODEL = (
+    *(ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, NotImplementedError),
+    *(OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error),
+)
+"""What Keras raises for a file that is no model or damaged, depending on which part of it is read first."""
 
 
 class Run:
     """Built once per worker process and attempt; a context manager that lets go of threads and files."""
 
-    def __init__(self, recipe: Recipe, world: World) -> None:
+    def __init__(self, recipe: Recipe, world: World, driver: str | None = None) -> None:
+        """`driver` is the token of the driver's claim on the run's folder; None where there is no driver."""
         configure_process(world, deterministic=recipe.train.deterministic, seed=recipe.train.seed)
         self.recipe = recipe
         self.world = world
@@ -46,16 +55,20 @@ class Run:
         self._build_network()
         self._build_data()
         self.facts = facts_of(recipe, self.manifest.fingerprint)
-        self.checkpoints = Checkpoints(self.folder, self.storage, keep=recipe.checkpoint.keep)
+        self._claim = self._claimed(driver) if world.is_chief else None
+        self.checkpoints = Checkpoints(
+            self.folder, self.storage, keep=recipe.checkpoint.keep, check_owner=self.check_owner
+        )
         self.cursor = Cursor()
+        self.kept_step = 0
+        """Steps of the epoch whose `best/` this process has written; 0 for none."""
         self._restore()
         self._counted = ReadCounts()
         self.record: Record | None = None
-        self._token = uuid.uuid4().hex
         if world.is_chief:
-            self.storage.write_bytes(self._owner_url, self._token.encode())
-            self.storage.write_bytes(join(self.folder, "recipe.yaml"), recipe.to_yaml().encode())
-            self.record = Record(self.folder, self.storage, resumed_step=self.cursor.step)
+            text = recipe.to_yaml().encode()
+            write_while(self.check_owner, join(self.folder, "recipe.yaml"), text, self.storage)
+            self.record = Record(self.folder, self.storage, resumed_step=self.cursor.step, owned=self.check_owner)
         # One iterator for the whole run: it reads ahead into the next epoch while this one is scored. It starts
         # threads, so it comes last: what fails before it leaves nothing behind.
         self.batches = self.training_data.batches(self.cursor.epoch, self.cursor.step_in_epoch)
@@ -73,9 +86,11 @@ class Run:
             self.checkpoints.wait()
             if self.record is not None:
                 self.record.close()
-        except Exception:
+        except Exception as fault:
             if kind is None:
                 raise
+            if isinstance(error, TakenOverError) and isinstance(fault, TakenOverError):
+                return
             log.exception("%s could not be closed", self.folder)
 
     def _build_network(self) -> None:
@@ -114,17 +129,23 @@ class Run:
         if not self.validation_data.ids:
             raise UserError(f"data.fold: fold {self.recipe.data.fold} has no labelled picture to validate on")
 
-    @property
-    def _owner_url(self) -> str:
-        return join(self.folder, "owner")
+    def _claimed(self, driver: str | None) -> RunClaim:
+        """The folder is this chief's from here on, before it looks at a checkpoint: an older chief saves no more."""
+        claim = RunClaim(self.folder, self.storage, driver or take_run(self.folder, self.storage))
+        claim.begin_chief()
+        checkpoints = join(self.folder, "checkpoints")
+        written = [self.folder, *(join(self.folder, name) for name in ("best", "panels", "stuck"))]
+        for folder in [*written, *(join(checkpoints, name) for name in self.storage.list(checkpoints))]:
+            self.storage.remove_leftovers(folder)
+        return claim
 
     def check_owner(self) -> None:
-        """Raise UserError where another chief writes the folder by now. To be called before anything is written there.
+        """Raise TakenOverError where another process has the folder by now. To be called before each write there.
 
         A chief that was cut off may go on for a minute beside the one in its place.
         """
-        if self.world.is_chief and self.storage.read_bytes(self._owner_url) != self._token.encode():
-            raise UserError(f"{self.folder} is trained by another process by now, which began later; this one ends")
+        if self._claim is not None:
+            self._claim.check()
 
     def newly_read(self) -> ReadCounts:
         """What this worker has read since the last call, for training and for evaluation."""
@@ -181,14 +202,18 @@ class Run:
                 _load_weights(self.model, self.recipe.train.init_from, self.storage)
                 self.step.restart_average()
             return
-        if checkpoint is None:
-            checkpoint = self.checkpoints.restore(chosen)
-        if checkpoint is None:
-            raise OSError(f"worker {self.world.rank} cannot read the checkpoint of step {chosen} that the chief chose")
-        check_same_run(checkpoint, self.facts, self.folder)
-        self._load(checkpoint)
+        try:
+            self._load(checkpoint or self.checkpoints.restore_step(chosen))
+        except DataError as error:  # the chief has read it, so another attempt may
+            told = f"worker {self.world.rank} cannot read the checkpoint of step {chosen} that the chief chose"
+            raise OSError(f"{told}: {error}") from None
+
+    def go_to_step(self, step: int) -> None:
+        """Take weights, optimizer and cursor from the checkpoint of a step. Raises DataError where it is damaged."""
+        self._load(self.checkpoints.restore_step(step))
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        check_same_run(checkpoint, self.facts, self.folder)
         state = self._state()
         if _shapes(state) != _shapes(checkpoint.arrays):
             raise UserError(
@@ -214,15 +239,21 @@ class Run:
             for weight, value in zip(self.step.weights, trained, strict=True):
                 weight.assign(value)
 
-    def export(self, url: str) -> None:
-        """Write the model as it stands to a `.keras` file that loads anywhere, without a strategy, in float32."""
+    def export(self, url: str) -> str:
+        """Write the model as it stands to a `.keras` file that loads anywhere, without a strategy, in float32.
+
+        Raises TakenOverError where the folder is another process's by now.
+        Returns the file's sha256.
+        """
         precision = "float64" if self.recipe.train.precision == "float64" else "float32"
         plain = build_model(self.recipe.model, dtype_policy=precision, seed=self.recipe.train.seed)
         plain.set_weights([local_value(self.strategy, variable.value).numpy() for variable in self.model.variables])
         with scratch_folder("export") as folder:
             local = folder / "model.keras"
             plain.save(local)
-            self.storage.write_file(url, local)
+            data = local.read_bytes()
+        write_while(self.check_owner, url, data, self.storage)
+        return hashlib.sha256(data).hexdigest()
 
 
 def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -240,16 +271,19 @@ def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:
 def _load_weights(model: keras.Model, source: str, storage: Storage) -> None:
     """Weights of a run's best model, or of a `.keras` file, into `model`. Raises UserError where they do not fit."""
     url = source if source.endswith(".keras") else join(source, "best", "model.keras")
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise UserError(f"train.init_from: there is no {url}") from None
     with scratch_folder("init") as folder:
         local = folder / "model.keras"
+        local.write_bytes(data)
         try:
-            local.write_bytes(storage.read_bytes(url))
             other = keras.models.load_model(local, compile=False)
             pairs = list(zip(model.variables, other.variables, strict=True))
-        except FileNotFoundError:
-            raise UserError(f"train.init_from: there is no {url}") from None
-        except ValueError as error:
-            raise UserError(f"train.init_from: {url} is no model of this shape ({error})") from None
+        except DAMAGED_MODEL as error:
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(f"train.init_from: {url} is no model of this shape ({told})") from None
     for mine, theirs in pairs:
         if tuple(mine.shape) != tuple(theirs.shape):
             raise UserError(

@@ -91,6 +91,8 @@ class Driver:
     """Whether this worker has been asked to save and leave; the workers agree on the step by themselves."""
     beat: Callable[[], None] = lambda: None
     """Called whenever a step, a batch of an evaluation or a save has ended."""
+    claim: str | None = None
+    """Token of the driver's claim on the run's folder (`segtrain.ownership`); None where there is no driver."""
 
 
 NOBODY = Driver()

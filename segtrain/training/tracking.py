@@ -2,15 +2,23 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from segtrain import run_record
+from segtrain.errors import UserError
+from segtrain.json_text import read_json
+from segtrain.ownership import write_while
 from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, is_remote, join, local_path
+
+log = logging.getLogger(__name__)
 
 
 class Record:
@@ -20,20 +28,33 @@ class Record:
     like that of an undisturbed run.
     """
 
-    def __init__(self, folder: str, storage: Storage, *, resumed_step: int) -> None:
+    def __init__(
+        self, folder: str, storage: Storage, *, resumed_step: int, owned: Callable[[], None] = lambda: None
+    ) -> None:
+        """`owned` raises once the folder is another process's; nothing is written there then."""
         self._storage = storage
+        self._owned = owned
         self._remote = folder if is_remote(folder) else None
         self._scratch = contextlib.ExitStack()
         self._local = self._scratch.enter_context(scratch_folder("record")) if self._remote else local_path(folder)
-        self._path = self._local / "metrics.jsonl"
+        self._path = self._local / run_record.RECORD_NAME
+        events = self._local / "tensorboard"
+        if events.exists() and not events.is_dir():
+            raise UserError(f"{events} is a file, where TensorBoard's folder belongs; move it away")
         try:
-            lines = storage.read_bytes(join(folder, "metrics.jsonl")).splitlines()
+            stored = storage.read_bytes(join(folder, run_record.RECORD_NAME))
         except FileNotFoundError:
-            lines = []
+            stored = b""
+        lines = stored.splitlines()
         kept = [line for line in lines if _step_of(line) <= resumed_step]
-        storage.write_bytes(str(self._path), b"".join(line + b"\n" for line in kept))
+        torn = bool(stored) and not stored.endswith(b"\n")  # as a kill leaves the last line
+        broken = sum(map(math.isinf, map(_step_of, lines[:-1] if torn else lines)))
+        if broken:
+            log.warning("%s: %d lines are damaged and dropped", join(folder, run_record.RECORD_NAME), broken)
+        write_while(owned, str(self._path), b"".join(line + b"\n" for line in kept), storage)
         self._lines = self._path.open("a")
-        self._events = tf.summary.create_file_writer(str(self._local / "tensorboard"))
+        owned()  # else these may be another's lines: whoever takes over from now on puts a new file in their place
+        self._events = tf.summary.create_file_writer(str(events))
         self._uploaded_bytes: dict[Path, int] = {}
 
     def step(self, **values: Any) -> None:
@@ -59,8 +80,14 @@ class Record:
             for path in [self._path, *sorted((self._local / "tensorboard").iterdir())]:
                 size = path.stat().st_size  # these files only grow
                 if self._uploaded_bytes.get(path) != size:
-                    self._storage.write_file(join(self._remote, *path.relative_to(self._local).parts), path)
+                    self._upload(path, join(self._remote, *path.relative_to(self._local).parts))
                     self._uploaded_bytes[path] = size
+
+    def _upload(self, path: Path, url: str) -> None:
+        if path == self._path:
+            write_while(self._owned, url, path.read_bytes(), self._storage)
+        else:  # TensorBoard gives each process a file of its own
+            self._storage.write_file(url, path)
 
     def close(self) -> None:
         """Flush and release the files."""
@@ -75,6 +102,6 @@ class Record:
 def _step_of(line: bytes) -> float:
     """The step of a line; a line cut off by a kill counts as beyond any step."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return float(read_json(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return float("inf")

@@ -11,7 +11,8 @@ from ray.tune.search import Searcher
 
 from segtrain.config import Recipe
 from segtrain.errors import UserError
-from segtrain.trials import Trial, label
+from segtrain.storage import join
+from segtrain.trials import TRIAL_NAME, Trial, label, trial_folder
 from segtrain.tune import space
 from segtrain.tune.record import SweepRecord
 
@@ -59,6 +60,7 @@ class PointSearch(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
         for trial in record.trials:
+            self._check_point(trial)
             self._learn(trial)
         self._to_resume = deque(record.to_resume())
         planned = [*starts, *(space.grid(recipe) if recipe.tune.search == "grid" else ())]
@@ -85,7 +87,6 @@ class PointSearch(Searcher):
                 break
             self._rule_out(trial, verdict)
         self._infeasible_in_a_row = 0
-        self._live[trial_id] = trial.number
         if trial.attempts == 0:
             self._record.put_recipe(trial.number, verdict.recipe)
             self._record.put(
@@ -97,7 +98,16 @@ class PointSearch(Searcher):
                     memory_bytes=verdict.memory_bytes,
                 )
             )
-        return {"number": trial.number, "recipe": verdict.recipe.to_yaml(), "known_epochs": trial.epochs}
+        self._record.give_out(trial.number)
+        if self._record.fault is not None:  # what is not recorded is not run
+            return str(Searcher.FINISHED)
+        self._live[trial_id] = trial.number
+        return {
+            "number": trial.number,
+            "recipe": verdict.recipe.to_yaml(),
+            "known_epochs": trial.epochs,
+            "claim": self._record.token,
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The record has it already."""
@@ -188,6 +198,16 @@ class PointSearch(Searcher):
         self._infeasible_in_a_row += 1
         if self._infeasible_in_a_row >= INFEASIBLE_IN_A_ROW:
             raise UserError(_nothing_fits(self._infeasible_in_a_row, trial, verdict))
+
+    def _check_point(self, trial: Trial) -> None:
+        """Raise UserError for a trial of an earlier attempt whose point is none of the space."""
+        axes = self._recipe.tune.space
+        try:
+            for name, value in trial.point.items():
+                space.distribution(axes[name]).to_internal_repr(space.encoded(axes[name], value))
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+            url = join(trial_folder(self._record.folder, trial.number), TRIAL_NAME)
+            raise UserError(f"{url} holds a point that is none of tune.space ({name}); delete that folder") from None
 
     def _learn(self, trial: Trial) -> None:
         """Tell the study of a trial of an earlier attempt that is over."""

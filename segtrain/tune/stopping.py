@@ -12,6 +12,8 @@ from segtrain.tune.record import SweepRecord
 
 FAILED = "failed"
 """Key of a report that ends a trial: why another attempt would end in the same way."""
+TAKEN = "taken"
+"""Key of a report that ends a trial whose folder another process trains by now: which one, in a sentence."""
 MOST_RUNGS = 8
 """Rungs of ASHA on a clock of GPU-seconds, where no trial's end is known beforehand."""
 
@@ -46,6 +48,9 @@ class Stopping(FIFOScheduler):
         number = trial.config["number"]
         if FAILED in result:
             self._record.put(self._record[number].ended("failed", result[FAILED]))
+            return str(TrialScheduler.STOP)
+        if TAKEN in result:  # nothing is wrong with it
+            self._record.put(self._record[number].ended("stopped", result[TAKEN], resumable=True))
             return str(TrialScheduler.STOP)
         if "dice" not in result:
             return str(TrialScheduler.CONTINUE)
@@ -90,7 +95,7 @@ class Stopping(FIFOScheduler):
 
 
 class Budget(tune.Stopper):
-    """Ends the sweep when its hours or GPU-hours are spent, or when it is interrupted."""
+    """Ends the sweep when its hours or GPU-hours are spent, when it is interrupted, or can record nothing any more."""
 
     def __init__(self, config: TuneConfig, record: SweepRecord) -> None:
         self._config = config
@@ -102,7 +107,7 @@ class Budget(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.interrupted or self.spent() is not None
+        return self.interrupted or self._record.fault is not None or self.spent() is not None
 
     def spent(self) -> str | None:
         """The budget that is spent, as a phrase; None while there is some left."""

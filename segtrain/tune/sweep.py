@@ -20,8 +20,8 @@ from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
 from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, is_remote, join
-from segtrain.trials import SweepState, Trial, read_sweep, trial_folder
-from segtrain.tune import space
+from segtrain.trials import SweepState, Trial, trial_folder
+from segtrain.tune import record, space
 from segtrain.tune.groups import TrialGroups
 from segtrain.tune.record import SweepRecord, check_folder_is_new
 from segtrain.tune.search import PointSearch, Verdict
@@ -44,7 +44,8 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     With `resume` an earlier attempt of the same sweep goes on: finished trials are not run again, running ones go on
     from their checkpoints. Returns the trial with the highest dice.
     Raises UserError before anything starts where the space, the data, the folder or the cluster does not fit;
-    RunError where no trial was scored; KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
+    RunError where no trial was scored; TakenOverError where another driver goes on with the sweep, which began later;
+    KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
     """
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
@@ -56,14 +57,14 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
         if told is not None:
             display.note(told)
         try:
-            return _Driver(recipe, storage, train, starts, concurrent, display).run()
+            return _Driver(recipe, storage, train, starts, concurrent, display).run(resume=resume)
         finally:
             display.close()
 
 
 def is_there(recipe: Recipe) -> bool:
     """Whether the run's folder holds a sweep already."""
-    return read_sweep(preflight.absolute(recipe).run.folder, Storage(recipe.storage)) is not None
+    return record.is_there(preflight.absolute(recipe).run.folder, Storage(recipe.storage))
 
 
 def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
@@ -165,29 +166,31 @@ class _Driver:
         self._recipe = recipe
         self._storage = storage
         self._train = train
+        self._starts = starts
         self._concurrent = concurrent
         self._display = display
         self._folder = recipe.run.folder
-        self._record = SweepRecord(self._folder, storage)
-        if self._record.launched >= recipe.tune.max_trials and not self._record.to_resume():
-            planned = recipe.tune.max_trials
-            raise UserError(f"tune.max_trials: {self._folder} has its {planned} trials; raise it to go on")
-        self._search = PointSearch(recipe, self._record, self._judge, max_concurrent=concurrent, starts=starts)
-        self._stopping = Stopping(recipe, self._record)
+        self._record = SweepRecord(self._folder, storage)  # what cannot be read is refused before it is claimed
         self._budget = Budget(recipe.tune, self._record)
 
-    def run(self) -> Trial:
-        """Until all trials are over, the budget is spent or the user stops it."""
-        self._storage.write_bytes(join(self._folder, "recipe.yaml"), self._recipe.to_yaml().encode())
-        self._record.put_sweep("running")
+    def run(self, *, resume: bool) -> Trial:
+        """Until all trials are over, the budget is spent, the user stops it, or another driver takes it over."""
+        self._record.claim(resume=resume)
+        self._record.put_file("recipe.yaml", self._recipe.to_yaml())
         warn_of_hasty_stops(self._display.note)
         self._display.note(f"{'resuming' if self._record.trials else 'starting'} {self._folder}")
+        most = self._recipe.tune.max_trials
         try:
-            with _interruptible(self._budget):
-                self._run_trials()
+            if self._record.launched < most or self._record.to_resume():
+                with _interruptible(self._budget):
+                    self._run_trials()
+            else:  # its driver may have been killed before the leaderboard was written
+                self._display.note(f"{self._folder} has its {most} trials (tune.max_trials); raise it to search on")
         except BaseException:
             self._leave("stopped", "the sweep itself failed; --resume goes on")
+            self._record.raise_fault()
             raise
+        self._record.raise_fault()
         if self._budget.interrupted:
             self._leave("stopped", "interrupted; --resume goes on")
             self._display.note(f"interrupted; the same command with --resume goes on with {self._folder}")
@@ -219,19 +222,22 @@ class _Driver:
                 groups.close()
 
     def _search_on(self, scratch: str, groups: TrialGroups | None) -> None:
+        search = PointSearch(
+            self._recipe, self._record, self._judge, max_concurrent=self._concurrent, starts=self._starts
+        )
         # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
         tune.run(
             partial(run_trial, train=self._train, groups=groups),
             name="sweep",
             storage_path=scratch,
             num_samples=-1,
-            search_alg=self._search,
-            scheduler=self._stopping,
+            search_alg=search,
+            scheduler=Stopping(self._recipe, self._record),
             stop=self._budget,
             resources_per_trial=_resources(self._recipe),
             max_failures=self._recipe.tune.max_failures,
             raise_on_failed_trial=False,
-            callbacks=[Watching(self._record, self._search, self._display, self._recipe, groups)],
+            callbacks=[Watching(self._record, search, self._display, self._recipe, groups)],
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             verbose=0,
         )
@@ -254,12 +260,15 @@ class _Driver:
     def _leave(self, state: SweepState, reason: str) -> None:
         """Keep how the sweep ended, trials under way as ones to go on with, and the leaderboard so far."""
         self._record.interrupted(reason or "the sweep ended")
+        self._record.put_file(LEADERBOARD_NAME, leaderboard.to_csv(self._record.trials, list(self._recipe.tune.space)))
         self._record.put_sweep(state, reason)
-        axes, trials = list(self._recipe.tune.space), self._record.trials
-        self._storage.write_bytes(join(self._folder, LEADERBOARD_NAME), leaderboard.to_csv(trials, axes).encode())
 
     def _finish(self) -> Trial:
-        """Write the best recipe and the report, and show the leaderboard. Raises RunError where nothing was scored."""
+        """Write the best recipe and the report, and show the leaderboard. Raises RunError where nothing was scored.
+
+        A driver that is killed meanwhile has left a sweep whose trials are all over: --resume comes here at once.
+        """
+        self._record.raise_fault()
         trials = self._record.trials
         for line in final_table(trials, list(self._recipe.tune.space)):
             self._display.note(line)
@@ -271,7 +280,8 @@ class _Driver:
         url = join(self._folder, BEST_NAME)
         run = self._recipe.run
         text = leaderboard.best_yaml(own, best, self._folder, name=f"{run.name}-best", storage=run.storage)
-        self._storage.write_bytes(url, text.encode())
+        self._record.put_file(BEST_NAME, text)
+        self._record.raise_fault()
         self._display.note(f"leaderboard {join(self._folder, LEADERBOARD_NAME)}")
         self._display.note(f"report      {report.write(self._folder, self._storage)}")
         self._display.note(f"best        {url}")

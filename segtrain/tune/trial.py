@@ -11,13 +11,17 @@ from ray import tune
 
 from segtrain.config import Recipe, recorded
 from segtrain.environment import before_tensorflow
+from segtrain.errors import TakenOverError
 from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
 from segtrain.launch import run_on
+from segtrain.run_record import epochs_of
+from segtrain.storage import Storage, join
+from segtrain.training.checkpoint import Checkpoints
 from segtrain.training.status import Driver, Progress, RunSummary
 from segtrain.training.watchdog import Stuck, Watchdog
 from segtrain.training.world import World
 from segtrain.tune.groups import TrialGroups
-from segtrain.tune.stopping import FAILED
+from segtrain.tune.stopping import FAILED, TAKEN
 from segtrain.worker import STUCK_EXIT_CODE, Train
 
 
@@ -25,20 +29,26 @@ def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) 
     """Train as `config["recipe"]` says, from the run's newest checkpoint on, and report every scored epoch to Tune.
 
     Ray Tune calls this. `groups` is given where the run has several workers, and answers for their placement groups.
-    An error that would come again is reported as the trial's end; any other is raised, and Tune starts the trial again
-    as often as `tune.max_failures` says.
+    `config["claim"]` is the token of the sweep's claim on the trial's folder. That another process has the folder is
+    reported as the trial's end, and so is an error that would come again; any other is raised, and Tune starts the
+    trial again as often as `tune.max_failures` says.
     """
     recipe = recorded(config["recipe"])
     reporter = Reporter(recipe)
     try:
+        for epoch in untold_epochs(recipe, Storage(recipe.storage), config["known_epochs"]):
+            reporter.report(*epoch)
         if groups is None:
-            summary = _train_here(recipe, reporter, train)
+            summary = _train_here(recipe, reporter, train, config["claim"])
         else:
             # The loop is in workers of their own, which Ray Train starts; this process waits for them.
             keep = partial(groups.put, config["number"])
-            summary, _ = run_on(reporter, recipe, train, on_group=keep)
+            summary, _ = run_on(reporter, recipe, train, on_group=keep, claim=config["claim"])
     except Exception as error:
         told = portable(error, gpus=recipe.cluster.gpus_per_worker > 0)
+        if isinstance(told, TakenOverError):
+            tune.report({TAKEN: str(told), "notes": []})
+            return
         if comes_again(told):
             # Of a mistake the sentence says all; of a bug whoever mends it needs the traceback.
             tune.report({FAILED: str(told), "notes": [told.trace] if isinstance(told, WorkerError) else []})
@@ -47,6 +57,26 @@ def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) 
     if summary.epoch > max(config["known_epochs"], reporter.epochs):
         # The run had come to its end, but was killed before its last epochs were told.
         reporter.report(summary.epoch, summary.dice_hard_original, summary.train_seconds, summary.images_per_s)
+
+
+def untold_epochs(recipe: Recipe, storage: Storage, known_epochs: int) -> list[tuple[int, float, float, float]]:
+    """Epoch, dice, seconds and images/s of the epochs that a trial's checkpoints hold and its sweep has not heard of.
+
+    They ended just before the driver or the trial's process was killed, or another driver took the sweep over. Seconds
+    are of all attempts; those up to an epoch that is not the last are its share. Raises DataError where no checkpoint
+    can be read.
+    """
+    try:
+        lines = storage.read_bytes(join(recipe.run.folder, "metrics.jsonl"))
+    except FileNotFoundError:
+        return []
+    done = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep).cursor()
+    found = []
+    for line in epochs_of(lines):
+        if known_epochs < line["epoch"] <= done.epoch and "dice_hard_original" in line:
+            seconds = done.train_s * line["epoch"] / done.epoch
+            found.append((line["epoch"], line["dice_hard_original"], seconds, line["images_per_s"]))
+    return found
 
 
 class Reporter:
@@ -107,7 +137,7 @@ def _end(stuck: Stuck) -> None:
         os._exit(STUCK_EXIT_CODE)
 
 
-def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
+def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) -> RunSummary:
     """The loop in this process; with half the pictures at once each time that the device runs out of memory."""
     before_tensorflow(compute_threads=recipe.cluster.compute_threads)
     world = World(
@@ -117,7 +147,7 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train) -> RunSummary:
     while True:
         try:
             with Watchdog(recipe.cluster.stuck_after_s, _end) as watchdog:
-                return train(recipe, world, Driver(reporter.show, beat=watchdog.beat))
+                return train(recipe, world, Driver(reporter.show, beat=watchdog.beat, claim=claim))
         except Exception as error:
             shortage = portable(error, gpus=world.gpus_per_worker > 0)
             if not isinstance(shortage, DeviceMemoryError):

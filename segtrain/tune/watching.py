@@ -1,18 +1,22 @@
 """What Ray Tune tells of a sweep while it goes on: shown to the user, and kept where only Tune knows it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from segtrain.config import Recipe
+from segtrain.failures import MORE_HOST_MEMORY, HostMemoryError
 from segtrain.training.status import Progress
 from segtrain.trials import Trial
 from segtrain.tune.groups import TrialGroups
 from segtrain.tune.record import SweepRecord
 from segtrain.tune.search import PointSearch
 from segtrain.tune.table import SweepDisplay
+
+LOOK_AT_OWNER_EVERY_S = 5.0
 
 
 class Watching(tune.Callback):
@@ -32,6 +36,7 @@ class Watching(tune.Callback):
         self._display = display
         self._recipe = recipe
         self._epochs = recipe.train.epochs
+        self._looked_at = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
@@ -54,7 +59,8 @@ class Watching(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         self._free(number)
-        self._record.put(self._record[number].ended("failed", failure_of(trial)))
+        if not self._record[number].is_over:  # what was decided before its process failed stands
+            self._record.put(self._record[number].ended("failed", failure_of(trial)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """`done` is set where the trial's function returned; a trial that the budget ends is left as it is."""
@@ -70,6 +76,9 @@ class Watching(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         record, limit = self._record, self._recipe.tune.max_hours
+        if time.monotonic() - self._looked_at >= LOOK_AT_OWNER_EVERY_S:
+            self._looked_at = time.monotonic()
+            record.look()
         known = record.trials
         self._display.update(
             known,
@@ -95,6 +104,8 @@ def failure_of(trial: Any) -> str:
     if isinstance(error, RayActorError):
         return "its process was lost"
     cause = getattr(error, "cause", error)
+    if isinstance(cause, OutOfMemoryError):
+        return f"{HostMemoryError()}; {MORE_HOST_MEMORY}"
     return str(getattr(cause, "headline", f"{type(cause).__name__}: {cause}")).strip().splitlines()[0]
 
 

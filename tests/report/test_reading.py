@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segtrain.data.ids import file_names
+from segtrain.errors import UserError
 from segtrain.report.reading import read_run_folder, read_sweep_folder, without_credentials
 from segtrain.storage import Storage, join
 from segtrain.trials import Sweep
@@ -82,3 +84,50 @@ def test_a_folder_in_a_bucket_reads_like_one_on_disk(tmp_path: Path, s3_root: st
 )
 def test_only_user_and_password_of_a_url_are_hidden(text: str, expected: str) -> None:
     assert without_credentials(text) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"best_threshold": float("nan")},
+        {"threshold_curve": [1, 2]},
+        {"validation_dice": ["high"]},
+        {"validation_ids": ["one"]},
+        {"versions": 3},
+        {"epoch": None},
+        {"fold": None},
+        {"dice_at_best_threshold": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_scores_that_no_run_writes_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    made.write_run(tmp_path / "run", panels=0)
+    url = tmp_path / "run/best/metrics.json"
+    url.write_text(json.dumps(json.loads(url.read_text()) | change))
+    with pytest.raises(
+        UserError, match=r"best/metrics\.json is not what a run writes \(.*\); delete it, and the report"
+    ):
+        read_run_folder(str(tmp_path / "run"), Storage())
+
+
+def test_panels_and_scores_are_of_one_epoch_although_the_run_replaces_them_meanwhile(tmp_path: Path) -> None:
+    """The run writes panels first and scores last; the report begins in between."""
+
+    class Meanwhile(Storage):
+        def list(self, url: str) -> list[str]:
+            found = super().list(url)
+            if url.endswith("panels") and not done:
+                done.append(1)
+                new = json.loads(best.read_text())
+                new["validation_dice"] = [1 - dice for dice in new["validation_dice"]]
+                best.write_text(json.dumps(new))
+            return found
+
+    done: list[int] = []
+    made.write_run(tmp_path / "run", panels=2)
+    best = tmp_path / "run/best/metrics.json"
+    run = read_run_folder(str(tmp_path / "run"), Meanwhile())
+    assert run is not None
+    dice = dict(zip(run.best["validation_ids"], run.best["validation_dice"], strict=True))
+    assert run.best == json.loads(best.read_text())
+    assert [panel.dice for panel in run.panels] == [dice[panel.id] for panel in run.panels]

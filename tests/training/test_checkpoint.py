@@ -1,9 +1,13 @@
 """What is saved comes back bit for bit; what is damaged or unfinished is passed over, never trusted, never deleted."""
 
+import hashlib
+import io
 import json
 import logging
 import threading
+import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import Recipe
-from segtrain.errors import StorageError, UserError
+from segtrain.errors import DataError, StorageError, TakenOverError, UserError
 from segtrain.storage import Storage
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
 
@@ -91,14 +95,15 @@ def test_a_checkpoint_says_what_made_it(tmp_path: Path, checkpoints: Checkpoints
 
 def test_a_new_run_has_nothing_to_restore(checkpoints: Checkpoints) -> None:
     assert checkpoints.restore() is None
-    assert checkpoints.restore(4) is None
+    assert checkpoints.cursor() == Cursor()
+    with pytest.raises(DataError, match=r"checkpoint of step 4 .* is damaged"):
+        checkpoints.restore_step(4)
 
 
 def test_the_newest_is_restored_and_any_other_by_its_step(checkpoints: Checkpoints) -> None:
     save(checkpoints, 2, 10)
-    newest, older = checkpoints.restore(), checkpoints.restore(2)
+    newest, older = checkpoints.restore(), checkpoints.restore_step(2)
     assert newest is not None
-    assert older is not None
     assert (newest.cursor.step, older.cursor.step) == (10, 2)
 
 
@@ -142,17 +147,193 @@ def test_no_flipped_bit_is_ever_restored(saved: Path, file: str, place: float, b
     flipped = bytearray(sound)
     flipped[int(place * len(sound))] ^= 1 << bit
     path.write_bytes(flipped)
-    assert Checkpoints(str(saved), Storage(), keep=2).restore() is None
+    with pytest.raises(DataError, match=r"no checkpoint of .* can be read"):
+        Checkpoints(str(saved), Storage(), keep=2).restore()
     path.write_bytes(sound)
     assert Checkpoints(str(saved), Storage(), keep=2).restore() is not None
 
 
-def test_where_all_are_damaged_there_is_none(tmp_path: Path, checkpoints: Checkpoints) -> None:
+@pytest.mark.parametrize("file", ["arrays.npz", "state.json"])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+def test_where_all_are_damaged_they_are_named_with_the_way_out(
+    tmp_path: Path, checkpoints: Checkpoints, damage: Callable[[Path], None], file: str
+) -> None:
+    """To start from the beginning would empty the run's record."""
     save(checkpoints, 4, 8)
     for step in (4, 8):
-        flip_a_bit(folder_of(tmp_path, step) / "arrays.npz")
-    assert checkpoints.restore() is None
+        damage(folder_of(tmp_path, step) / file)
+    with pytest.raises(DataError, match=r"no checkpoint .*step-00000008: .*; step-00000004: .*put back a copy"):
+        checkpoints.restore()
+    if file == "state.json":  # the arrays are not read for the cursor
+        with pytest.raises(DataError, match="delete that folder to train from the start"):
+            checkpoints.cursor()
     assert steps_in(tmp_path) == [4, 8]
+
+
+def rewrite(root: Path, step: int, **files: bytes) -> None:
+    """Other contents under checksums that hold, as a newer segtrain or a foreign hand would leave them."""
+    folder = folder_of(root, step)
+    sums = json.loads((folder / "checksums.json").read_text())
+    for stem, data in files.items():
+        name = {"arrays": "arrays.npz", "state": "state.json"}.get(stem, stem)
+        (folder / name).write_bytes(data)
+        sums[name] = hashlib.sha256(data).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+def state_with(**changes: object) -> bytes:
+    cursor = changes.pop("cursor", {})
+    return json.dumps({"cursor": {**asdict(cursor_of(8)), **cursor}, "facts": FACTS, **changes}).encode()  # type: ignore[dict-item]
+
+
+DEEP = b"[" * 100_000
+
+
+def npy(header: str) -> bytes:
+    """An array's file whose header declares whatever it likes, with 4 bytes of data."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"1234"
+
+
+def zipped(member: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w", method) as archive:
+        archive.writestr("model/0000.npy", member)
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize("sums", [b"null", b"[]", b"3", b"{}", b'{"arrays.npz": null}', DEEP, b"\xff"])
+def test_checksums_of_odd_shape_are_damage(tmp_path: Path, checkpoints: Checkpoints, sums: bytes) -> None:
+    save(checkpoints, 4, 8)
+    (folder_of(tmp_path, 8) / "checksums.json").write_bytes(sums)
+    found = checkpoints.restore()
+    assert found is not None
+    assert found.cursor.step == checkpoints.cursor().step == 4
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *(b"null", b"[1]", DEEP, b"{}"),
+        b'{"cursor": null, "facts": {}}',
+        b'{"cursor": {"step": 8}, "facts": []}',
+        state_with(cursor={"step": 9}),
+        state_with(cursor={"step": "eight"}),
+        state_with(cursor={"loss_sum": float("nan")}),
+        state_with(cursor={"best_epoch": 1, "best_metrics": {}}),
+    ],
+    ids=range(10),
+)
+def test_a_state_of_odd_shape_is_damage(tmp_path: Path, checkpoints: Checkpoints, state: bytes) -> None:
+    save(checkpoints, 4, 8)
+    rewrite(tmp_path, 8, state=state)
+    found = checkpoints.restore()
+    assert found is not None
+    assert found.cursor.step == checkpoints.cursor().step == 4
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        b"no zip",
+        zipped(b"no array"),
+        zipped(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }\n")),
+        zipped(npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n")),
+        zipped(npy("(" * 5000)),
+        zipped(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n"), zipfile.ZIP_DEFLATED),
+    ],
+    ids=["no zip", "no array", "huge", "pickled", "deep", "packed"],
+)
+def test_arrays_that_are_none_are_damage_before_memory_is_taken(
+    tmp_path: Path, checkpoints: Checkpoints, arrays: bytes
+) -> None:
+    save(checkpoints, 4, 8)
+    rewrite(tmp_path, 8, arrays=arrays)
+    found = checkpoints.restore()
+    assert found is not None
+    assert found.cursor.step == 4
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        (state_with(format_version=2), "has format version 2; this segtrain reads 1"),
+        (state_with(format_version=None), "has format version None"),
+        (state_with(cursor={"tokens": 1}), "has the field tokens, which this segtrain does not know"),
+        (state_with(shards=[]), "has the field shards"),
+    ],
+)
+def test_what_a_newer_segtrain_wrote_is_refused_and_not_passed_over(
+    tmp_path: Path, checkpoints: Checkpoints, state: bytes, what: str
+) -> None:
+    save(checkpoints, 4, 8)
+    rewrite(tmp_path, 8, state=state)
+    for read in (checkpoints.restore, checkpoints.cursor):
+        with pytest.raises(UserError, match=f"step-00000008 {what}.*go on with the segtrain that wrote it"):
+            read()
+    flip_a_bit(folder_of(tmp_path, 8) / "arrays.npz")
+    found = checkpoints.restore()  # damage stays damage
+    assert found is not None
+    assert found.cursor.step == 4
+
+
+def test_a_file_that_is_not_known_is_refused(tmp_path: Path, checkpoints: Checkpoints) -> None:
+    save(checkpoints, 8)
+    rewrite(tmp_path, 8, **{"slots.npz": b"x"})
+    with pytest.raises(UserError, match=r"has the file slots\.npz"):
+        checkpoints.restore()
+
+
+def test_a_checkpoint_says_its_format_version_and_without_one_is_of_the_first(
+    tmp_path: Path, checkpoints: Checkpoints
+) -> None:
+    save(checkpoints, 8)
+    state = json.loads((folder_of(tmp_path, 8) / "state.json").read_text())
+    assert state.pop("format_version") == 1
+    rewrite(tmp_path, 8, state=json.dumps(state).encode())
+    found = checkpoints.restore()
+    assert found is not None
+    assert found.cursor == cursor_of(8)
+
+
+def test_a_write_that_was_held_up_does_not_damage_the_checkpoint_of_the_process_that_took_over(tmp_path: Path) -> None:
+    """Both come to the same step; the older one's file would not match the newer one's checksums."""
+    newer, taken = Checkpoints(str(tmp_path), Storage(), keep=2), []
+
+    class Held(Storage):
+        def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
+            if not taken:
+                taken.append(url)
+                newer.save({**arrays_of(8), "more": np.zeros(3)}, cursor_of(8), FACTS, Recipe())
+                newer.wait()
+            super().write_if_version(url, data, version)
+
+    def check_owner() -> None:
+        if taken:
+            raise TakenOverError("it is trained by another process by now")
+
+    older = Checkpoints(str(tmp_path), Held(), keep=2, check_owner=check_owner)
+    older.save(arrays_of(8), cursor_of(8), FACTS, Recipe())
+    with pytest.raises(TakenOverError):
+        older.wait()
+    found = newer.restore()
+    assert found is not None
+    assert "more" in found.arrays
+
+
+def test_nothing_is_written_once_the_folder_is_anothers(tmp_path: Path) -> None:
+    """Not even the rest of a checkpoint that was begun before."""
+    asked: list[int] = []
+
+    def check_owner() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise TakenOverError("runs/cars is trained by another process by now")
+
+    checkpoints = Checkpoints(str(tmp_path), Storage(), keep=2, check_owner=check_owner)
+    checkpoints.save(arrays_of(8), cursor_of(8), FACTS, Recipe())
+    with pytest.raises(TakenOverError):
+        checkpoints.wait()
+    assert sorted(path.name for path in folder_of(tmp_path, 8).iterdir()) == ["arrays.npz", "state.json"]
 
 
 def test_the_newest_stay_and_the_best(tmp_path: Path, checkpoints: Checkpoints) -> None:
@@ -199,10 +380,10 @@ class Failing(Storage):
 
     suffix = ".npz"
 
-    def write_bytes(self, url: str, data: bytes) -> None:
+    def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
         if url.endswith(self.suffix):
             raise StorageError(f"{url}: no space left on device")
-        super().write_bytes(url, data)
+        super().write_if_version(url, data, version)
 
     def read_bytes(self, url: str) -> bytes:
         if url.endswith(self.suffix):
@@ -232,14 +413,14 @@ def test_storage_that_does_not_answer_is_not_taken_for_damage(tmp_path: Path, ch
 
 def test_the_caller_goes_on_while_the_write_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_write, wrote_by = threading.Event(), []
-    write = Storage.write_bytes
+    write = Storage.write_if_version
 
-    def wait_and_write(self: Storage, url: str, data: bytes) -> None:
+    def wait_and_write(self: Storage, url: str, data: bytes, version: str | None) -> None:
         assert may_write.wait(timeout=60)
         wrote_by.append(threading.current_thread())
-        write(self, url, data)
+        write(self, url, data, version)
 
-    monkeypatch.setattr(Storage, "write_bytes", wait_and_write)
+    monkeypatch.setattr(Storage, "write_if_version", wait_and_write)
     checkpoints = Checkpoints(str(tmp_path), Storage(), keep=2)
     cursor = cursor_of(4)
     checkpoints.save(arrays_of(4), cursor, FACTS, Recipe())

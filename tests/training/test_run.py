@@ -148,10 +148,10 @@ def test_leaving_a_run_ends_its_threads_and_completes_its_checkpoint(recipe: Cal
 class Full(Storage):
     """Takes no checkpoint."""
 
-    def write_bytes(self, url: str, data: bytes) -> None:
+    def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
         if "checkpoints" in url:
             raise StorageError(f"{url}: no space left on device")
-        super().write_bytes(url, data)
+        super().write_if_version(url, data, version)
 
 
 def test_a_failed_save_ends_the_run_but_never_hides_what_ended_it_before(

@@ -1,7 +1,9 @@
 """The record of a run reads like that of an undisturbed one, wherever it lies."""
 
 import json
+import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from segtrain.errors import TakenOverError, UserError
 from segtrain.storage import Storage
 from segtrain.training.tracking import Record
 
@@ -101,13 +104,17 @@ def test_a_bucket_gets_a_copy_at_every_flush_of_what_has_grown(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spool"))
     (tmp_path / "spool").mkdir()
     uploads: list[str] = []
-    write_file = Storage.write_file
 
-    def noted(self: Storage, url: str, local: Path) -> None:
-        uploads.append(url.removeprefix(s3_root))
-        write_file(self, url, local)
+    def noted(write: Callable[..., None]) -> Callable[..., None]:
+        def note_and_write(self: Storage, url: str, *what: Any) -> None:
+            if url.startswith(s3_root):
+                uploads.append(url.removeprefix(s3_root))
+            write(self, url, *what)
 
-    monkeypatch.setattr(Storage, "write_file", noted)
+        return note_and_write
+
+    for method in ("write_file", "write_if_version"):
+        monkeypatch.setattr(Storage, method, noted(getattr(Storage, method)))
     record = Record(s3_root, Storage(), resumed_step=0)
     record.epoch(2, {"dice": 0.5}, {"car_01": PANEL})
     assert lines(Storage().read_bytes(f"{s3_root}/metrics.jsonl")) == [("epoch", 2)]
@@ -136,13 +143,62 @@ def _copy_events(root: str, folder: Path) -> None:
         (folder / "tensorboard" / name).write_bytes(Storage().read_bytes(f"{root}/tensorboard/{name}"))
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_record_in_a_folder_that_another_process_has_taken_over_is_left_alone(
+    tmp_path: Path, request: pytest.FixtureRequest, remote: bool
+) -> None:
+    """Neither by lines that an older chief still holds nor, in a bucket, by its whole copy when it ends."""
+    folder, taken = str(request.getfixturevalue("s3_root")) if remote else str(tmp_path / "run"), []
+
+    def owned() -> None:
+        if taken:
+            raise TakenOverError("it is trained by another process by now")
+
+    older = Record(folder, Storage(), resumed_step=0, owned=owned)
+    older.step(step=1, loss=1.0)
+    older.flush()
+    taken.append(1)
+    newer = Record(folder, Storage(), resumed_step=1)
+    newer.step(step=2, loss=2.0)
+    newer.close()
+    for step in range(2, 200):  # more than a buffer holds
+        older.step(step=step, loss=1.0)
+    if remote:
+        with pytest.raises(TakenOverError):
+            older.close()
+    else:
+        older.close()
+    assert lines(Storage().read_bytes(f"{folder}/metrics.jsonl")) == [("step", 1), ("step", 2)]
+    with pytest.raises(TakenOverError):  # nor by one that was held up as it began
+        Record(folder, Storage(), resumed_step=0, owned=owned) if not remote else owned()
+    assert lines(Storage().read_bytes(f"{folder}/metrics.jsonl")) == [("step", 1), ("step", 2)]
+
+
+def test_a_damaged_line_is_dropped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(str(tmp_path))
+    path = tmp_path / "metrics.jsonl"
+    sound = path.read_bytes()
+    path.write_bytes(b"[" * 100_000 + b"\nnull\n" + sound)
+    with caplog.at_level(logging.WARNING):
+        write(str(tmp_path), resumed_step=4, steps=range(0))
+    assert f"{tmp_path}/metrics.jsonl: 2 lines are damaged and dropped" in caplog.text
+    assert path.read_bytes().startswith(sound[: sound.rindex(b'{"kind": "epoch"')])
+
+
+def test_a_file_in_the_place_of_tensorboards_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_bytes(b"")
+    with pytest.raises(UserError, match=r"/tensorboard is a file, where TensorBoard's folder belongs; move it away"):
+        Record(str(tmp_path), Storage(), resumed_step=0)
+
+
 def test_what_cannot_be_uploaded_is_an_error_and_not_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError("the bucket is gone")
 
     monkeypatch.setattr(Storage, "read_bytes", lambda self, url: b"")
-    monkeypatch.setattr(Storage, "write_file", refuse)
     record = Record("s3://bucket/run", Storage(), resumed_step=0)
+    for method in ("write_file", "write_if_version", "read_versioned"):
+        monkeypatch.setattr(Storage, method, refuse)
     record.step(step=1, loss=1.0)
     with pytest.raises(OSError, match="gone"):
         record.flush()

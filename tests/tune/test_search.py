@@ -10,7 +10,7 @@ import yaml
 from segtrain.config import AdamWConfig, Recipe, TuneConfig, override, recorded
 from segtrain.errors import UserError
 from segtrain.storage import Storage
-from segtrain.trials import Scored, Trial, read_trials, write_sweep
+from segtrain.trials import Scored, Trial, read_trials, write_sweep, write_trial
 from segtrain.trials import Sweep as SweepFacts
 from segtrain.tune import space
 from segtrain.tune.record import SweepRecord
@@ -91,6 +91,24 @@ def test_the_recipe_of_a_trial_is_kept_before_the_trial_is(tmp_path: Path) -> No
     assert isinstance(config, dict)
     (trial,) = read_trials(str(tmp_path), Storage())
     assert SweepRecord(str(tmp_path), Storage()).recipe_of(trial.number) == recorded(config["recipe"])
+
+
+def test_a_recorded_point_that_is_none_of_the_space_is_named(tmp_path: Path) -> None:
+    for number, point in enumerate(
+        [{"model.colour": 1}, {"model.filters": 5}, {"model.filters": [[]], "model.depth": 1}]
+    ):
+        folder = tmp_path / str(number)
+        write_sweep(str(folder), SweepFacts("running"), Storage())
+        write_trial(str(folder), Trial(0, point, "finished"), Storage())
+        with pytest.raises(UserError, match=r"0000/trial\.json holds a point that is none of tune\.space \(model\."):
+            searcher(asked(SMALL), folder)
+
+
+def test_a_trial_that_cannot_be_recorded_is_not_run(tmp_path: Path) -> None:
+    search = searcher(asked(RATES), tmp_path)
+    SweepRecord(str(tmp_path), Storage()).claim(resume=False)  # another driver
+    assert search.suggest("a") == "FINISHED"
+    assert read_trials(str(tmp_path), Storage()) == []
 
 
 def test_infeasible_points_are_recorded_with_the_reason_and_do_not_count(tmp_path: Path) -> None:

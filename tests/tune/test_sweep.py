@@ -225,6 +225,45 @@ class TestThroughRay:
         ]
 
     @pytest.mark.slow  # likewise
+    def test_of_two_drivers_of_one_sweep_the_later_one_goes_on_and_the_other_ends_with_a_sentence(
+        self, recipe: Callable[..., Recipe], tmp_path: Path, ray_session: str
+    ) -> None:
+        asked = recipe(
+            {"optimizer.learning_rate": {"loguniform": [1e-3, 1e-1]}},
+            {"search": "random", "stop": "none", "max_trials": 5, "max_concurrent": 2},
+        )
+        path = tmp_path / "recipe.yaml"
+        path.write_text(asked.to_yaml())
+        program = "import sys, tests.tune.test_sweep as t; from segtrain import cli; "
+        program += "from segtrain.config import load_recipe; "
+        program += "sys.exit(cli.main(lambda: t.sweep.run_sweep(load_recipe(sys.argv[1]), t.slowly)))"
+        environment = os.environ | {"RAY_ADDRESS": ray_session}
+        command = [sys.executable, "-c", program, str(path)]
+        older = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + 90
+            while not trials_in(tmp_path) or not trials_in(tmp_path)[0].history:
+                assert older.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            sweep.run_sweep(asked, slowly, resume=True)
+            told = older.communicate(timeout=60)[1]
+        finally:
+            older.kill()
+            older.wait()
+        assert older.returncode == 2
+        assert f"error: {tmp_path}/sweep is searched by another process by now, which began later; this one" in told
+        assert "Traceback" not in told
+        found = trials_in(tmp_path)
+        assert [trial.status for trial in found] == ["finished"] * 5
+        # An epoch that the older one's process ended in between is told from the run's record, which `slowly` lacks.
+        for trial in found:
+            epochs = [scored.epoch for scored in trial.history]
+            assert epochs == sorted(set(epochs))
+            assert epochs[-1] == 4
+        assert len((tmp_path / "sweep" / "leaderboard.csv").read_text().splitlines()) == 6
+
+    @pytest.mark.slow  # likewise
     def test_a_spent_budget_leaves_a_sweep_that_goes_on_with_a_larger_one(
         self, recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
