@@ -46,7 +46,8 @@ def changes(draw: st.DrawFn) -> list[tuple[list[int], str, Any]]:
 def changed(tree: Any, steps: list[tuple[list[int], str, Any]]) -> Any:
     """A copy of a JSON tree with changes at the places that the choices lead to."""
     tree = copy.deepcopy(tree)
-    for way, what, value in steps:
+    for way, what, drawn in steps:
+        value = copy.deepcopy(drawn)
         node, parent, key = tree, None, None
         for choice in way:
             if not isinstance(node, dict | list) or not node:
