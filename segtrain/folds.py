@@ -9,13 +9,12 @@ from typing import Any
 from segtrain import cluster, launch, metrics, preflight
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
+from segtrain.ensemble import ENSEMBLE_NAME, FORMAT_VERSION
 from segtrain.errors import UserError
 from segtrain.progress import Display, open_display
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoints
 from segtrain.worker import Train
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str
         display.close()
     facts = [_facts_of(run, storage) for run in runs]
     entry = _ensemble(runs, facts)
-    storage.write_bytes(join(recipe.run.folder, preflight.ENSEMBLE_NAME), json.dumps(entry, indent=1).encode())
+    storage.write_bytes(join(recipe.run.folder, ENSEMBLE_NAME), json.dumps(entry, indent=1).encode())
     for line in [*_table(runs, facts), *_closing_lines(recipe, entry)]:
         display.note(line)
     return entry
@@ -196,6 +195,6 @@ def _closing_lines(recipe: Recipe, entry: Mapping[str, Any]) -> list[str]:
     if data.test_fold is not None:
         following = f"evaluate.py {folder} {data.root} data.fold={data.test_fold}"
     return [
-        f"ensemble    {join(folder, preflight.ENSEMBLE_NAME)}, best threshold {entry['best_threshold']:.3f}",
+        f"ensemble    {join(folder, ENSEMBLE_NAME)}, best threshold {entry['best_threshold']:.3f}",
         f"next        python jobs/{following}",
     ]

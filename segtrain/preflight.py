@@ -3,7 +3,6 @@
 Nothing here imports TensorFlow or Ray.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,10 @@ from segtrain.config import ClusterConfig, Recipe, identity_differences, load_re
 from segtrain.data.manifest import read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
+from segtrain.ensemble import ENSEMBLE_NAME, members_of
 from segtrain.errors import UserError
 from segtrain.memory import Plan, gib, parameters, plan
 from segtrain.storage import Storage, is_remote, join
-
-ENSEMBLE_NAME = "ensemble.json"
-"""In a folder of runs trained with `folds=all`: names of the members' folders, and their scores."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +148,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
 
     That is a run's own recipe, the first member's of an ensemble, and the defaults for a model without one;
     `overrides` come last. No fold is set aside: an ensemble is scored on what was its members' test fold, if any.
+    That SavedModels are to be trusted is for `overrides` alone to say, which the user has typed.
     """
     # The overrides may say how to reach the storage that the run's own recipe lies in.
     storage = Storage(load_recipe(None, overrides).storage)
@@ -161,6 +159,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     tree["data"] |= {"root": dataset, "fold": fold, "test_fold": None}
     tree["cluster"] = ClusterConfig().model_dump()
     tree["folds"] = "one"
+    tree["inference"]["trust_saved_model"] = False
     return override(Recipe.from_dict(tree), overrides)
 
 
@@ -199,13 +198,7 @@ def _folders(part: str, storage: Storage) -> list[str]:
     """The folders of the members of an ensemble, or of the one network."""
     if part.endswith(".keras"):
         return [(part.rpartition("/")[0] or ".").removesuffix("/best")]
-    url = join(part, ENSEMBLE_NAME)
-    try:
-        return [join(part, name) for name in json.loads(storage.read_bytes(url))["members"]]
-    except FileNotFoundError:
-        return [part]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{url} is not what folds=all writes; train the folds again") from None
+    return members_of(part, storage) or [part]
 
 
 def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:

@@ -105,6 +105,18 @@ class Storage:
         """Names of the direct children, sorted; empty where there are none."""
         return self._files(url).list(url)
 
+    def marks(self, url: str) -> dict[str, str]:
+        """Name -> mark of the files directly in a folder; empty where there are none.
+
+        A file that was written, replaced or moved there has another mark: size and times, or the ETag of an object. One
+        with another mark may hold the same bytes.
+        """
+        return self._files(url).marks(url)
+
+    def is_file(self, url: str) -> bool:
+        """Whether there is a file, and no folder."""
+        return self._files(url).is_file(url)
+
     def delete(self, url: str) -> None:
         """Remove a file, or everything below a folder; nothing there is fine."""
         self._files(url).delete(url)
@@ -176,6 +188,17 @@ class LocalFiles:
         except FileNotFoundError:
             return []
 
+    def marks(self, url: str) -> dict[str, str]:
+        try:
+            with _errors_name(url), os.scandir(_path(url)) as entries:
+                return {one.name: _mark(one.stat()) for one in entries if one.is_file()}
+        except FileNotFoundError:
+            return {}
+
+    def is_file(self, url: str) -> bool:
+        with _errors_name(url):
+            return _path(url).is_file()
+
     def delete(self, url: str) -> None:
         path = _path(url)
         with contextlib.suppress(FileNotFoundError), _errors_name(url):
@@ -200,6 +223,11 @@ def _path(url: str) -> Path:
     return Path(url).expanduser()
 
 
+def _mark(stat: os.stat_result) -> str:
+    """The time of change is the kernel's own: a file that is moved here with its old time of writing has a new one."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+
+
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -221,23 +249,69 @@ def _errors_name(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error."""
+    """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error.
+
+    Where the file system can, it has no name until it is whole: a process that is killed leaves nothing behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{_start(path.name)}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
+        with _unnamed(path.parent) as unnamed:
+            if unnamed is None:
+                yield temporary
+                _sync(temporary)
+                os.replace(temporary, path)
+            else:
+                yield Path(f"/proc/self/fd/{unnamed}")
+                os.fsync(unnamed)
+                _give_name(unnamed, path, temporary)
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
 
 
 @contextlib.contextmanager
+def _unnamed(folder: Path) -> Iterator[int | None]:
+    """A descriptor of a new file without a name, which is gone with the process; None where that cannot be had."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except (OSError, AttributeError):  # many file systems of networks have none, and only Linux has them
+        yield None
+        return
+    try:
+        yield descriptor if os.path.exists(f"/proc/self/fd/{descriptor}") else None
+    finally:
+        os.close(descriptor)
+
+
+def _give_name(unnamed: int, path: Path, temporary: Path) -> None:
+    """Make a file without a name the one at `path`; over another one it goes by a temporary name, for an instant."""
+    source = f"/proc/self/fd/{unnamed}"
+    try:
+        try:
+            # Only with a folder's descriptor does Python follow the link in /proc; an absolute path makes no use of it.
+            os.link(source, path, src_dir_fd=unnamed, follow_symlinks=True)
+            return
+        except FileExistsError:
+            os.link(source, temporary, src_dir_fd=unnamed, follow_symlinks=True)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        shutil.copyfile(source, temporary)  # a file system without hard links
+        _sync(temporary)
+    os.replace(temporary, path)
+
+
+def _start(name: str) -> str:
+    """At most 100 bytes of a file's name, so that more fits behind them."""
+    return os.fsencode(name)[:100].decode(errors="ignore")
+
+
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep out all others that lock this path, in any process. The kernel frees the lock when its holder is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name[:100]}.lock{TEMPORARY_SUFFIX}")
+    lock = path.with_name(f".{_start(path.name)}.lock{TEMPORARY_SUFFIX}")
     with contextlib.ExitStack() as stack:
         while True:
             file = stack.enter_context(lock.open("wb"))

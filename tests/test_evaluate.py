@@ -94,12 +94,18 @@ def test_scores_of_two_workers_are_scikit_learns_of_the_masks_that_are_written(
 
 def predict_here(recipe: Recipe, source: str, root: str, dest: Path) -> None:
     """What `predict` does with `FOLD`, in this process: another one would take ten seconds to start."""
+    from segtrain.inference import ledger
+    from segtrain.inference.assignment import Assignment
+    from segtrain.inference.stored import read_networks
     from segtrain.inference.tasks import take_inventory
-    from segtrain.inference.worker import Assignment, build_worker
+    from segtrain.inference.worker import build_worker
 
-    worker = build_worker(Assignment(recipe, source, root, str(dest), {}))
+    inventory = take_inventory(Storage(), root, [FOLD])
+    token = ledger.own(Storage(), str(dest))
+    networks = read_networks(source, Storage())
+    worker = build_worker(Assignment(recipe, networks, root, inventory.manifest, str(dest), token))
     try:
-        for task in take_inventory(Storage(), root, [FOLD]).tasks:
+        for task in inventory.tasks():
             worker(task)
     finally:
         worker.close()

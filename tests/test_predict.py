@@ -15,8 +15,11 @@ from segtrain.config import Recipe, UNetConfig, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import UserError
 from segtrain.inference import ledger
+from segtrain.inference.assignment import Assignment
+from segtrain.inference.finished import Finished
+from segtrain.inference.stored import read_networks
 from segtrain.inference.tasks import RowGroup, take_inventory
-from segtrain.inference.worker import Assignment, build_worker
+from segtrain.inference.worker import build_worker
 from segtrain.models import build_model
 from segtrain.predict import closing_lines, predict
 from segtrain.preflight import Node, Offer
@@ -68,23 +71,27 @@ def actors() -> list[int]:
     return found
 
 
-def kill_when_there(path: Path, killed: list[int]) -> None:
-    """Kill one worker of the fleet once `path` is there."""
-    while not path.exists():
-        time.sleep(0.01)
+def kill_when_more_than(folder: Path, files: int, killed: list[int]) -> None:
+    """Kill one worker of the fleet once `folder` has so many files and one more."""
+    while len(list(folder.iterdir())) <= files:
+        time.sleep(0.002)
     killed += actors()[:1]
     os.kill(killed[0], signal.SIGKILL)
 
 
-def finish_some(recipe: Recipe, model: str, root: str, dest: Path, count: int) -> dict[Path, int]:
-    """Do the first tasks in this process; the part files with the times at which they were written."""
-    inventory = take_inventory(Storage(), root, None)
-    facts = predicting._facts(recipe, inventory)
-    worker = build_worker(Assignment(recipe, model, root, str(dest), facts))
-    for task in inventory.tasks[:count]:
+def finish_some(recipe: Recipe, model: str, target: str, dest: Path, count: int | None = None) -> Finished:
+    """Do the first tasks of those that are left, or all, in this process; what was there before."""
+    storage, networks = Storage(), read_networks(model, Storage())
+    inventory = take_inventory(storage, target, recipe.inference.folds)
+    finished = predicting._take_up(
+        recipe, storage, str(dest), inventory, predicting._facts(recipe, networks, inventory)
+    )
+    token = ledger.own(storage, str(dest))
+    worker = build_worker(Assignment(recipe, networks, target, inventory.manifest, str(dest), token))
+    for task in inventory.tasks(finished.parts)[:count]:
         worker(task)
     worker.close()
-    return {path: path.stat().st_mtime_ns for path in (dest / "parts").iterdir()}
+    return finished
 
 
 @pytest.mark.ray
@@ -94,22 +101,20 @@ def test_a_killed_workers_row_groups_are_done_again_and_finished_ones_are_not(
 ) -> None:
     recipe = override(Recipe(), ["inference.workers=1", "run.progress_every_s=0.01"])
     dest = tmp_path / "out"
-    before = finish_some(recipe, model, data_root, dest, 5)
-    # A worker has its first tasks before it writes what it predicts with, and all of them are still to do then.
-    (dest / ledger.NAME).unlink()
+    finish_some(recipe, model, data_root, dest, 5)
+    before = {path: path.stat().st_mtime_ns for path in (dest / "parts").glob("*.part")}
     killed: list[int] = []
-    killer = threading.Thread(target=kill_when_there, args=(dest / ledger.NAME, killed), daemon=True)
+    killer = threading.Thread(target=kill_when_more_than, args=(dest / "masks", 5, killed), daemon=True)
     killer.start()
     caplog.set_level("INFO", "segtrain")
     made = predict(recipe, model, data_root, str(dest))
     killer.join()
-    assert f"worker process {killed[0]} died; its unfinished tasks (3) are done again (1 of 3)" in caplog.text
-    assert "5 of 8 tasks were finished before" in caplog.text
+    assert f"worker process {killed[0]} died; its unfinished tasks" in caplog.text
+    assert "5 of 8 pictures were predicted before" in caplog.text
     assert (made.pictures, made.tasks_done, made.unreadable) == (PICTURES, 3, {})
     assert sorted(path.name for path in (dest / "masks").iterdir()) == [f"{n:02d}.png" for n in range(PICTURES)]
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished tasks are not done again"
     assert "predicted 3 pictures" in caplog.text
-    assert " s left" in caplog.text
     assert f"masks       8 in {dest}/masks" in closing_lines(made)
 
 
@@ -129,9 +134,10 @@ class TestMistakes:
     def test_a_fold_that_does_not_exist(self, tmp_path: Path, data_root: str, model: str) -> None:
         told = self.refused(data_root, tmp_path / "out", "inference.folds=[1,7]", model=model)
         assert told == "inference.folds: fold 7 is not in the data set, which has 0, 1"
-        (tmp_path / "a.png").write_bytes(b"x")
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "a.png").write_bytes(b"x")
         assert "it has no manifest.json" in self.refused(
-            str(tmp_path), tmp_path / "out", "inference.folds=[0]", model=model
+            str(tmp_path / "photos"), tmp_path / "out", "inference.folds=[0]", model=model
         )
 
     def test_a_network_that_is_not_there(self, tmp_path: Path, data_root: str) -> None:
@@ -140,10 +146,9 @@ class TestMistakes:
     def test_results_made_with_other_settings_or_of_other_pictures(
         self, tmp_path: Path, data_root: str, model: str
     ) -> None:
-        facts = {"pictures": "0123", "folds": [0, 1], "flip": False, "threshold": 0.5}
+        facts = {"folds": [0, 1], "flip": False, "threshold": 0.5}
         ledger.claim(Storage(), str(tmp_path), facts)
         told = self.refused(data_root, tmp_path, "inference.flip=true", "inference.threshold=0.4", model=model)
-        assert "pictures: 0123 there" in told
         assert "flip: False there, True now" in told
         assert "threshold: 0.5 there, 0.4 now" in told
 
@@ -170,19 +175,25 @@ class TestMistakes:
 class TestTasks:
     def test_a_data_set_has_a_task_for_each_row_group_with_its_ids(self, data_root: str) -> None:
         inventory = take_inventory(Storage(), data_root, None)
-        assert inventory.pictures == len(inventory.tasks) == PICTURES
+        tasks = inventory.tasks()
+        assert inventory.pictures == len(tasks) == PICTURES
         assert inventory.folds == [0, 1]
-        assert sorted(id for task in inventory.tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
-        assert len({task.name for task in inventory.tasks}) == PICTURES
-        assert all(isinstance(task.place, RowGroup) for task in inventory.tasks)
-        one = take_inventory(Storage(), data_root, [1])
-        assert [task.name for task in one.tasks] == [t.name for t in inventory.tasks if t in one.tasks]
+        assert sorted(id for task in tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
+        assert len({task.name for task in tasks}) == PICTURES
+        assert all(isinstance(task.place, RowGroup) for task in tasks)
+        one = take_inventory(Storage(), data_root, [1]).tasks()
+        assert [task.name for task in one] == [task.name for task in tasks if task in one]
+        assert [task.ids for task in inventory.tasks(["03"])] == [task.ids for task in tasks if task.ids != ("03",)]
 
     def test_a_folders_tasks_are_the_same_each_time_until_its_files_change(self, tmp_path: Path) -> None:
         for number in range(40):
             (tmp_path / f"{number:02d}.JPG").write_bytes(b"")
         inventory = take_inventory(Storage(), str(tmp_path), None)
-        assert [len(task.ids) for task in inventory.tasks] == [16, 16, 8]
-        assert inventory == take_inventory(Storage(), str(tmp_path), None)
-        (tmp_path / "new.png").write_bytes(b"")
-        assert take_inventory(Storage(), str(tmp_path), None).fingerprint != inventory.fingerprint
+        tasks = inventory.tasks()
+        assert [len(task.ids) for task in tasks] == [16, 16, 8]
+        assert tasks == take_inventory(Storage(), str(tmp_path), None).tasks()
+        assert [len(task.ids) for task in inventory.tasks({"00", "17"})] == [16, 16, 6]
+        (tmp_path / "39.JPG").write_bytes(b"another")
+        changed = take_inventory(Storage(), str(tmp_path), None).tasks()
+        assert [one == other for one, other in zip(changed, tasks, strict=True)] == [True, True, False]
+        assert changed[2].name != tasks[2].name

@@ -176,7 +176,7 @@ def test_a_local_writer_that_is_killed_holds_up_nobody(tmp_path: Path, storage: 
     url = str(tmp_path / "manifest")
     program = (
         "import os, signal; from segtrain.storage import Storage\n"
-        "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = lambda *descriptors: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"Storage().write_if_version({url!r}, b'killed', None)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
@@ -344,3 +344,60 @@ def test_parts_join_with_single_slashes() -> None:
     assert join("runs") == "runs"
     assert is_remote("s3://bucket/x")
     assert not is_remote("relative/path")
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from segtrain.storage import Storage\n"
+        "Storage().write_bytes(sys.argv[1], b'old')\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Storage().write_bytes(sys.argv[1], b'new')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "file")])
+    assert done.returncode == -signal.SIGKILL
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_a_file_system_without_unnamed_files_or_links_is_written_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    for name in ("O_TMPFILE", "link"):
+        with monkeypatch.context() as patch:
+            if name == "link":
+                patch.setattr(os, name, refused)
+            else:
+                patch.delattr(os, name)
+            Storage().write_bytes(str(tmp_path / name), b"whole")
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == [
+        ("O_TMPFILE", b"whole"),
+        ("link", b"whole"),
+    ]
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_files_mark_changes_whenever_it_is_written_or_moved_there(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    root = str(tmp_path) if place == "local" else request.getfixturevalue("s3_root")
+    storage = Storage()
+    assert storage.marks(join(root, "none")) == {}
+    for name, data in (("a", b"1"), ("b", b"2"), ("folder/c", b"3")):
+        storage.write_bytes(join(root, "f", name), data)
+    before = storage.marks(join(root, "f"))
+    assert set(before) == {"a", "b"}
+    storage.write_bytes(join(root, "f", "b"), b"4")
+    after = storage.marks(join(root, "f"))
+    assert (after["a"] == before["a"], after["b"] == before["b"]) == (True, False)
+    assert storage.is_file(join(root, "f", "a"))
+    assert not storage.is_file(join(root, "f"))
+    assert not storage.is_file(join(root, "f", "none"))
+    if place == "local":
+        times = os.stat(tmp_path / "f" / "b")
+        (tmp_path / "moved").write_bytes(b"5")
+        os.utime(tmp_path / "moved", ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(tmp_path / "moved", tmp_path / "f" / "b")  # same size, same time of writing
+        assert storage.marks(join(root, "f"))["b"] != after["b"]

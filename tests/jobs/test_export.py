@@ -48,7 +48,10 @@ def test_what_is_exported_predicts_as_the_run_does(run: Path, saved: Path, tmp_p
     if name != "saved":
         assert export(run, exported) == 0
     picture = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
-    own, other = (Predictor(load_members(str(path), Storage()), InferenceConfig()) for path in (run, exported))
+    own, other = (
+        Predictor(load_members(str(path), Storage(), trust_saved_model=True), InferenceConfig())
+        for path in (run, exported)
+    )
     np.testing.assert_allclose(other.probability(picture), own.probability(picture), rtol=0, atol=1e-6)
     assert other.threshold == own.threshold == 0.25
     metrics = (exported if exported.is_dir() else exported.parent) / "metrics.json"

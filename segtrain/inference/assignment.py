@@ -1,0 +1,24 @@
+"""What a process that predicts is told. No TensorFlow: the driver makes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segtrain.config import Recipe
+from segtrain.data.manifest import Manifest
+from segtrain.inference.stored import StoredNetwork
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is told before its first task; plain values."""
+
+    recipe: Recipe
+    networks: Sequence[StoredNetwork]
+    """As the driver has read them, so that all workers have the same."""
+    target: str
+    """The data set or folder that the tasks are of."""
+    manifest: Manifest | None
+    """The data set's when the tasks were made; None for a folder."""
+    dest: str
+    token: str
+    """Of the call that owns `dest`."""
