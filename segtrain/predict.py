@@ -173,13 +173,8 @@ def _take_up(recipe: Recipe, storage: Storage, dest: str, inventory: Inventory, 
     inference = recipe.inference
     outputs = Outputs(dest, inference.overlays, inference.probabilities)
     finisher = Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable)
-    there = ledger.check(storage, dest, facts)
-    if there is not None and there["format_version"] == ledger.OLD_FORMAT:
-        manifest = inventory.manifest
-        same = manifest is not None and there.get(ledger.OLD_FINGERPRINT) == manifest.fingerprint
-        finisher.adopt(inventory, same_pictures=same)
-    ledger.claim(storage, dest, facts)
-    return finisher.tidy(inventory)
+    older = ledger.claim(storage, dest, facts)
+    return finisher.tidy(inventory, older)
 
 
 def _work(recipe: Recipe, tasks: Sequence[Task], assignment: Assignment, places: Mapping[str, str]) -> dict[str, str]:

@@ -121,6 +121,11 @@ class Storage:
         """Remove a file, or everything below a folder; nothing there is fine."""
         self._files(url).delete(url)
 
+    def remove_leftovers(self, url: str) -> None:
+        """Remove what writers that were killed have left in a local folder; in object storage they leave nothing."""
+        if not is_remote(url):
+            self._local.remove_leftovers(url)
+
     def size(self, url: str) -> int:
         """Bytes of a file."""
         return self._files(url).size(url)
@@ -207,6 +212,13 @@ class LocalFiles:
             else:
                 path.unlink()
 
+    def remove_leftovers(self, url: str) -> None:
+        with _errors_name(url):
+            for path in _path(url).glob(f".*{TEMPORARY_SUFFIX}"):
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds the lock as long as it lives
+                    path.unlink()
+
     def size(self, url: str) -> int:
         path = _path(url)
         with _errors_name(url):
@@ -251,67 +263,37 @@ def _errors_name(url: str) -> Iterator[None]:
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error.
 
-    Where the file system can, it has no name until it is whole: a process that is killed leaves nothing behind.
+    It is locked until then: one without a lock is a killed writer's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{_start(path.name)}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-    try:
-        with _unnamed(path.parent) as unnamed:
-            if unnamed is None:
-                yield temporary
-                _sync(temporary)
-                os.replace(temporary, path)
-            else:
-                yield Path(f"/proc/self/fd/{unnamed}")
-                os.fsync(unnamed)
-                _give_name(unnamed, path, temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    with _new_locked(temporary):
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     _sync(path.parent)
 
 
 @contextlib.contextmanager
-def _unnamed(folder: Path) -> Iterator[int | None]:
-    """A descriptor of a new file without a name, which is gone with the process; None where that cannot be had."""
-    try:
-        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except (OSError, AttributeError):  # many file systems of networks have none, and only Linux has them
-        yield None
-        return
-    try:
-        yield descriptor if os.path.exists(f"/proc/self/fd/{descriptor}") else None
-    finally:
-        os.close(descriptor)
-
-
-def _give_name(unnamed: int, path: Path, temporary: Path) -> None:
-    """Make a file without a name the one at `path`; over another one it goes by a temporary name, for an instant."""
-    source = f"/proc/self/fd/{unnamed}"
-    try:
-        try:
-            # Only with a folder's descriptor does Python follow the link in /proc; an absolute path makes no use of it.
-            os.link(source, path, src_dir_fd=unnamed, follow_symlinks=True)
-            return
-        except FileExistsError:
-            os.link(source, temporary, src_dir_fd=unnamed, follow_symlinks=True)
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise
-        shutil.copyfile(source, temporary)  # a file system without hard links
-        _sync(temporary)
-    os.replace(temporary, path)
-
-
-def _start(name: str) -> str:
-    """At most 100 bytes of a file's name, so that more fits behind them."""
-    return os.fsencode(name)[:100].decode(errors="ignore")
+def _new_locked(path: Path) -> Iterator[None]:
+    """An empty file that is locked as long as the block lasts, where the file system has locks."""
+    while True:
+        with path.open("xb") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else somebody took it for a leftover before it was locked
+                yield
+                return
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep out all others that lock this path, in any process. The kernel frees the lock when its holder is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{_start(path.name)}.lock{TEMPORARY_SUFFIX}")
+    lock = path.with_name(f".{path.name[:100]}.lock{TEMPORARY_SUFFIX}")
     with contextlib.ExitStack() as stack:
         while True:
             file = stack.enter_context(lock.open("wb"))

@@ -1,7 +1,7 @@
-"""What a process that predicts is told. No TensorFlow: the driver makes it."""
+"""What a process that predicts is told, and what it tells. No TensorFlow: both are in the driver's hands too."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segtrain.config import Recipe
 from segtrain.data.manifest import Manifest
@@ -22,3 +22,13 @@ class Assignment:
     dest: str
     token: str
     """Of the call that owns `dest`."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a task."""
+
+    bytes: int = 0
+    """Of the pictures' files."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Id -> reason, of pictures without a mask."""

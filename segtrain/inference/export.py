@@ -1,13 +1,11 @@
 """A trained network for use elsewhere: a SavedModel, or a `.keras` file, with its facts beside it."""
 
-import tempfile
-from pathlib import Path
-
 import keras
 
 from segtrain.errors import UserError
 from segtrain.inference.loading import load
 from segtrain.inference.stored import KERAS, METRICS, SAVED_MODEL, metrics_beside, read_networks
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 
 
@@ -41,9 +39,9 @@ def export(source: str, destination: str, storage: Storage) -> None:
 
 
 def _write_saved_model(model: keras.Model, destination: str, metrics: bytes | None, storage: Storage) -> None:
-    with tempfile.TemporaryDirectory(prefix="segtrain-export-") as folder:
-        model.export(folder, format="tf_saved_model", verbose=False)
-        files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    with scratch_folder("export") as folder:
+        model.export(str(folder), format="tf_saved_model", verbose=False)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         if metrics is not None:
             storage.write_bytes(join(destination, METRICS), metrics)
         # A folder is a model once this file is in it, so it comes last.

@@ -32,6 +32,8 @@ class Finished:
     """Id -> reason, of those among them that were left out."""
     again: list[str] = field(default_factory=list)
     """Ids of pictures that have changed since they were predicted."""
+    unknown: list[str] = field(default_factory=list)
+    """Ids of pictures of which nobody knows what they were when they were predicted."""
     incomplete: list[str] = field(default_factory=list)
     """Ids of pictures of which a file is missing, or which may not be left out any more."""
     gone: list[str] = field(default_factory=list)
@@ -48,21 +50,25 @@ class Finisher:
         self._dest = outputs.dest
         self._skip_unreadable = skip_unreadable
 
-    def tidy(self, inventory: Inventory) -> Finished:
+    def tidy(self, inventory: Inventory, older: str | None = None) -> Finished:
         """What is finished; all else is taken out of the parts, and told.
 
-        Raises UserError, and has changed nothing then, where all that is there is of other pictures.
+        `older` is the fingerprint of the pictures that parts of format 1 are of, which do not say themselves what they
+        were: these are believed where it is still that of the data set. Raises UserError, and has changed nothing then,
+        where all that is there is of other pictures.
         """
         found, present = Finished(), self._outputs.present(self._storage)
+        believed = inventory.manifest is not None and inventory.manifest.fingerprint == older
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             for name, part in self._read_all(pool):
-                kept = self._sort(inventory, name, part, self._unchanged(inventory, part, pool), present, found)
-                if kept != part or not part.ids:
+                known = _as_now(part, inventory) if believed and not part.seen else part
+                kept = self._sort(inventory, name, known, self._unchanged(inventory, known, pool), present, found)
+                if kept != known or not part.ids:
                     self._write(name, kept)
         # What one part has as it is now, and another as it was, is finished.
-        found.again = [id for id in found.again if id not in found.parts]
-        found.incomplete = [id for id in found.incomplete if id not in found.parts]
-        if found.gone and not (found.parts or found.again or found.incomplete):
+        for ids in (found.again, found.incomplete, found.unknown):
+            ids[:] = [id for id in ids if id not in found.parts]
+        if found.gone and not (found.parts or found.again or found.incomplete or found.unknown):
             raise UserError(
                 f"{self._dest} holds masks of other pictures ({_some(found.gone)}) and of none of these; "
                 f"give another DEST or delete it"
@@ -70,33 +76,10 @@ class Finisher:
         self._tell(found, inventory)
         return found
 
-    def adopt(self, inventory: Inventory, *, same_pictures: bool) -> None:
-        """Make a prediction of format 1, whose parts do not say what the pictures were, one of this format.
-
-        With `same_pictures` the data set is known to be what it was, and its parts are believed. Otherwise nothing
-        shows that a mask is that of the picture which is there now, so all are done again.
-        """
-        count, known = 0, inventory.subjects
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for name, part in self._read_all(pool):
-                if part.seen:  # an earlier call was killed while it adopted them
-                    continue
-                count += len(part.ids)
-                seen = {id: Seen(known[id].mark, "", known[id].file) for id in part.ids if id in known}
-                self._write(name, replace(part, seen=seen) if same_pictures else Part(()))
-        if same_pictures:
-            logger.info("%s was begun by an older segtrain; the data set is still the same, so it goes on", self._dest)
-        elif count:
-            logger.warning(
-                "%s was begun by an older segtrain, which did not note what the pictures were; the %s that it has "
-                "finished are predicted again",
-                self._dest,
-                _pictures(count),
-            )
-
     def _tell(self, found: Finished, inventory: Inventory) -> None:
         stored_anew = "" if inventory.manifest is None else " or was stored anew"
         for ids, told in (
+            (found.unknown, "was predicted by an older segtrain, which did not note its content, and is done again"),
             (found.again, f"changed{stored_anew} since it was predicted, and is done again"),
             (found.incomplete, "is not complete there, and is done again"),
             (found.gone, f"is no longer among the pictures; what was made of it stays in {self._dest}"),
@@ -144,7 +127,8 @@ class Finisher:
             else:
                 drop.add(id)
                 if id not in found.parts:
-                    (found.incomplete if id in unchanged else found.again).append(id)
+                    changed = found.again if part.seen else found.unknown
+                    (found.incomplete if id in unchanged else changed).append(id)
         found.unreadable |= {id: why for id, why in part.unreadable.items() if found.parts.get(id) == name}
         return replace(part, seen=seen).without(drop) if drop else replace(part, seen=seen)
 
@@ -183,6 +167,12 @@ class Finisher:
             write_part(self._storage, url, part)
         else:
             self._storage.delete(url)
+
+
+def _as_now(part: Part, inventory: Inventory) -> Part:
+    """A part that does not say what its pictures were, of pictures that are known to be still the same."""
+    known = inventory.subjects
+    return replace(part, seen={id: Seen(known[id].mark, "", known[id].file) for id in part.ids if id in known})
 
 
 def _pictures(count: int) -> str:

@@ -17,23 +17,27 @@ from segtrain.storage import Storage, join
 NAME = "prediction.json"
 FORMAT_VERSION = 2
 PARTS, PART_SUFFIX = "parts", ".part"
-OWNER = "owner"
+OWNER = "prediction.owner"
 OLD_FORMAT = 1
-"""Its parts do not say what the pictures were, and its facts hold a fingerprint of all of them, under this name:"""
+"""Its parts do not say what the pictures were; the fingerprint of all of them is kept here instead, under this name:"""
 OLD_FINGERPRINT = "pictures"
 
 
-def claim(storage: Storage, dest: str, facts: Mapping[str, Any]) -> None:
-    """Make `dest` a prediction made with `facts` (plain JSON values), or find that it already is. Raises as `check`."""
+def claim(storage: Storage, dest: str, facts: Mapping[str, Any]) -> str | None:
+    """Make `dest` a prediction made with `facts` (plain JSON values), or find that it already is. Raises as `check`.
+
+    Returns the fingerprint of the pictures that parts of the older format are of; None where there are none.
+    """
     url = join(dest, NAME)
-    text = json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=1).encode()
-    there = check(storage, dest, facts)
-    if there is not None and there["format_version"] == FORMAT_VERSION:
-        return
-    try:
-        storage.write_if_version(url, text, None if there is None else storage.read_versioned(url)[1])
-    except ConflictError:
-        check(storage, dest, facts)
+    there = check(storage, dest, facts) or {}
+    older = {OLD_FINGERPRINT: str(there[OLD_FINGERPRINT])} if OLD_FINGERPRINT in there else {}
+    if there.get("format_version") != FORMAT_VERSION:
+        text = json.dumps({"format_version": FORMAT_VERSION, **facts, **older}, indent=1).encode()
+        try:
+            storage.write_if_version(url, text, storage.read_versioned(url)[1] if there else None)
+        except ConflictError:
+            check(storage, dest, facts)
+    return older.get(OLD_FINGERPRINT)
 
 
 def check(storage: Storage, dest: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -88,7 +92,7 @@ def check_owner(storage: Storage, dest: str, token: str) -> None:
 
 
 def _owner_url(dest: str) -> str:
-    return join(dest, PARTS, OWNER)
+    return join(dest, OWNER)
 
 
 def part_url(dest: str, task: str) -> str:

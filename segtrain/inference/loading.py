@@ -1,12 +1,10 @@
 """Trained networks on the device, from the files that `inference.stored` has read."""
 
 import io
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,6 +14,7 @@ import segtrain.models  # noqa: F401  registers the layers that a saved model na
 from segtrain.errors import UserError
 from segtrain.inference.stored import KERAS, Facts, StoredNetwork, read_networks
 from segtrain.models.blocks import PadToMultiple
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage
 
 CHANNELS = 3
@@ -66,8 +65,8 @@ def _load_keras(network: StoredNetwork) -> Member:
     url, data = network.name, network.files[KERAS]
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise UserError(f"{url} is no .keras file, which is a zip archive; give one that training or Keras wrote")
-    with tempfile.TemporaryDirectory(prefix="segtrain-model-") as folder:
-        local = Path(folder) / KERAS
+    with scratch_folder("model") as folder:
+        local = folder / KERAS
         local.write_bytes(data)
         try:
             model = keras.models.load_model(local, compile=False)
@@ -89,13 +88,13 @@ def _load_keras(network: StoredNetwork) -> Member:
 
 def _load_saved_model(network: StoredNetwork) -> Member:
     url = network.name
-    with tempfile.TemporaryDirectory(prefix="segtrain-model-") as folder:
+    with scratch_folder("model") as unpacked:
         for name, data in network.files.items():
-            local = Path(folder, name)
+            local = unpacked / name
             local.parent.mkdir(exist_ok=True)
             local.write_bytes(data)
         try:
-            loaded = tf.saved_model.load(folder)
+            loaded = tf.saved_model.load(str(unpacked))
             serve = loaded.signatures["serving_default"]
             ((argument, takes),) = serve.structured_input_signature[1].items()
             ((result, gives),) = serve.structured_outputs.items()

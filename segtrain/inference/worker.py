@@ -5,7 +5,6 @@ While the network computes for one task, the host decodes the next one's picture
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from segtrain.data.decode import decode_image
 from segtrain.data.salvage import LostRow
 from segtrain.data.shards import Row
 from segtrain.inference import ledger
-from segtrain.inference.assignment import Assignment
+from segtrain.inference.assignment import Assignment, Done
 from segtrain.inference.device import configure_device
 from segtrain.inference.forward import Forward
 from segtrain.inference.loading import load
@@ -26,16 +25,6 @@ from segtrain.storage import Storage
 
 IO_THREADS = 8
 """Reading and writing wait for storage rather than for a core."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a task."""
-
-    bytes: int = 0
-    """Of the pictures' files."""
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """Id -> reason, of pictures without a mask."""
 
 
 def build_worker(assignment: Assignment) -> "PredictionWorker":

@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from PIL import Image
@@ -185,32 +186,37 @@ class TestOlderPredictions:
         prepare(override(Recipe(), settings), str(tmp_path / "set"), parallel=False)
         return str(tmp_path / "set")
 
-    def begin(self, dest: Path, name: str, *ids: str) -> Finisher:
-        """One part of the older format, with its masks."""
+    def begin(self, dest: Path, name: str, *ids: str) -> tuple[Finisher, bytes]:
+        """One part of the older format, with its masks, and its bytes."""
         for id in ids:
             STORAGE.write_bytes(str(dest / MASKS / f"{id}.png"), mask_png(np.ones((8, 8))))
-        write_part(STORAGE, ledger.part_url(str(dest), name), Part([PredictedMask(id, 8, 8, "1 64") for id in ids]))
-        (dest / ledger.NAME).write_text(json.dumps({"format_version": 1}))
-        return Finisher(STORAGE, Outputs(str(dest)), skip_unreadable=False)
+        body = json.dumps({"masks": [[id, 8, 8, 4] for id in ids], "unreadable": {}}).encode() + b"\n1 64" * len(ids)
+        body += b"\n"
+        data = b"segtrain part, version 1, crc32c %08x\n" % google_crc32c.value(body) + body
+        STORAGE.write_bytes(ledger.part_url(str(dest), name), data)
+        return Finisher(STORAGE, Outputs(str(dest)), skip_unreadable=False), data
 
-    def test_of_the_same_data_set_they_go_on(self, data_root: str, tmp_path: Path) -> None:
+    def test_of_the_same_data_set_they_go_on_as_they_are(self, data_root: str, tmp_path: Path) -> None:
         inventory = take_inventory(STORAGE, data_root, None)
+        assert inventory.manifest is not None
         (first, *_) = inventory.tasks()
-        finisher = self.begin(tmp_path / "out", "shard-00000-row-group-00000", *first.ids)
-        finisher.adopt(inventory, same_pictures=True)
-        found = finisher.tidy(inventory)
-        assert found.parts == dict.fromkeys(first.ids, "shard-00000-row-group-00000")
+        name = "shard-00000-row-group-00000"
+        finisher, data = self.begin(tmp_path / "out", name, *first.ids)
+        found = finisher.tidy(inventory, inventory.manifest.fingerprint)
+        assert found.parts == dict.fromkeys(first.ids, name)
         assert len(inventory.tasks(found.parts)) == len(inventory.tasks()) - 1
+        assert STORAGE.read_bytes(ledger.part_url(str(tmp_path / "out"), name)) == data
+        assert finisher.tidy(inventory, "0123").unknown == list(first.ids), "the set has become another one"
 
     def test_elsewhere_all_is_done_again_and_they_say_so(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         prediction = Prediction(tmp_path, "a.jpg", "b.jpg")
-        finisher = self.begin(prediction.dest, "pictures-0000000", "a")
+        self.begin(prediction.dest, "pictures-0000000", "a")
         with caplog.at_level(logging.WARNING, "segtrain"):
-            finisher.adopt(prediction.inventory(), same_pictures=False)
-        (line,) = caplog.messages
-        assert "was begun by an older segtrain, which did not note what the pictures were" in line
-        assert line.endswith("the 1 picture that it has finished are predicted again")
-        assert finisher.tidy(prediction.inventory()).parts == {}
+            found = prediction.tidy()
+        assert (found.parts, found.unknown) == ({}, ["a"])
+        assert caplog.messages == [
+            "1 picture: each was predicted by an older segtrain, which did not note its content, and is done again: a"
+        ]
         assert prediction.parts() == {}
