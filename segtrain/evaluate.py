@@ -194,35 +194,41 @@ def _check_owner(folder: str, storage: Storage, token: str) -> None:
 def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[str, Any], token: str) -> None:
     """Write everything into `folder`, the summary last; nothing of an earlier evaluation stays there.
 
-    Raises UserError where another evaluation has taken the folder over: what is there is the other's then.
+    Until then `summary.json` says that it is under way. Raises UserError where another evaluation has taken the folder
+    over: what is there is the other's then. So everything is written over, and removed, in the version that was there
+    when this one looked whether the folder is still its own.
     """
-    _check_owner(folder, storage, token)
-    worst = join(folder, WORST)
-    names = file_names(scores.panels())
-    panels = {f"{rank:03d}-{names[id]}.png": png for rank, (id, png) in enumerate(scores.panels().items(), start=1)}
-    versions = {name: _version(join(folder, name), storage) for name in (PICTURES, UNREADABLE)}
-    storage.delete(join(folder, SUMMARY))
-    for name in storage.list(worst):
-        if PANEL_NAME.fullmatch(name) and name not in panels:
-            storage.delete(join(worst, name))
     tables = {PICTURES: scores.per_picture()}
     if scores.unreadable:
         ids, reasons = zip(*sorted(scores.unreadable.items()), strict=True)
         tables[UNREADABLE] = {"id": ids, "reason": reasons}
         logger.warning("left out %d unreadable pictures, listed in %s", len(ids), join(folder, UNREADABLE))
-    else:
-        storage.delete(join(folder, UNREADABLE))
+    files = {SUMMARY: json.dumps({"state": "under way", "by": token}).encode()}
+    files |= {name: _csv(columns) for name, columns in tables.items()} | _panels(scores)
+    there = [join(WORST, name) for name in storage.list(join(folder, WORST)) if PANEL_NAME.fullmatch(name)]
+    names = dict.fromkeys([*files, *there, UNREADABLE])
+    versions = {name: _version(join(folder, name), storage) for name in names}
+    _check_owner(folder, storage, token)
     try:
-        for name, columns in tables.items():
-            storage.write_if_version(join(folder, name), _csv(columns), versions[name])
-        for name, png in panels.items():
-            _check_owner(folder, storage, token)
-            storage.write_bytes(join(worst, name), png)
+        for name, data in files.items():
+            storage.write_if_version(join(folder, name), data, versions[name])
+        for name in (name for name in names if name not in files and versions[name]):
+            storage.delete_if_version(join(folder, name), versions[name])
+        version = _version(join(folder, SUMMARY), storage)
         _check_owner(folder, storage, token)
-        storage.write_if_version(join(folder, SUMMARY), json.dumps(summary, indent=1).encode(), None)
+        storage.write_if_version(join(folder, SUMMARY), json.dumps(summary, indent=1).encode(), version)
     except ConflictError as error:
-        raise UserError(f"{error}: another evaluation writes there; give each its own --out") from None
-    logger.info("scores of each picture in %s, the worst in %s", join(folder, PICTURES), worst)
+        raise UserError(f"{error}; another evaluation writes there: give each its own --out") from None
+    for each in (folder, join(folder, WORST)):
+        storage.remove_leftovers(each)
+    logger.info("scores of each picture in %s, the worst in %s", join(folder, PICTURES), join(folder, WORST))
+
+
+def _panels(scores: FoldScores) -> dict[str, bytes]:
+    """Path below the folder -> PNG of the panels of the worst pictures."""
+    panels = scores.panels()
+    files = file_names(panels)
+    return {join(WORST, f"{rank:03d}-{files[id]}.png"): panels[id] for rank, id in enumerate(panels, start=1)}
 
 
 def _version(url: str, storage: Storage) -> str | None:

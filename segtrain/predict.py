@@ -76,6 +76,8 @@ def predict(
     places = {"RUN": source, "DATASET_OR_FOLDER": target, "DEST": dest}
     unreadable = _work(recipe, tasks, Assignment(recipe, networks, target, inventory.manifest, dest, token), places)
     ledger.check_owner(storage, dest, token)
+    for folder in (dest, *(join(dest, name) for name in (*OUTPUT_FOLDERS, ledger.PARTS))):
+        storage.remove_leftovers(folder)
     unreadable |= {id: reason for id, reason in finished.unreadable.items() if id not in unreadable}
     _list_unreadable(storage, dest, unreadable)
     made = Prediction(dest, inventory.pictures - len(unreadable), len(tasks), unreadable)

@@ -121,6 +121,13 @@ class Storage:
         """Remove a file, or everything below a folder; nothing there is fine."""
         self._files(url).delete(url)
 
+    def delete_if_version(self, url: str, version: str | None) -> None:
+        """Remove a file that is still this version, as `read_versioned` gave it; another one stays.
+
+        In object storage a version that is put at the same instant may go as well.
+        """
+        self._files(url).delete_if_version(url, version)
+
     def remove_leftovers(self, url: str) -> None:
         """Remove what writers that were killed have left in a local folder; in object storage they leave nothing."""
         if not is_remote(url):
@@ -210,6 +217,12 @@ class LocalFiles:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
+                path.unlink()
+
+    def delete_if_version(self, url: str, version: str | None) -> None:
+        path = _path(url)
+        with _errors_name(url), _locked(path):
+            if path.is_file() and _version(path.read_bytes()) == version:
                 path.unlink()
 
     def remove_leftovers(self, url: str) -> None:

@@ -369,3 +369,15 @@ def test_a_files_mark_changes_whenever_it_is_written_or_moved_there(
         os.utime(tmp_path / "moved", ns=(times.st_atime_ns, times.st_mtime_ns))
         os.replace(tmp_path / "moved", tmp_path / "f" / "b")  # same size, same time of writing
         assert storage.marks(join(root, "f"))["b"] != after["b"]
+
+
+def test_only_the_version_that_was_meant_is_removed(root: str, storage: Storage) -> None:
+    url = join(root, "file")
+    storage.write_bytes(url, b"old")
+    version = storage.read_versioned(url)[1]
+    storage.write_bytes(url, b"new")
+    storage.delete_if_version(url, version)
+    assert storage.read_bytes(url) == b"new"
+    storage.delete_if_version(url, storage.read_versioned(url)[1])
+    assert not storage.exists(url)
+    storage.delete_if_version(url, version)

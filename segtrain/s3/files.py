@@ -143,6 +143,14 @@ class S3Files:
     def delete(self, url: str) -> None:
         self._run(url, lambda: self._delete_all(_key(url)))
 
+    def delete_if_version(self, url: str, version: str | None) -> None:
+        try:
+            there = self.read_versioned(url)[1]
+        except FileNotFoundError:
+            return
+        if there == version:
+            self.delete(url)
+
     def size(self, url: str) -> int:
         facts: dict[str, Any] = self._run(url, lambda: self._objects.info(_key(url)))
         if facts["type"] == "directory":
