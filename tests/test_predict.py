@@ -24,6 +24,7 @@ from segtrain.models import build_model
 from segtrain.predict import closing_lines, predict
 from segtrain.preflight import Node, Offer
 from segtrain.storage import Storage
+from tests.kaggle_server import serve_kaggle
 
 PICTURES = 8
 
@@ -118,6 +119,57 @@ def test_a_killed_workers_row_groups_are_done_again_and_finished_ones_are_not(
     assert f"masks       8 in {dest}/masks" in closing_lines(made)
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        write_photo(folder / f"{name}.png", seed)
+    return folder
+
+
+def write_photo(path: Path, seed: int) -> None:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 24, 3), np.uint8)).save(path)
+
+
+def test_a_picture_that_was_replaced_gets_a_new_mask(photos: Path, model: str, tmp_path: Path) -> None:
+    recipe = override(Recipe(), ["inference.threshold=0.5"])
+    finish_some(recipe, model, str(photos), tmp_path / "out")
+    first = (tmp_path / "out" / "masks" / "a.png").read_bytes()
+    write_photo(photos / "a.png", 3)
+    finished = finish_some(recipe, model, str(photos), tmp_path / "out")
+    assert (list(finished.parts), finished.again) == (["b"], ["a"])
+    finish_some(recipe, model, str(photos), tmp_path / "fresh")
+    masks = [(tmp_path / place / "masks" / "a.png").read_bytes() for place in ("out", "fresh")]
+    assert masks[0] == masks[1] != first
+
+
+def test_another_network_of_the_same_name_is_refused(photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.keras"
+    build_model(UNetConfig(filters=2, depth=1, convolutions=1), seed=1).save(own)
+    finish_some(Recipe(), str(own), str(photos), tmp_path / "out")
+    build_model(UNetConfig(filters=2, depth=1, convolutions=1), seed=2).save(own)
+    with pytest.raises(UserError, match=r"out holds another prediction \(model: \w{16} there, \w{16} now\)"):
+        predict(Recipe(), str(own), str(photos), str(tmp_path / "out"))
+
+
+def test_where_nothing_is_left_to_do_nothing_starts(
+    photos: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_some(Recipe(), model, str(photos), tmp_path / "out")
+    sample = tmp_path / "sample.csv"
+    sample.write_text("img,rle_mask\nb.png,\na.png,\n")
+    (tmp_path / "out" / "unreadable.csv").write_text("id,reason\na,of an earlier call\n")
+    monkeypatch.setattr(predicting.cluster, "connection", None)  # calling it would fail
+    made = predict(Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(sample))
+    assert (made.pictures, made.tasks_done) == (2, 0)
+    lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["img", "b.png", "a.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "masks", "parts", "prediction.json", "prediction.owner", "submission.csv"
+    ]  # fmt: skip
+
+
 class TestMistakes:
     """All of them show before a worker starts."""
 
@@ -129,6 +181,59 @@ class TestMistakes:
     def test_a_target_that_is_not_there_or_holds_no_pictures(self, tmp_path: Path, model: str) -> None:
         assert "photos is not there or empty; give a data set or a folder of pictures" in self.refused(
             str(tmp_path / "photos"), tmp_path / "out", model=model
+        )
+
+    def test_a_file_instead_of_a_folder(self, photos: Path, tmp_path: Path, model: str) -> None:
+        told = self.refused(str(photos / "a.png"), tmp_path / "out", model=model)
+        assert told == f"{photos}/a.png is a file; give the folder of pictures that it lies in, or a data set"
+
+    def test_masks_among_the_pictures(self, photos: Path, data_root: str, tmp_path: Path, model: str) -> None:
+        for dest in (photos, photos / "masks", photos / ".." / "photos"):
+            told = self.refused(str(photos), dest, model=model)
+            assert told.startswith(f"DEST: {dest} ")
+            assert told.endswith("give a folder elsewhere, or the masks would be taken for pictures")
+        (tmp_path / "link").symlink_to(photos)
+        assert "is the folder of the pictures" in self.refused(str(photos), tmp_path / "link", model=model)
+        assert "lies in" in self.refused(data_root, Path(data_root) / "out", model=model)
+        finish_some(Recipe(), model, str(photos), tmp_path / "out")
+        told = self.refused(str(tmp_path / "out" / "masks"), tmp_path / "out", model=model)
+        assert told.endswith("is where the masks in DEST go; give the folder of the pictures, or another DEST")
+        assert sorted(path.name for path in photos.iterdir()) == ["a.png", "b.png"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("image,mask\na.png,\n", "has the columns image, mask; a sample_submission"),
+            ("img,rle_mask\na.png,\nc.png,\n", r"names 1 picture of 2 that are not among those to predict \(c\.png\)"),
+        ],
+    )
+    def test_a_sample_that_does_not_fit(
+        self, photos: Path, tmp_path: Path, model: str, text: str, message: str
+    ) -> None:
+        (tmp_path / "sample.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            predict(Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"))
+        assert not (tmp_path / "out").exists()
+
+    def test_no_key_for_kaggle(self, photos: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "sample.csv").write_text("img,rle_mask\na.png,\n")
+        with serve_kaggle() as kaggle:
+            for name, value in kaggle.environment(tmp_path).items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.delenv("KAGGLE_API_TOKEN", raising=False)
+            with pytest.raises(UserError, match="there is no key for Kaggle; make one at"):
+                predict(
+                    Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"),
+                    to_kaggle=True,
+                )  # fmt: skip
+        assert not (tmp_path / "out").exists()
+
+    def test_a_saved_model_that_the_user_does_not_vouch_for(self, photos: Path, tmp_path: Path) -> None:
+        saved = tmp_path / "saved"
+        saved.mkdir()
+        (saved / "saved_model.pb").write_bytes(b"program")
+        assert "type inference.trust_saved_model=true with the command" in self.refused(
+            str(photos), tmp_path / "out", model=str(saved)
         )
 
     def test_a_fold_that_does_not_exist(self, tmp_path: Path, data_root: str, model: str) -> None:
