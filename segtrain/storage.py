@@ -272,18 +272,29 @@ def _errors_name(url: str) -> Iterator[None]:
         raise StorageError(f"{url}: {error.strerror or error}") from error
 
 
+def _make_folder(folder: Path) -> None:
+    """Raises UserError where a file is in its place, or in that of a folder above."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), folder)
+        raise UserError(f"{file} is a file where a folder is needed; move it away or use another path") from None
+
+
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error.
 
     It is locked until then: one without a lock is a killed writer's.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     with _new_locked(temporary):
         try:
             yield temporary
             _sync(temporary)
+            if path.is_dir():
+                raise UserError(f"{path} is a folder where a file is to be; move it away or use another path")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -305,7 +316,7 @@ def _new_locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep out all others that lock this path, in any process. The kernel frees the lock when its holder is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     lock = path.with_name(f".{path.name[:100]}.lock{TEMPORARY_SUFFIX}")
     with contextlib.ExitStack() as stack:
         while True:

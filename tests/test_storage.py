@@ -381,3 +381,19 @@ def test_only_the_version_that_was_meant_is_removed(root: str, storage: Storage)
     storage.delete_if_version(url, storage.read_versioned(url)[1])
     assert not storage.exists(url)
     storage.delete_if_version(url, version)
+
+
+@pytest.mark.parametrize("write", ["write_bytes", "write_if_version", "write_file"])
+def test_a_file_where_a_folder_is_needed_is_named_and_the_other_way_round(
+    tmp_path: Path, storage: Storage, write: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    rest = {"write_bytes": [b"x"], "write_if_version": [b"x", None], "write_file": [tmp_path / "file"]}[write]
+    for url in ("file/a", "file/a/b/c"):
+        with pytest.raises(UserError, match=r"/file is a file where a folder is needed; move it away or use another"):
+            getattr(storage, write)(str(tmp_path / url), *rest)
+    if write != "write_if_version":  # which finds something there
+        with pytest.raises(UserError, match=r"/folder is a folder where a file is to be; move it away or use another"):
+            getattr(storage, write)(str(tmp_path / "folder"), *rest)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from segtrain.errors import UserError
 from segtrain.storage import Storage, is_remote, join
 
 
@@ -31,6 +32,8 @@ class Record:
             lines = []
         kept = [line for line in lines if _step_of(line) <= resumed_step]
         storage.write_bytes(str(self._path), b"".join(line + b"\n" for line in kept))
+        if (self._local / "tensorboard").is_file():
+            raise UserError(f"{self._local / 'tensorboard'} is a file where a folder is needed; move it away")
         self._lines = self._path.open("a")
         self._events = tf.summary.create_file_writer(str(self._local / "tensorboard"))
         self._uploaded_bytes: dict[Path, int] = {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from segtrain.errors import UserError
 from segtrain.storage import Storage
 from segtrain.training.tracking import Record
 
@@ -148,3 +149,9 @@ def test_what_cannot_be_uploaded_is_an_error_and_not_silence(tmp_path: Path, mon
         record.flush()
     with pytest.raises(OSError, match="gone"):
         record.close()
+
+
+def test_a_file_in_the_place_of_its_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("notes")
+    with pytest.raises(UserError, match=r"/tensorboard is a file where a folder is needed; move it away$"):
+        Record(str(tmp_path), Storage(), resumed_step=0)
