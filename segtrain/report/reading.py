@@ -11,6 +11,7 @@ import yaml
 
 from segtrain import goodput
 from segtrain.config import Recipe
+from segtrain.data.ids import file_names
 from segtrain.errors import UserError
 from segtrain.goodput import Goodput
 from segtrain.leaderboard import BEST_NAME, ranked
@@ -34,6 +35,8 @@ class Panel:
     """From 1, the best of the fold."""
     pictures: int
     """How many the fold has, of which a few have panels."""
+    file: str
+    """Name of its file without the suffix: the id, where that is a safe name."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
     if order:
         best = trial_folder(folder, order[0].number)
         best_panels = _panels(best, _best(best, storage), storage)
-    middle = best_panels[len(best_panels) // 2].id if best_panels else None
+    middle = best_panels[len(best_panels) // 2].file if best_panels else None
     pngs = _each(lambda trial: _picture(trial_folder(folder, trial.number), middle, storage), order)
     return SweepFolder(
         folder=folder,
@@ -169,18 +172,19 @@ def _records(lines: bytes) -> Iterable[dict[str, Any]]:
 def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
     dice = dict(zip(best.get("validation_ids", ()), best.get("validation_dice", ()), strict=True))
     rank = {name: k for k, name in enumerate(sorted(dice, key=lambda name: -dice[name]), start=1)}
+    ids = {file: id for id, file in file_names(dice).items()}
     names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]
     pngs = _each(lambda name: _read(join(folder, "panels", name), storage), names)
-    found = [
-        Panel(name, png, dice.get(name), rank.get(name), len(dice))
-        for name, png in zip((name.removesuffix(".png") for name in names), pngs, strict=True)
-        if png is not None
-    ]
+    found = []
+    for file, png in zip((name.removesuffix(".png") for name in names), pngs, strict=True):
+        if png is not None:
+            id = ids.get(file, file)
+            found.append(Panel(id, png, dice.get(id), rank.get(id), len(dice), file))
     return sorted(found, key=lambda panel: panel.rank or len(rank) + 1)
 
 
 def _picture(folder: str, wanted: str | None, storage: Storage) -> bytes | None:
-    """The panel of the picture `wanted` in a trial's folder, else its first one."""
+    """The panel in the file `wanted` of a trial's folder, else its first one."""
     if wanted is not None:
         png = _read(join(folder, "panels", f"{wanted}.png"), storage)
         if png is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segtrain.data.decode import decode_image
+from segtrain.data.ids import file_names
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.metrics import THRESHOLDS, best_threshold
 from segtrain.panels import panel
@@ -23,8 +24,9 @@ class PanelArtist:
         self._threshold = run.recipe.evaluation.threshold
         count = run.recipe.evaluation.panels if run.world.is_chief else 0
         self._chosen = evenly_spread(run.validation_data.own_ids, count)
+        self._files = file_names(self._chosen)
         self.panels: dict[str, np.ndarray] = {}
-        """Picture id -> uint8 (H, W, 3)."""
+        """The picture's id, or a file name made of it where it is none -> uint8 (H, W, 3)."""
 
     def __call__(self, row: Row, probability: np.ndarray) -> None:
         """Draw this picture if it is one of the chosen. `probability` is float32 (height, width)."""
@@ -33,7 +35,7 @@ class PanelArtist:
         image = decode_image(row, row.height, row.width)
         truth = unpack_mask(row.mask, row.height, row.width).astype(bool)
         drawn = panel(image, truth, probability, threshold=self._threshold, title=row.id)
-        self.panels[row.id] = np.asarray(drawn.convert("RGB"))
+        self.panels[self._files[row.id]] = np.asarray(drawn.convert("RGB"))
 
 
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:
