@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from segtrain.config import Axis, CosineSchedule, Recipe, TuneConfig
+from segtrain.csv_cells import cell
 from segtrain.storage import is_remote, join
 from segtrain.trials import Trial
 
@@ -57,7 +58,7 @@ def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
     front = {trial.number for trial in pareto(trials)}
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*FACTS, "memory_bytes", "pareto", *axes, "reason"])
+    rows.writerow([*FACTS, "memory_bytes", "pareto", *map(cell, axes), "reason"])
     for rank, trial in enumerate([*order, *unranked], start=1):
         rows.writerow(
             [
@@ -73,7 +74,7 @@ def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
                 trial.memory_bytes or "",
                 "yes" if trial.number in front else "",
                 *(_cell(trial.point[axis]) if axis in trial.point else "" for axis in axes),
-                trial.reason,
+                cell(trial.reason),
             ]
         )
     return text.getvalue()
@@ -169,5 +170,5 @@ def _dice(trial: Trial) -> float:
     return trial.dice
 
 
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _cell(value: Any) -> object:
+    return cell(value) if isinstance(value, str) else json.dumps(value)
