@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import logging
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -37,6 +38,13 @@ ENCRYPTED = 1
 """Of a member's flags (APPNOTE, 4.4.4)."""
 MOST_TIMES_PACKED = 200
 """A member of a sound archive of CSV is at most so many times as large as it is packed."""
+
+
+NOT_CSV = (
+    *(ValueError, csv.Error, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What a file that is neither CSV nor a sound archive of it ends in."""
 
 
 def write(
@@ -140,7 +148,7 @@ def _write_rows(table: _Table, spool: IO[bytes], out: IO[bytes]) -> None:
 
 
 def _quoted(name: str) -> bytes:
-    """The name as a field of a CSV file."""
+    """The name as a field of a CSV file; as Kaggle knows it, also where a spreadsheet would take it for a formula."""
     if any(mark in name for mark in ',"\r\n'):
         name = '"' + name.replace('"', '""') + '"'
     return name.encode()
@@ -182,7 +190,15 @@ def _names(storage: Storage, sample: str) -> list[str]:
             )
         column = header.index(COLUMNS[0])
         names = [row[column].strip() if column < len(row) else "" for row in reader if row]
-    except (UnicodeDecodeError, csv.Error, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (
+        ValueError,
+        csv.Error,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+    ) as error:
         raise UserError(f"{sample} is no CSV file ({error}); give Kaggle's sample_submission.csv") from None
     if not names or not all(names):
         found = "rows without an id" if names else "no rows"
