@@ -190,15 +190,7 @@ def _names(storage: Storage, sample: str) -> list[str]:
             )
         column = header.index(COLUMNS[0])
         names = [row[column].strip() if column < len(row) else "" for row in reader if row]
-    except (
-        ValueError,
-        csv.Error,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        NotImplementedError,
-    ) as error:
+    except NOT_CSV as error:
         raise UserError(f"{sample} is no CSV file ({error}); give Kaggle's sample_submission.csv") from None
     if not names or not all(names):
         found = "rows without an id" if names else "no rows"
