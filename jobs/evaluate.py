@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    from segtrain.locations import check_given
     from segtrain.preflight import recipe_to_score
 
+    check_given({"RUN": args.run, "DATASET": args.dataset, "--out": args.out})
     recipe = recipe_to_score(args.run, args.dataset, args.overrides)
     from segtrain.evaluate import evaluate  # a mistake above shows before Ray takes its second to import
 

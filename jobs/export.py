@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(source: str, destination: str, overrides: Sequence[str]) -> None:
     from segtrain.config import load_recipe
+    from segtrain.locations import check_given
 
+    check_given({"RUN": source, "DEST": destination})
     recipe = load_recipe(None, overrides)
     from segtrain.environment import before_tensorflow, quiet_tensorflow_import
 

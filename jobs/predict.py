@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    from segtrain.locations import check_given
     from segtrain.preflight import recipe_to_score
 
+    check_given({"RUN": args.run, "DATASET_OR_FOLDER": args.target, "DEST": args.dest, "SAMPLE.csv": args.submission})
     recipe = recipe_to_score(args.run, args.target, args.overrides)
     from segtrain.predict import closing_lines, predict  # a mistake above shows before Ray takes its second to import
 

@@ -9,7 +9,8 @@
     python jobs/prepare.py jobs/recipes/nuclei.yaml data/nuclei
 
 SOURCE is a kind of source or a recipe file; DEST a local folder or an s3:// URL. After a kill the same command goes
-on where it was. Give an existing data set as DEST to add pictures: its groups keep their folds.
+on where it was. Give an existing data set as DEST to add pictures: those that are there keep their groups and folds, a
+changed one is replaced, and what the source does not have stays, unless prepare.remove=true.
 """
 
 import argparse
@@ -36,7 +37,9 @@ def run(source: str, dest: str, overrides: Sequence[str]) -> None:
     from segtrain.data.describe import overview
     from segtrain.data.prepare import prepare
     from segtrain.errors import UserError
+    from segtrain.locations import check_given
 
+    check_given({"DEST": dest})
     if source in KINDS:
         recipe = load_recipe(None, [f"source.kind={source}", *overrides])
     elif source.endswith((".yaml", ".yml")):

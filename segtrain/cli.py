@@ -2,28 +2,40 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
+from segtrain.environment import check_temporary_folder, keras_as_the_recipe_says
 from segtrain.errors import DataError, RunError, StorageError, UserError
 
 USER_ERROR = 2
 FAILURE = 1
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 
 def main(run: Callable[[], None], *, debug: bool = False) -> int:
     """Call `run` and return the job's exit code.
 
     0 when it returns; 2 with one message on stderr for a `UserError`; 1 with one message for a fault of storage, a
-    file that is gone, damaged data, or workers lost too often; 130 on Ctrl-C and SIGTERM. `debug` shows the traceback
-    too. Any other exception is a bug and passes through with its traceback. Log lines go to stdout, so that stderr
-    holds the one message alone.
+    file that is gone, damaged data, or workers lost too often; with one message 130 on Ctrl-C and 143 on SIGTERM,
+    after everything that `with` and `finally` tidy up. `debug` shows the traceback too. Any other exception is a bug
+    and passes through with its traceback. Log lines go to stdout, so that stderr holds the one message alone.
     """
+    with _signals() as first_signal:
+        return _run(run, first_signal, debug)
+
+
+def _run(run: Callable[[], None], first_signal: Callable[[], int | None], debug: bool) -> int:
     try:
         with _log_to_stdout():
+            check_temporary_folder()
+            keras_as_the_recipe_says()
             run()
             sys.stdout.flush()
     except UserError as error:
@@ -34,12 +46,48 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
         return _fail(f"{error.filename} is not there", FAILURE, debug)
     except (KeyboardInterrupt, SystemExit):  # by which Ray ends a driver that gets SIGTERM
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if first_signal() == signal.SIGTERM else INTERRUPTED
     except BrokenPipeError:
         # `| head` closed stdout; point it at nothing so that the interpreter's last flush does not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     return 0
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], int | None]]:
+    """Inside the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does, unless Ray or a run takes it over.
+
+    Yields a function that says which of the two came first, whoever has handled it: Python notes the number of every
+    signal in the pipe. Signals come to a process's main thread; in any other one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    noted_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    handled_before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield lambda: _first_of(reader)
+    finally:
+        signal.signal(signal.SIGTERM, handled_before)
+        signal.set_wakeup_fd(noted_before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _first_of(reader: int) -> int | None:
+    try:
+        numbers = os.read(reader, 64)
+    except BlockingIOError:
+        return None
+    return next((number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)), None)
 
 
 @contextmanager

@@ -1,10 +1,8 @@
-"""Joining a Ray cluster, or starting one in this process, and what it has to offer."""
+"""What the Ray cluster has to offer, and what is asked of it."""
 
 import json
-import logging
 import math
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,58 +10,12 @@ from typing import Any
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state
-from ray._private.utils import read_ray_address
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from segtrain.config import ClusterConfig
-from segtrain.errors import UserError
 from segtrain.preflight import Node, Offer
-
-CONNECT_TIMEOUT_S = 5.0
-
-
-@contextmanager
-def connection() -> Iterator[None]:
-    """Ray is there inside the block.
-
-    It is what this process has already joined; else the cluster that `RAY_ADDRESS` or `ray start` on this machine
-    names; else one of its own, without a dashboard, that ends with the block. Raises UserError where RAY_ADDRESS
-    names a cluster that does not answer.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    # Ray would start a worker for each core at once; ours have an environment of their own and cannot use them.
-    with environment(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0"):
-        ray.init(_where(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _where() -> str | None:
-    """What `ray.init` is to be given: None where a cluster answers, `local` where there is none.
-
-    Ray itself would try a dead address for three minutes.
-    """
-    named = os.environ.get("RAY_ADDRESS", "")
-    if named == "auto":
-        named = ""
-    address = named or read_ray_address(None)
-    if not address or address == "local":
-        return "local"
-    if "://" in address:
-        raise UserError(f"RAY_ADDRESS: {address} is for `ray job submit`; give host:port of the head node, or unset it")
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError):
-        if named:
-            raise UserError(f"RAY_ADDRESS: no cluster answers at {address}; start Ray there or unset it") from None
-        return "local"  # a `ray start` that was killed left its address behind
-    return None
+from segtrain.ray_connection import connection as connection
 
 
 def offer() -> Offer:

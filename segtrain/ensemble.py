@@ -2,7 +2,7 @@
 
 from segtrain.data.ids import join_inside
 from segtrain.errors import UserError
-from segtrain.json_reading import parse_json
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 ENSEMBLE_NAME = "ensemble.json"
@@ -18,7 +18,7 @@ def members_of(folder: str, storage: Storage) -> list[str] | None:
     """
     url = join(folder, ENSEMBLE_NAME)
     try:
-        entry = parse_json(storage.read_bytes(url))
+        entry = read_json(storage.read_bytes(url))
         version, names = entry["format_version"], entry["members"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("members are no names")

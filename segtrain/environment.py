@@ -1,12 +1,52 @@
-"""What TensorFlow reads from the environment while it is imported, set in the processes that train or predict."""
+"""What a process finds around it: a folder for temporary files, and what TensorFlow reads while it is imported."""
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 
+from segtrain.errors import NoSpaceError, StorageError
+
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+NO_KERAS_HOME = os.path.join(os.devnull, "keras")
+"""Cannot be there nor be made, which Keras takes without a word."""
+
+LEAST_TEMPORARY_BYTES = 16 * 2**20
+"""Room for Ray's logs, or for a small network on its way to its place."""
+
+
+def check_temporary_folder() -> None:
+    """Raise StorageError where there is no folder for temporary files, or too little room in it.
+
+    Python takes the first of TMPDIR, /tmp, /var/tmp and the working folder that a file can be written to.
+    """
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        raise StorageError(
+            "no temporary file can be written in TMPDIR, /tmp or /var/tmp; set TMPDIR to a folder that takes some"
+        ) from None
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_TEMPORARY_BYTES:
+        raise NoSpaceError(
+            f"{folder}, the folder for temporary files, has {free / 2**20:.1f} MiB left and "
+            f"{LEAST_TEMPORARY_BYTES >> 20} MiB are needed; make room or set TMPDIR to another folder"
+        )
+
+
+def keras_as_the_recipe_says() -> None:
+    """Make Keras, where it is imported later, run on TensorFlow and read none of the user's or the machine's settings.
+
+    A run depends on its recipe and data alone. A `keras.json` could change the data format, the float type and epsilon,
+    and where the home folder cannot be written to, Keras takes one in /tmp, which anybody may have put there. None is
+    written either.
+    """
+    for name in ("TF_USE_LEGACY_KERAS", "KERAS_NNX_ENABLED"):
+        os.environ.pop(name, None)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_HOME"] = NO_KERAS_HOME
 
 
 def before_tensorflow(*, compute_threads: int | None = None) -> None:
@@ -18,7 +58,7 @@ def before_tensorflow(*, compute_threads: int | None = None) -> None:
     gradient of a 3x3 convolution: 2.7 GiB at 1918x1280 with 32 channels, and 25 % more CPU time a step at 96x128.
     `TF_ENABLE_ONEDNN_OPTS=0` in the environment keeps TensorFlow's own.
     """
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    keras_as_the_recipe_says()
     os.environ.setdefault(ONEDNN, "1")
     if compute_threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(compute_threads)

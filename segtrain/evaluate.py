@@ -22,7 +22,7 @@ from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.fleet import work_through
 from segtrain.inference.scores import FoldScores, Scored, Task
 from segtrain.inference.stored import StoredNetwork, read_networks
-from segtrain.json_reading import parse_json
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     storage = Storage(recipe.storage)
     preflight.check_networks(source, storage)
     root = recipe.data.root or ""
-    manifest = read_manifest(storage, root)
+    manifest = read_manifest(storage, root, recipe.data.version)
     selection, ids = evaluation_selection([recipe.data.fold], manifest, storage, root)
     folder = _folder_for_results(recipe, source, out, storage)
     trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)
@@ -123,7 +123,7 @@ def _facts(folder: str, storage: Storage) -> Mapping[str, Any]:
     """What is known of a network; in a run's folder `best/metrics.json`, and beside a model that was exported."""
     for url in (join(folder, "best", "metrics.json"), join(folder, "metrics.json")):
         try:
-            facts = parse_json(storage.read_bytes(url))
+            facts = read_json(storage.read_bytes(url))
         except FileNotFoundError:
             continue
         except ValueError:

@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from segtrain import cluster, launch, metrics, preflight
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
+from segtrain.data_version import pinned
 from segtrain.ensemble import ENSEMBLE_NAME, FORMAT_VERSION
 from segtrain.errors import UserError
+from segtrain.json_text import read_json
 from segtrain.progress import Display, open_display
 from segtrain.storage import Storage, join
+from segtrain.thresholds import Curve
 from segtrain.training.checkpoint import Checkpoints
 from segtrain.worker import Train
 
@@ -87,21 +92,18 @@ def _plan(recipe: Recipe, *, extend: bool) -> tuple[Recipe, list[FoldRun]]:
     Raises UserError where one of them, or the folder of them all, would be refused.
     """
     storage = Storage(recipe.storage)
+    recipe, _ = pinned(recipe, storage)
     recipe = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage)).recipe
-    manifest = read_manifest(storage, recipe.data.root or "")
+    manifest = read_manifest(storage, recipe.data.root or "", recipe.data.version)
     folds = [facts.fold for facts in manifest.folds if facts.fold != recipe.data.test_fold]
-    tree = recipe.to_dict()
-    tree["data"]["fold"] = folds[0]  # which fold is named makes no difference
-    recipe = Recipe.from_dict(tree)
+    recipe = recipe.changed({"data.fold": folds[0]})  # which fold is named makes no difference
     preflight.check_run_folder(recipe, storage, extend=extend)
     return recipe, [_run(_of_fold(recipe, fold), storage, extend=extend) for fold in folds]
 
 
 def _of_fold(recipe: Recipe, fold: int) -> Recipe:
-    tree = recipe.to_dict()
-    tree["data"]["fold"] = fold
-    tree["run"] |= {"storage": recipe.run.folder, "name": f"fold-{fold}"}
-    return Recipe.from_dict(tree | {"folds": "one"})
+    own = {"data.fold": fold, "run.storage": recipe.run.folder, "run.name": f"fold-{fold}"}
+    return recipe.changed({**own, "folds": "one"})
 
 
 def _run(recipe: Recipe, storage: Storage, *, extend: bool) -> FoldRun:
@@ -125,10 +127,11 @@ def _train_all(runs: Sequence[FoldRun], train: Train, display: Display, *, exten
 
 def _with_batches_of(used: Recipe, recipe: Recipe) -> Recipe:
     """The recipe with the batches that the run before it ended with: larger ones may have run out of memory."""
-    tree = recipe.to_dict()
-    tree["train"]["per_replica_batch_size"] = used.train.per_replica_batch_size
-    tree["evaluation"]["batch_size"] = used.evaluation.batch_size
-    return Recipe.from_dict(tree)
+    batches = {
+        "train.per_replica_batch_size": used.train.per_replica_batch_size,
+        "evaluation.batch_size": used.evaluation.batch_size,
+    }
+    return recipe.changed(batches)
 
 
 def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
     folder = run.recipe.run.folder
     url = join(folder, "best", "metrics.json")
     try:
-        facts: dict[str, Any] = json.loads(storage.read_bytes(url))
+        facts: dict[str, Any] = read_json(storage.read_bytes(url))
     except FileNotFoundError:
         raise UserError(f"there is no {url}, although the run is finished; delete {folder} to train it again") from None
     except ValueError:
@@ -145,6 +148,12 @@ def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
         raise UserError(
             f"{url} has no threshold_curve, as it is of an older segtrain; delete {folder} to train it again"
         )
+    try:
+        Curve.model_validate(facts["threshold_curve"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("threshold_curve", *first["loc"])))
+        raise UserError(f"{url}: {place}: {first['msg']}; delete {folder} to train it again") from None
     return facts
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 FORMAT_VERSION = 1
@@ -140,7 +141,7 @@ def read(folder: str, storage: Storage) -> Goodput:
     A record of where time went is no reason to refuse to train, so a damaged one begins anew.
     """
     try:
-        tree = json.loads(storage.read_bytes(join(folder, NAME)))
+        tree = read_json(storage.read_bytes(join(folder, NAME)))
         if tree["format_version"] != FORMAT_VERSION:
             return Goodput()
         return Goodput(tuple(Attempt(**entry) for entry in tree["attempts"]))

@@ -15,6 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from segtrain import cluster, goodput, preflight, report
 from segtrain.config import Recipe
+from segtrain.data_version import pinned
 from segtrain.errors import RunError, UserError
 from segtrain.failures import (
     KNOWN_ERRORS,
@@ -59,13 +60,14 @@ def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
     """Lines that say what `launch` would do. Raises what `launch` would raise before anything starts."""
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
+    recipe, told = pinned(recipe, storage)
     size = preflight.check_data_set(recipe, storage)
     fitted = preflight.fit_devices(recipe, size)
     resumes = preflight.check_run_folder(fitted.recipe, storage, extend=extend)
     with cluster.connection():
         offer = cluster.offer()
         _check_cluster(recipe, offer)
-    lines = [fitted.recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer)]
+    lines = [fitted.recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer), *([told] if told else [])]
     return [*lines, "goes on from the folder's newest checkpoint"] if resumes else lines
 
 
@@ -102,11 +104,14 @@ def run_on(
     """
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
+    recipe, told = pinned(recipe, storage)
     size = preflight.check_data_set(recipe, storage)
     fitted = preflight.fit_devices(recipe, size)
     resumes = preflight.check_run_folder(fitted.recipe, storage, extend=extend)
     if on_group is None:
         display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
+        if told is not None:
+            display.note(told)
     if fitted.reasons:
         display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
     with cluster.connection(), StopSignal() as stop:

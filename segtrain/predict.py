@@ -65,7 +65,7 @@ def predict(
     storage = Storage(recipe.storage)
     _check_places(target, dest)
     preflight.check_networks(source, storage)
-    inventory = take_inventory(storage, target, recipe.inference.folds)
+    inventory = take_inventory(storage, target, recipe.inference.folds, recipe.data.version)
     _check_submission(recipe, storage, inventory, sample, to_kaggle)
     networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
     finished = _take_up(recipe, storage, dest, inventory, _facts(recipe, networks, inventory))

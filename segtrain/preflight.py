@@ -8,16 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
-from segtrain.config import ClusterConfig, Recipe, identity_differences, load_recipe, override
+from segtrain.config import (
+    MOST_RECIPE_BYTES,
+    ClusterConfig,
+    Recipe,
+    identity_differences,
+    load_recipe,
+    override,
+    recorded,
+)
 from segtrain.data.manifest import read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.ensemble import ENSEMBLE_NAME, members_of
 from segtrain.errors import UserError
+from segtrain.locations import check_given
 from segtrain.memory import Plan, gib, parameters, plan
-from segtrain.storage import Storage, is_remote, join
+from segtrain.storage import Storage, is_remote, join, local_path
 
 
 @dataclass(frozen=True)
@@ -77,21 +84,18 @@ class Size:
 def absolute(recipe: Recipe) -> Recipe:
     """The recipe with absolute local paths, because workers may run in other folders.
 
-    Raises UserError for a relative `run.storage` within the copy of a working folder that `ray job submit` uploads:
-    Ray deletes that copy after the job.
+    Raises UserError for the home of a user that there is not, and for a relative `run.storage` within the copy of a
+    working folder that `ray job submit` uploads: Ray deletes that copy after the job.
     """
-    tree = recipe.to_dict()
-    tree["run"]["storage"] = absolute_output("run.storage", recipe.run.storage)
-    for section, key in (("data", "root"), ("train", "init_from")):
-        path = tree[section][key]
-        if path is not None:
-            tree[section][key] = absolute_path(path)
-    return Recipe.from_dict(tree)
+    paths = {"data.root": recipe.data.root, "train.init_from": recipe.train.init_from}
+    check_given({**paths, "run.storage": recipe.run.storage, "data.node_cache": recipe.data.node_cache})
+    absolutes = {field: absolute_path(path) for field, path in paths.items() if path is not None}
+    return recipe.changed({**absolutes, "run.storage": absolute_output("run.storage", recipe.run.storage)})
 
 
 def absolute_path(path: str) -> str:
     """A local path made absolute; a URL as it is."""
-    return path if is_remote(path) else str(Path(path).expanduser().absolute())
+    return path if is_remote(path) else str(local_path(path).absolute())
 
 
 def absolute_output(field: str, path: str) -> str:
@@ -110,7 +114,7 @@ def check_data_set(recipe: Recipe, storage: Storage) -> Size:
     data, train = recipe.data, recipe.train
     if data.root is None:
         raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
-    manifest = read_manifest(storage, data.root)
+    manifest = read_manifest(storage, data.root, data.version)
     training = training_selection(data, train.seed, manifest, storage, data.root)
     validation, validation_ids = evaluation_selection([data.fold], manifest, storage, data.root)
     pictures = int(training.table.rows.sum())
@@ -136,11 +140,13 @@ def recipe_of(folder: str, storage: Storage) -> Recipe:
     Raises FileNotFoundError where there is none, and UserError where it is not one that this segtrain reads.
     """
     url = join(folder, "recipe.yaml")
-    text = storage.read_bytes(url)
+    text = storage.read_bytes(url, at_most=MOST_RECIPE_BYTES)
     try:
-        return Recipe.from_dict(yaml.safe_load(text))
-    except (UserError, yaml.YAMLError, TypeError, ValueError):
-        raise UserError(f"{url} is not a recipe that this segtrain reads; give another folder (run.name=...)") from None
+        return recorded(text)
+    except UserError as error:
+        raise UserError(
+            f"{url} is not a recipe that this segtrain reads ({error}); give another folder (run.name=...)"
+        ) from None
 
 
 def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Recipe:
@@ -151,16 +157,13 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     That SavedModels are to be trusted is for `overrides` alone to say, which the user has typed.
     """
     # The overrides may say how to reach the storage that the run's own recipe lies in.
-    storage = Storage(load_recipe(None, overrides).storage)
+    storage = Storage(load_recipe(None, [text for text in overrides if text.startswith("storage")]).storage)
     recipes = [recipe for _, recipe in recipes_of(source, storage) if recipe is not None]
     recipe = recipes[0] if recipes else Recipe()
-    tree = recipe.to_dict()
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
-    tree["data"] |= {"root": dataset, "fold": fold, "test_fold": None}
-    tree["cluster"] = ClusterConfig().model_dump()
-    tree["folds"] = "one"
-    tree["inference"]["trust_saved_model"] = False
-    return override(Recipe.from_dict(tree), overrides)
+    data = {"data.root": dataset, "data.version": None, "data.fold": fold, "data.test_fold": None}
+    here = {"cluster": ClusterConfig().model_dump(), "folds": "one", "inference.trust_saved_model": False}
+    return override(recipe.changed({**data, **here}), overrides)
 
 
 def check_networks(source: str, storage: Storage) -> None:

@@ -1,7 +1,7 @@
 """The only way from a path or an `s3://` URL to bytes: atomic writes, retries, and errors that name the URL.
 
-Local paths go through `pathlib`; `s3://bucket/key` goes through `segtrain.s3`, which is imported when the first such
-URL comes. Every method raises
+What a location means is said in `segtrain.locations`. Local paths go through `pathlib`; `s3://bucket/key` goes through
+`segtrain.s3`, which is imported when the first such URL comes. Every method raises
 
 - `FileNotFoundError` with the URL where there is nothing;
 - `UserError` where only the user can help: no permission, wrong key, no such bucket;
@@ -14,38 +14,24 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from segtrain.config import StorageConfig
 from segtrain.errors import ConflictError, NoSpaceError, ShortFileError, StorageError, UserError
+from segtrain.locations import is_remote, join, local_path
 
 if TYPE_CHECKING:
     from segtrain.s3.files import S3Files
 
+__all__ = ["NO_SPACE", "TEMPORARY_SUFFIX", "LocalFiles", "Storage", "is_remote", "join", "local_path"]
+
 TEMPORARY_SUFFIX = ".segtrain-tmp"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def is_remote(url: str) -> bool:
-    """Whether the URL is in object storage; raises `UserError` for a scheme other than `s3://`."""
-    if url.startswith("s3://"):
-        return True
-    scheme, separator, _ = url.partition("://")
-    if separator:
-        raise UserError(f"{scheme}:// is not supported; give a local path or an s3://bucket/key URL")
-    return False
-
-
-def join(url: str, *parts: str) -> str:
-    """The URL with path segments put after it, separated by single slashes."""
-    tail = "/".join(part.strip("/") for part in parts if part.strip("/"))
-    if not url or not tail:
-        return url or tail
-    return f"{url.rstrip('/')}/{tail}"
 
 
 class Storage:
@@ -63,8 +49,10 @@ class Storage:
     def __reduce__(self) -> tuple[type["Storage"], tuple[StorageConfig]]:
         return Storage, (self.config,)
 
-    def read_bytes(self, url: str) -> bytes:
-        """The whole file."""
+    def read_bytes(self, url: str, *, at_most: int | None = None) -> bytes:
+        """The whole file. Raises `UserError` before anything is read where it has more than `at_most` bytes."""
+        if at_most is not None and self.size(url) > at_most:
+            raise UserError(f"{url} has more than {at_most} bytes, and so is not what its name says")
         return self._files(url).read_bytes(url)
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
@@ -157,13 +145,15 @@ class LocalFiles:
     """The methods of `Storage` on the file system of this machine."""
 
     def read_bytes(self, url: str) -> bytes:
-        with _errors_name(url):
-            return _path(url).read_bytes()
+        with _errors_name(url), _open_file(local_path(url), url) as file:
+            return file.read()
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
-        with _errors_name(url), _path(url).open("rb") as file:
+        with _errors_name(url), _open_file(local_path(url), url) as file:
+            # What a damaged manifest asks for may be more than memory, and is not made room for.
+            length_there = max(0, min(length, os.fstat(file.fileno()).st_size - offset))
             file.seek(offset)
-            data = file.read(length)
+            data = file.read(length_there)
         if len(data) != length:
             raise ShortFileError(
                 f"{url} ends before byte {offset + length}: {len(data)} of {length} bytes could be read"
@@ -171,7 +161,7 @@ class LocalFiles:
         return data
 
     def write_bytes(self, url: str, data: bytes) -> None:
-        with _errors_name(url), _replacing(_path(url)) as temporary:
+        with _errors_name(url), _replacing(local_path(url)) as temporary:
             temporary.write_bytes(data)
 
     def read_versioned(self, url: str) -> tuple[bytes, str]:
@@ -179,40 +169,40 @@ class LocalFiles:
         return data, _version(data)
 
     def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
-        path = _path(url)
+        path = local_path(url)
         with _errors_name(url), _locked(path), _replacing(path) as temporary:
             if version != (_version(path.read_bytes()) if path.exists() else None):
                 raise ConflictError(f"{url} was written by somebody else in the meantime")
             temporary.write_bytes(data)
 
     def write_file(self, url: str, local: Path) -> None:
-        with _errors_name(url), _replacing(_path(url)) as temporary:
+        with _errors_name(url), _replacing(local_path(url)) as temporary:
             shutil.copyfile(local, temporary)
 
     def exists(self, url: str) -> bool:
         with _errors_name(url):
-            return _path(url).exists()
+            return local_path(url).exists()
 
     def list(self, url: str) -> list[str]:
         try:
             with _errors_name(url):
-                return sorted(name for name in os.listdir(_path(url)) if not name.endswith(TEMPORARY_SUFFIX))
+                return sorted(name for name in os.listdir(local_path(url)) if not name.endswith(TEMPORARY_SUFFIX))
         except FileNotFoundError:
             return []
 
     def marks(self, url: str) -> dict[str, str]:
         try:
-            with _errors_name(url), os.scandir(_path(url)) as entries:
+            with _errors_name(url), os.scandir(local_path(url)) as entries:
                 return {one.name: _mark(one.stat()) for one in entries if one.is_file()}
         except FileNotFoundError:
             return {}
 
     def is_file(self, url: str) -> bool:
         with _errors_name(url):
-            return _path(url).is_file()
+            return local_path(url).is_file()
 
     def delete(self, url: str) -> None:
-        path = _path(url)
+        path = local_path(url)
         with contextlib.suppress(FileNotFoundError), _errors_name(url):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -220,20 +210,20 @@ class LocalFiles:
                 path.unlink()
 
     def delete_if_version(self, url: str, version: str | None) -> None:
-        path = _path(url)
+        path = local_path(url)
         with _errors_name(url), _locked(path):
             if path.is_file() and _version(path.read_bytes()) == version:
                 path.unlink()
 
     def remove_leftovers(self, url: str) -> None:
         with _errors_name(url):
-            for path in _path(url).glob(f".*{TEMPORARY_SUFFIX}"):
+            for path in local_path(url).glob(f".*{TEMPORARY_SUFFIX}"):
                 with contextlib.suppress(OSError), path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds the lock as long as it lives
                     path.unlink()
 
     def size(self, url: str) -> int:
-        path = _path(url)
+        path = local_path(url)
         with _errors_name(url):
             if path.is_dir():
                 raise _missing(url)
@@ -244,8 +234,23 @@ def _missing(url: str) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
 
 
-def _path(url: str) -> Path:
-    return Path(url).expanduser()
+def _open_file(path: Path, url: str) -> BinaryIO:
+    """Open a file to read it. Raises `UserError` for what is none, such as a pipe, whose end might never come."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return descriptor
+        os.close(descriptor)
+        raise UserError(f"{url} is no file but a pipe, a socket or a device; remove it or give another path")
+
+    try:
+        return open(path, "rb", opener=opener)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise UserError(f"{url} is no file but a socket or a device; remove it or give another path") from None
+        raise
 
 
 def _mark(stat: os.stat_result) -> str:
@@ -267,6 +272,8 @@ def _errors_name(url: str) -> Iterator[None]:
     except PermissionError:
         raise UserError(f"{url}: no permission; change the file's mode or use another path") from None
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UserError(f"{url}: {error.strerror}; use another path") from None
         if error.errno in NO_SPACE:
             raise NoSpaceError(f"{url}: {error.strerror}; make room or use another path") from error
         raise StorageError(f"{url}: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import requests
@@ -21,7 +21,7 @@ import requests
 from segtrain.config import StorageConfig
 from segtrain.data.sources.kaggle_client import COMPETITIONS_URL, PASSING, KaggleClient, sentence
 from segtrain.errors import StorageError, UserError
-from segtrain.storage import Storage, is_remote
+from segtrain.storage import Storage, is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _opened(file: str, storage: Storage) -> Iterator[IO[bytes]]:
     if size == 0:
         raise UserError(f"{file} is empty; write the submission again")
     if not is_remote(file):
-        with Path(file).expanduser().open("rb") as content:
+        with local_path(file).open("rb") as content:
             yield content
         return
     with tempfile.TemporaryFile() as copy:

@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from segtrain.errors import UserError
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 SWEEP_NAME = "sweep.json"
 TRIAL_NAME = "trial.json"
 FORMAT_VERSION = 1
+MOST_BYTES = 2**24
+"""Of a record; one of a trial of ten thousand epochs has a tenth."""
 Status = Literal["running", "finished", "stopped", "failed", "infeasible"]
 SweepState = Literal["running", "finished", "stopped"]
 
@@ -98,7 +101,7 @@ class Trial:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Trial":
         """Raises ValueError, KeyError or TypeError for what `to_json` has not written."""
-        tree = json.loads(text)
+        tree = read_json(text)
         return cls(**tree | {"history": tuple(Scored(**one) for one in tree["history"])})
 
 
@@ -118,7 +121,7 @@ class Sweep:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Sweep":
-        return cls(**json.loads(text))
+        return cls(**read_json(text))
 
 
 def trial_folder(sweep_folder: str, number: int) -> str:
@@ -130,7 +133,7 @@ def read_sweep(folder: str, storage: Storage) -> Sweep | None:
     """The facts of the sweep in `folder`; None where there is no sweep. UserError for a file that is not ours."""
     url = join(folder, SWEEP_NAME)
     try:
-        sweep = Sweep.from_json(storage.read_bytes(url))
+        sweep = Sweep.from_json(storage.read_bytes(url, at_most=MOST_BYTES))
         if sweep.format_version != FORMAT_VERSION:
             raise ValueError(f"format version {sweep.format_version}")
         return sweep
@@ -146,7 +149,7 @@ def read_trials(folder: str, storage: Storage) -> list[Trial]:
     for name in storage.list(join(folder, "trials")):
         url = join(folder, "trials", name, TRIAL_NAME)
         try:
-            found.append(Trial.from_json(storage.read_bytes(url)))
+            found.append(Trial.from_json(storage.read_bytes(url, at_most=MOST_BYTES)))
         except FileNotFoundError:
             continue  # a kill came between the making of the folder and of the record: the number is used again
         except (ValueError, KeyError, TypeError):

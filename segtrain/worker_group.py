@@ -4,12 +4,9 @@ Ray's own restarts, checkpoints and preemption watcher are left off: `segtrain.l
 loop decides how many workers it has and what counts as a failure.
 """
 
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +19,7 @@ from ray.util.placement_group import PlacementGroup
 
 from segtrain import cluster
 from segtrain.config import Recipe
+from segtrain.scratch import scratch_folder
 from segtrain.stop_signal import StopSignal
 from segtrain.tensorflow_cluster import TensorFlowCluster
 from segtrain.training.status import Left, RunSummary
@@ -48,30 +46,31 @@ def run_group(
     Where `stop` ends the run, it ends controller and workers. Raises Ray's TrainingFailedError where a worker fails or
     the group cannot start within `start_within_s`, and RayActorError where the controller is lost.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="segtrain-ray-"))
+    with scratch_folder("ray") as scratch:
+        trainer = _trainer(recipe, train, mailbox, str(scratch), on_group)
+        trainer.stop = stop
+        with _train_environment(recipe, start_within_s):
+            result: Any = trainer.fit()
+    outcome: RunSummary | Left = result.return_value
+    return outcome
+
+
+def _trainer(recipe: Recipe, train: Train, mailbox: Any, scratch: str, on_group: OnGroup | None) -> "_Trainer":
     settings: Any = RunConfig(
         # Ray silently goes on with a run of the same name, so none is used twice.
         name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
-        storage_path=str(scratch),
+        storage_path=scratch,
         failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         callbacks=[_Groups(on_group)] if on_group else [],  # type: ignore[list-item]
         logging_config=LoggingConfig(log_level="ERROR"),
     )
-    trainer = _Trainer(
+    return _Trainer(
         work,
         train_loop_config={"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox},
         backend_config=TensorFlowCluster(recipe.cluster.compute_threads),
         scaling_config=_scaling(recipe),
         run_config=settings,
     )
-    trainer.stop = stop
-    try:
-        with _train_environment(recipe, start_within_s):
-            result: Any = trainer.fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    outcome: RunSummary | Left = result.return_value
-    return outcome
 
 
 def _scaling(recipe: Recipe) -> ScalingConfig:

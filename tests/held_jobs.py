@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.storage_hook.sitecustomize import kind_of
+
 REPOSITORY = Path(__file__).parents[1]
 HOOK = REPOSITORY / "tests" / "storage_hook"
-METHODS = ("write_bytes", "write_if_version", "write_file", "delete")
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,15 @@ class Write:
 
     @property
     def kind(self) -> str:
-        """The same for writes that differ in digests, tokens and numbers alone: `fold=#/part-#.parquet`."""
-        name = "/".join(Path(self.url).parts[-2:])
-        return f"{self.method} {re.sub(r'[0-9a-f]*[0-9][0-9a-f]*(-[0-9a-f]+)*', '#', name)}"
+        """The same for writes that differ in numbers and digests alone; the hook matches patterns with it."""
+        return kind_of(self.method, self.url)
 
 
 class HeldJob:
     """A job under way. `writes` is what it has written so far; with `hold`, it stops at one of its writes."""
 
-    def __init__(self, arguments: Sequence[object], folder: Path, **environment: str) -> None:
-        """Start `python jobs/<arguments>` with the hook's files in `folder`, which is made."""
+    def __init__(self, arguments: Sequence[object], folder: Path, cwd: Path, **environment: str) -> None:
+        """Start `python jobs/<arguments>` in `cwd`, with the hook's files in `folder`, which is made."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         job, *rest = map(str, arguments)
@@ -43,7 +42,7 @@ class HeldJob:
         self._out = (folder / "out").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, str(REPOSITORY / "jobs" / f"{job}.py"), *rest],
-            cwd=folder,
+            cwd=cwd,
             env={**os.environ, "HOOK_FOLDER": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
             | environment,
             stdout=self._out,
@@ -107,18 +106,17 @@ class HeldJob:
 def running(
     *arguments: object,
     folder: Path,
+    cwd: Path | None = None,
     hold: str | None = None,
     when: str = "before",
-    methods: Sequence[str] = METHODS,
     number: int = 1,
     **environment: str,
 ) -> Iterator[HeldJob]:
-    """A job inside the block; with `hold`, it waits at its write of that `number` to a URL that the pattern finds."""
+    """A job inside the block; with `hold`, it waits at its write of that `number` whose kind the pattern finds."""
     folder.mkdir(parents=True, exist_ok=True)
     if hold is not None:
-        told = {"when": when, "methods": list(methods), "pattern": hold, "number": number}
-        (folder / "hold").write_text(json.dumps(told))
-    job = HeldJob(arguments, folder, **environment)
+        (folder / "hold").write_text(json.dumps({"when": when, "pattern": hold, "number": number}))
+    job = HeldJob(arguments, folder, cwd or folder, **environment)
     try:
         yield job
     finally:

@@ -1,6 +1,7 @@
 """Exit codes and messages that every job shares."""
 
 import logging
+import signal
 import subprocess
 import sys
 
@@ -61,3 +62,39 @@ def _logging_as_before() -> object:
     before = (logger.level, logger.handlers, logger.propagate)
     yield
     logger.level, logger.handlers, logger.propagate = before
+
+
+STOPPED = """
+import os, signal, sys, time
+from segtrain import cli
+def run():
+    try:
+        os.kill(os.getpid(), {signal})
+        time.sleep(60)
+    finally:
+        print("tidied up")
+sys.exit(cli.main(run))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_job_with_one_message_and_its_own_code_after_tidying_up(name: str, code: int) -> None:
+    program = STOPPED.format(signal=f"signal.{name}")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (code, "tidied up\n")
+    assert result.stderr == "interrupted; the same command goes on from here\n"
+
+
+def test_who_handles_a_signal_otherwise_changes_nothing_of_the_code() -> None:
+    """As Ray does, and a run that saves before it ends."""
+    program = STOPPED.format(signal="signal.SIGTERM").replace(
+        "    try:", "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))\n    try:"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 143
+
+
+def test_signals_are_handled_as_before_once_a_job_has_ended() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(lambda: None) == 0
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -330,7 +330,7 @@ def test_a_driver_that_is_asked_to_end(fleet: Fleet) -> None:
     first.wait_for_step(HIT_AT)
     hit_at = time.time()
     first.process.terminate()
-    assert first.end() == 130
+    assert first.end() == 143
     assert "interrupted; the same command goes on from here" in first.text
     ended_after_s = time.time() - hit_at
     second = fleet.start("asked")

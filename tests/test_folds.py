@@ -256,6 +256,16 @@ def test_folds_do_not_go_into_the_folder_of_a_single_run(recipe: Callable[..., R
         folds.run_folds(recipe(), never)
 
 
+def test_a_member_whose_thresholds_are_no_numbers_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    asked = recipe()
+    pretend_all(asked)
+    scores = tmp_path / "five" / "fold-2" / "best" / "metrics.json"
+    scores.write_text(scores.read_text().replace("0.25", "NaN"))
+    with pytest.raises(UserError, match=r"fold-2/best/metrics\.json: threshold_curve\.thresholds\.0: .* finite number"):
+        folds.run_folds(asked, never)
+    assert not (tmp_path / "five" / "ensemble.json").exists()
+
+
 def test_a_member_whose_scores_are_gone_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     asked = recipe()
     pretend_all(asked)

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.config import StorageConfig
-from segtrain.errors import ConflictError, StorageError, UserError
+from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError
 from segtrain.storage import Storage, is_remote, join
 
 QUICK = StorageConfig(timeout_s=5.0, deadline_s=2.0)
@@ -58,6 +59,27 @@ def test_a_range_past_the_end_is_an_error_and_not_a_short_answer(root: str, stor
     storage.write_bytes(url, b"0123456789")
     with pytest.raises(StorageError, match=r"shard ends before byte 16"):
         storage.read_range(url, 6, 10)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(kind: str, tmp_path: Path, storage: Storage) -> None:
+    path = tmp_path / "a.png"
+    with socket.socket(socket.AF_UNIX) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            server.bind(str(path))
+        else:
+            path.symlink_to("/dev/zero")
+        for read in (storage.read_bytes, lambda url: storage.read_range(url, 0, 8)):
+            with pytest.raises(UserError, match=r"a\.png is no file but a"):
+                pool.submit(read, str(path)).result(timeout=10)
+
+
+def test_a_range_of_a_local_file_takes_no_memory_for_what_is_not_there(tmp_path: Path, storage: Storage) -> None:
+    (tmp_path / "a").write_bytes(b"0123")
+    with pytest.raises(ShortFileError, match="4 of 4611686018427387904 bytes"):
+        storage.read_range(str(tmp_path / "a"), 0, 2**62)
 
 
 def test_a_missing_file_is_named(root: str, storage: Storage) -> None:

@@ -1,11 +1,14 @@
 # segtrain without GPUs: for preparing data, for the head of a cluster, and to try things out.
 #
-#   docker build -f infra/docker/cpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cpu .
+#   BASE_DIGEST=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' rayproject/ray:2.60.0-py311-cpu)
+#   docker build --build-arg BASE_DIGEST=$BASE_DIGEST -f infra/docker/cpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cpu .
 #
 # gpu.Dockerfile without CUDA; the reasons stand there. Ray, Python and every package are the same, as a head must have.
 ARG RAY_VERSION=2.60.0
 ARG PYTHON=py311
-FROM rayproject/ray:${RAY_VERSION}-${PYTHON}-cpu
+# A tag may be moved, a digest not; the first command above finds it. Without it the build ends at once.
+ARG BASE_DIGEST
+FROM rayproject/ray:${RAY_VERSION}-${PYTHON}-cpu@${BASE_DIGEST}
 ARG RAY_VERSION
 ARG UV_VERSION=0.13.9
 

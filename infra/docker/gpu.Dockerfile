@@ -1,13 +1,16 @@
 # segtrain on GPUs: Ray's CUDA 12.5 image, the locked dependencies, TensorFlow's CUDA libraries, segtrain.
 #
-#   docker build -f infra/docker/gpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cu125 .
+#   BASE_DIGEST=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' rayproject/ray:2.60.0-py311-cu125)
+#   docker build --build-arg BASE_DIGEST=$BASE_DIGEST -f infra/docker/gpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cu125 .
 #
 # TensorFlow 2.21 is built with CUDA 12.5. Ray's `-gpu` tags are CUDA 12.1, so they do not fit. The machine's driver
 # must run CUDA 12 (525 or newer). Ray and Python are those of the whole cluster: head, workers and who submits.
 ARG RAY_VERSION=2.60.0
 ARG PYTHON=py311
 ARG CUDA=cu125
-FROM rayproject/ray:${RAY_VERSION}-${PYTHON}-${CUDA}
+# A tag may be moved, a digest not; the first command above finds it. Without it the build ends at once.
+ARG BASE_DIGEST
+FROM rayproject/ray:${RAY_VERSION}-${PYTHON}-${CUDA}@${BASE_DIGEST}
 ARG RAY_VERSION
 ARG UV_VERSION=0.13.9
 

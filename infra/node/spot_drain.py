@@ -178,7 +178,8 @@ def main() -> int:
     parser.add_argument("--ray", default="ray", help=argparse.SUPPRESS)
     parser.add_argument("--poll-s", type=float, default=POLL_S, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    with args.log.open("a") as log:
+    # Others may write to the folder too: a link that one of them left is not followed.
+    with os.fdopen(os.open(args.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644), "a") as log:
         if args.background:
             rest = [word for word in sys.argv[1:] if word != "--background"]
             # A session of its own: the terminal that `ray up` opens hangs up on its processes when it closes.

@@ -36,8 +36,8 @@ output "cluster_yaml_edits" {
       region: ${var.region}
       availability_zone: ${var.region}a
     docker:
-      head_image: ${coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain")}:0.1.0-ray2.60.0-cpu
-      worker_image: ${coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain")}:0.1.0-ray2.60.0-cu125
+      head_image: ${coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain")}:0.1.0-ray2.60.0-cpu@sha256:EDIT
+      worker_image: ${coalesce(one(aws_ecr_repository.image[*].repository_url), "registry.example.com/segtrain")}:0.1.0-ray2.60.0-cu125@sha256:EDIT
     available_node_types:
       head:
         node_config:

@@ -2,10 +2,12 @@
 
 A recipe file holds only what differs from the defaults in `settings`. `load_recipe` reads one, applies overrides such
 as `optimizer.learning_rate=3e-4`, and returns a `Recipe`; a mistake raises `UserError` with the field and the fix.
+What YAML a recipe may hold is in `yaml_text`, which of it is a text in `fields`, and what becomes of settings under
+another kind in `kinds`.
 """
 
 from segtrain.config.inference import InferenceConfig
-from segtrain.config.reading import load_recipe, override
+from segtrain.config.reading import load_recipe, override, recorded
 from segtrain.config.recipe import Recipe, flatten, identity, identity_differences, known_fields
 from segtrain.config.settings import (
     AdamConfig,
@@ -34,8 +36,10 @@ from segtrain.config.settings import (
 )
 from segtrain.config.sources import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
 from segtrain.config.tune import Axis, TuneConfig
+from segtrain.config.yaml_text import MOST_BYTES as MOST_RECIPE_BYTES
 
 __all__ = [
+    "MOST_RECIPE_BYTES",
     "AdamConfig",
     "AdamWConfig",
     "AugmentConfig",
@@ -74,4 +78,5 @@ __all__ = [
     "known_fields",
     "load_recipe",
     "override",
+    "recorded",
 ]

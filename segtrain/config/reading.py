@@ -1,29 +1,19 @@
 """Recipes from YAML files, and the `key.path=value` overrides of the command line."""
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from segtrain.config.fields import settled, typed
+from segtrain.config.kinds import put
 from segtrain.config.recipe import Recipe
+from segtrain.config.yaml_text import MOST_BYTES, YamlError, read_yaml
 from segtrain.errors import UserError
+from segtrain.locations import is_remote, local_path
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `3e-4` as a string and `off` as false; people mean a number and a word, as in YAML 1.2."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+logger = logging.getLogger(__name__)
 
 
 def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
@@ -34,50 +24,71 @@ def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recip
     """
     tree: dict[str, Any] = {}
     if path is not None:
-        tree = _read_yaml(Path(path))
+        tree = _read_file(str(path))
         run = tree.setdefault("run", {})
         if isinstance(run, dict):
             run.setdefault("name", PurePosixPath(path).stem)
     return override(Recipe.from_dict(tree), overrides)
 
 
-def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
-    """The recipe with `key.path=value` texts applied in order; values are read as YAML."""
-    tree = recipe.to_dict()
-    for text in overrides:
-        path, separator, value = text.partition("=")
-        if not separator or not path:
-            raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
-        try:
-            assign(tree, path.split("."), yaml.load(value, _Loader))
-        except yaml.YAMLError:
-            raise UserError(f"{path}: the value '{value}' is not YAML; quote it") from None
+def recorded(data: str | bytes) -> Recipe:
+    """The recipe that `Recipe.to_yaml` has written. Raises `UserError`, without the file's name, for another text.
+
+    A user and password in the address of a server, which older versions of segtrain took, are left out.
+    """
+    try:
+        tree = _tree(data)
+    except YamlError as error:
+        raise UserError(str(error)) from None
+    storage = tree.get("storage")
+    if isinstance(storage, dict) and isinstance(storage.get("endpoint_url"), str):
+        storage["endpoint_url"] = re.sub(r"://.*@", "://", storage["endpoint_url"])
     return Recipe.from_dict(tree)
 
 
-def assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    """Set one value in a tree of plain dicts. A section that changes its kind starts from that kind's own defaults."""
-    *parents, last = keys
-    node = tree
-    for depth, key in enumerate(parents):
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise UserError(f"{'.'.join(keys)}: {'.'.join(keys[: depth + 1])} is a value, not a section")
-        node = child
-    if last == "kind" and node.get("kind") != value:
-        node.clear()
-    node[last] = value
+def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """The recipe with `key.path=value` texts put in, as one change: of two for one key, the last counts.
+
+    A field that is a text takes what was typed, to the letter; other values are read as YAML. What was set and does
+    not go with a new kind is dropped, and logged.
+    """
+    values: dict[str, Any] = {}
+    for text in overrides:
+        field, separator, value = text.partition("=")
+        if not separator or not field:
+            raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
+        before = values.get(field)
+        values[field] = typed(field, value)
+        if before is not None and before != values[field]:
+            logger.warning("warning: %s is given twice; the last counts", field)
+        if len(value) > 1 and value == values[field] and value[0] == value[-1] and value[0] in "'\"":
+            logger.warning("warning: %s: the quotes are part of the text; leave them out unless that is meant", field)
+    tree = recipe.as_set()
+    dropped = put(tree, values)
+    changed = Recipe.checked(tree)
+    for line in dropped:
+        logger.warning("warning: %s", line)
+    return changed
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_file(path: str) -> dict[str, Any]:
+    if is_remote(path):
+        raise UserError(f"{path}: recipes are read from this machine; copy it here and give its local path")
     try:
-        tree = yaml.load(path.read_text(), _Loader)
+        with local_path(path).open("rb") as file:
+            return _tree(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe; see jobs/recipes/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a recipe is a mapping of sections, such as `model:` with `filters: 16` below it")
-    return tree
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; give a recipe file") from None
+    except YamlError as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+
+
+def _tree(data: str | bytes) -> dict[str, Any]:
+    node = read_yaml(data)
+    if not isinstance(node, dict):
+        if getattr(node, "value", "") is None:
+            return {}
+        raise YamlError("a recipe is a mapping of sections, such as `model:` with `filters: 16` below it")
+    return settled(node)

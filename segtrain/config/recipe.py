@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -10,6 +11,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from segtrain.config.inference import InferenceConfig
+from segtrain.config.kinds import KINDS, kinds_with, put, without_defaults
 from segtrain.config.settings import (
     AdamConfig,
     AugmentConfig,
@@ -32,6 +34,10 @@ from segtrain.config.settings import (
 from segtrain.config.sources import FolderSource, Source
 from segtrain.config.tune import TuneConfig
 from segtrain.errors import UserError
+from segtrain.locations import without_credentials
+
+WHOLE = ("source", "data", "model", "loss", "optimizer", "schedule", "train", "cluster", "run", "storage", "tune")
+"""A tree with all of these sections is one that segtrain has written; nobody writes so much by hand."""
 
 
 class Recipe(Section):
@@ -84,9 +90,29 @@ class Recipe(Section):
 
     def with_workers(self, workers: int | tuple[int, int]) -> "Recipe":
         """The recipe with another `cluster.workers`."""
+        return self.changed({"cluster.workers": workers})
+
+    def changed(self, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe with dotted field -> value put in, of which what was set and what is a default stay known."""
+        tree = self.as_set()
+        put(tree, values)
+        return Recipe.checked(tree)
+
+    def computing(self, other: "Recipe") -> "Recipe":
+        """This recipe with what `other` computes: its identity fields, and how its pictures are scored."""
+        mine, tree = self.to_dict(), other.to_dict()
+        for section in IDENTITY_SECTIONS:
+            fields = (field.rpartition(".")[2] for field in NOT_IDENTITY if field.startswith(f"{section}."))
+            mine[section] = tree[section] | {name: mine[section][name] for name in fields}
+        return Recipe.from_dict(mine | {"evaluation": tree["evaluation"]})
+
+    def as_set(self) -> dict[str, Any]:
+        """`to_dict`, but of sections that have a kind only the kind and the fields that were set: see `kinds`."""
         tree = self.to_dict()
-        tree["cluster"]["workers"] = workers
-        return Recipe.from_dict(tree)
+        for name in KINDS:
+            section: Section = getattr(self, name)
+            tree[name] = {"kind": tree[name]["kind"], **section.model_dump(mode="json", exclude_unset=True)}
+        return tree
 
     def to_dict(self) -> dict[str, Any]:
         """The tree as plain dicts, lists and scalars; `Recipe.from_dict` gives it back."""
@@ -94,13 +120,23 @@ class Recipe(Section):
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Recipe":
-        """Check a tree of plain dicts. Raises `UserError` that names the first wrong field and the fix."""
+        """Check a tree of plain dicts. Raises `UserError` that names the first wrong field and the fix.
+
+        In a tree with every section, as `to_dict` makes them, the defaults of a kind count as not set.
+        """
+        return cls.checked(without_defaults(tree) if all(name in tree for name in WHOLE) else tree)
+
+    @classmethod
+    def checked(cls, tree: Mapping[str, Any]) -> "Recipe":
+        """`from_dict` of a tree as `as_set` makes them, in which all that a section with a kind has counts as set."""
         try:
             return cls.model_validate(dict(tree))
         except ValidationError as error:
-            raise UserError(_explain(error, tree)) from None
+            told = _explain(error, tree)
+        raise UserError(told)  # out of the block, or what was given, which may hold a password, would come along
 
     def to_yaml(self) -> str:
+        """Every field; `reading.recorded` gives the recipe back."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def fingerprint(self) -> str:
@@ -115,6 +151,7 @@ IDENTITY_SECTIONS = ("data", "augment", "model", "loss", "optimizer", "schedule"
 NOT_IDENTITY = frozenset(
     {
         "data.root",
+        "data.version",
         "data.cache",
         "data.cache_bytes",
         "data.node_cache",
@@ -154,24 +191,46 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
-    """One sentence for the first mistake pydantic found."""
+    """One sentence, on one line, for the first mistake pydantic found. It shows no user or password of a URL."""
+    told = without_credentials(_sentence(error, tree))
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in told)
+
+
+def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:
     first = error.errors()[0]
-    path = _dotted(first["loc"])
+    path, given = _dotted(first["loc"]), first["input"]
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path, known_fields(tree), n=1, cutoff=0.5)
-        return f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "")
+        return _unknown(path, tree)
     if first["type"] == "union_tag_invalid":
-        return f"{path}.kind: {first['ctx']['tag']!r} is not one of {first['ctx']['expected_tags']}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        return f"{path}.kind: {_short(first['ctx']['tag'])} is not one of {first['ctx']['expected_tags']}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
-    return f"{path}: {message} (it is {first['input']!r})"
+    if first["type"] in ("int_type", "float_type") and isinstance(given, str) and re.match(r"[-+.]?[0-9.]", given):
+        message += "; write it in decimal, in at most 18 digits"
+    return f"{path}: {message} (it is {_short(given)})"
+
+
+def _unknown(path: str, tree: Mapping[str, Any]) -> str:
+    section, _, field = path.partition(".")
+    kinds = kinds_with(section, field)
+    if kinds:
+        return f"unknown key '{path}'; only {section}.kind {' or '.join(kinds)} has it"
+    near = difflib.get_close_matches(path, known_fields(tree), n=1, cutoff=0.5)
+    return f"unknown key '{_shortened(path)}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _short(value: Any) -> str:
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
     """pydantic's location without the tags of unions and the names of validators that it puts between the keys."""
-    tags = {"carvana", "folder", "kaggle", "synthetic", "unet", "fcn", "adam", "adamw", "sgd", "rmsprop"}
-    tags |= {"constant", "cosine", "plateau"}
+    tags = {kind for kinds in KINDS.values() for kind in kinds}
     parts = [str(part) for index, part in enumerate(location) if not (index == 1 and part in tags)]
     return ".".join(part for part in parts if "[" not in part and part not in ("float", "tuple", "constrained-int"))
 

@@ -5,16 +5,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from segtrain.config.texts import Endpoint, LocalFolder, Location, Text
+
 MIB = 2**20
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Seconds = Annotated[float, Field(gt=0.0, le=1e9)]
+"""As many as the clocks of all that waits can count."""
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What NumPy, Keras and Optuna all take."""
 
 
 class Section(BaseModel):
-    """A frozen part of the tree. Unknown keys and wrong types are refused."""
+    """A frozen part of the tree. Unknown keys, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def by_kind(default: str) -> Discriminator:
@@ -31,7 +39,7 @@ class PrepareConfig(Section):
     """How raw pictures become shards."""
 
     folds: Annotated[int, Field(ge=2)] = 5
-    seed: int = 0
+    seed: Seed = 0
     """Orders the rows and breaks ties between folds."""
     shard_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
     row_group_bytes: Annotated[int, Field(ge=1024)] = 8 * MIB
@@ -39,13 +47,23 @@ class PrepareConfig(Section):
     """At least so many row groups in the data set, so that small sets shuffle and spread over lanes too."""
     allow_rejected: Annotated[int, Field(ge=0)] = 0
     """So many bad pairs may be left out (each listed in `rejected.csv`); one more fails the job."""
+    max_pixels: Annotated[int, Field(ge=1, lt=2**29)] = 2**28
+    """A picture of more is refused by what its header says, before memory is taken for it."""
+    remove: bool = False
+    """Drop pictures of the data set that the source does not have; else they stay."""
+    mix: bool = False
+    """Add pictures of another kind of source than the data set's."""
+    keep_versions: Count = 2
+    """So many versions of the data set stay readable, the newest among them, for runs that were begun on them."""
 
 
 class DataConfig(Section):
     """Which samples a run trains on, at what size, and in what order."""
 
-    root: str | None = None
+    root: Location | None = None
     """Data set: a local folder or an `s3://` URL that holds `manifest.json`."""
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    """Fingerprint of the version of the data set to read; the run's own, else the newest, where nothing is given."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Validation fold: chooses the best epoch, the threshold, the trial."""
     test_fold: Annotated[int, Field(ge=0)] | None = None
@@ -67,7 +85,7 @@ class DataConfig(Section):
     `auto` keeps decoded pictures where `cache_bytes` is enough, and stored bytes where `root` is in object storage."""
     cache_bytes: Annotated[int, Field(ge=0)] = 4 * 1024 * MIB
     """Memory for decoded pictures, in each worker."""
-    node_cache: str | None = None
+    node_cache: LocalFolder | None = None
     """Local folder that all processes on a node share; `segtrain-cache-<user>` in the temporary folder by default."""
     node_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * MIB
     """The least recently used go where there is more in the node cache."""
@@ -269,11 +287,11 @@ class TrainConfig(Section):
     """Keep an exponential moving average of the weights, and evaluate and export it."""
     early_stopping_epochs: Count | None = None
     """Stop after so many evaluations in a row without a better dice."""
-    seed: int = 0
+    seed: Seed = 0
     deterministic: bool = False
     """Deterministic ops: the same weights, bit for bit, each time; somewhat slower."""
     xla: bool = False
-    init_from: str | None = None
+    init_from: Location | None = None
     """Start from the weights of another run's folder or of a `.keras` file."""
 
 
@@ -321,12 +339,12 @@ class ClusterConfig(Section):
     crops are chosen so that a step fits; the global batch stays what it is."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """So many times in a row the workers are started again after a failure without having saved anything new."""
-    start_timeout_s: Positive = 600.0
+    start_timeout_s: Seconds = 600.0
     """How long to wait for resources that the cluster may still get."""
-    stuck_after_s: Positive = 600.0
+    stuck_after_s: Seconds = 600.0
     """A worker that ends no step, and one that gives no answer, is given up after so long. Not before its first step,
     which may compile for minutes. More than `storage.deadline_s`, or an outage of storage would look like it."""
-    grow_after_s: Positive = 120.0
+    grow_after_s: Seconds = 120.0
     """With a range of workers: so long there must be room for more before the run starts again with them."""
 
     @field_validator("workers")
@@ -353,8 +371,8 @@ class RunConfig(Section):
     """Where a run's folder is: `<storage>/<name>`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    storage: str = "runs"
-    progress_every_s: Positive = 5.0
+    storage: Location = "runs"
+    progress_every_s: Seconds = 5.0
     """How often a line of progress is printed where there is no terminal."""
 
     @property
@@ -365,10 +383,10 @@ class RunConfig(Section):
 class StorageConfig(Section):
     """How `s3://` URLs are reached; the limits hold for Kaggle too. Keys come from AWS's standard chain alone."""
 
-    endpoint_url: str | None = None
+    endpoint_url: Endpoint | None = None
     """Endpoint of an S3-compatible server; `AWS_ENDPOINT_URL` or AWS itself where nothing is given."""
-    region: str | None = None
-    timeout_s: Positive = 30.0
+    region: Text | None = None
+    timeout_s: Seconds = 30.0
     """Longest wait for one answer."""
-    deadline_s: Positive = 120.0
+    deadline_s: Seconds = 120.0
     """A request is retried, with jittered backoff, until so much time has passed."""

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from segtrain.config.settings import Count, Positive, Section
+from segtrain.config.settings import Count, Positive, Section, Seed
+from segtrain.config.texts import Location
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "quniform")
 
@@ -54,13 +55,14 @@ class TuneConfig(Section):
     """How `jobs/tune.py` searches. A trial is one run of the recipe with a point of `space` put in."""
 
     space: dict[str, Axis] = Field(default_factory=dict)
-    """Field -> axis, such as `model.filters: {choice: [16, 32]}`; applied in the order written."""
+    """Field -> axis, such as `model.filters: {choice: [16, 32]}`; conditions see the axes above theirs. What all of
+    them set is put into the recipe as one change."""
     search: Literal["tpe", "random", "grid"] = "tpe"
     """`tpe`: Optuna's sampler, from `startup_trials` on; `grid`: each combination of choices once."""
     startup_trials: Count = 6
     """So many random points before TPE has something to learn from."""
-    seed: int = 0
-    start_from: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    seed: Seed = 0
+    start_from: Annotated[tuple[Location, ...], Field(strict=False)] = ()
     """Recipes, or folders of runs, whose values are the first points to be tried."""
     stop: Literal["asha", "median", "none"] = "asha"
     """Which trials end early: those outside the best 1/`reduction` at a rung; those below the median; none."""

@@ -9,6 +9,9 @@ Every lock is an `flock` on a descriptor of its own, so threads exclude each oth
 drops it when its holder is killed. Whoever needs both kinds takes an entry's lock first. An entry appears by a rename.
 Hits take no lock: a file that is removed meanwhile can still be read by who has opened it.
 
+The folder is its owner's alone: nobody else may read what is kept, nor leave an entry there, since a checksum finds
+damage and not a forgery.
+
 Nothing is synced to disk. After a power failure an entry may be torn and the total wrong; but an entry is compared
 with its checksum whenever it is read, and entries are counted anew whenever a process opens the cache.
 """
@@ -27,6 +30,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import google_crc32c
+
+from segtrain.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +52,7 @@ class NodeCache:
 
     Shared by all threads and processes that use the folder, which must be on a local disk; any of them may be killed
     at any moment. Where it cannot be written to (permissions, a full disk), there is one warning, what it has is still
-    served and the rest is fetched.
+    served and the rest is fetched. Raises UserError where the folder is another user's, or leads to one.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, *, longest_wait_s: float = LONGEST_WAIT_S) -> None:
@@ -66,8 +71,11 @@ class NodeCache:
         self.misses = 0
         """Entries that this object had fetched."""
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if _claim(folder):
+                logger.warning("the node cache %s was open to other users; now it is closed to them", folder)
             for each in (self._entries, self._filling, self._locks):
-                each.mkdir(parents=True, exist_ok=True)
+                _claim(each)
             self._remove_leftovers()
             with _locked(self._total, self._longest_wait_s) as total:
                 self._make_room(total, 0)
@@ -183,6 +191,35 @@ class NodeCache:
             self.misses += not hit
 
 
+def _claim(folder: Path) -> bool:
+    """Make a folder that only this user can enter; whether it was there, as of an earlier version, and open to others.
+
+    Raises UserError where it is another user's, or a link that one made or that leads to another's.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid not in (os.geteuid(), 0):
+        raise _not_ours(folder)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        facts = os.fstat(descriptor)
+        if facts.st_uid != os.geteuid():
+            raise _not_ours(folder)
+        is_open = bool(facts.st_mode & 0o077)
+        if is_open:
+            os.fchmod(descriptor, 0o700)
+        return is_open
+    finally:
+        os.close(descriptor)
+
+
+def _not_ours(folder: Path) -> UserError:
+    return UserError(
+        f"data.node_cache: {folder} is another user's, who could read what is cached and change what is trained on; "
+        f"give a folder of your own, or one that is not there yet"
+    )
+
+
 def _lock_of(entry: Path) -> str:
     return f"{zlib.crc32(entry.name.encode()) % LOCKS:04d}"
 
@@ -190,12 +227,15 @@ def _lock_of(entry: Path) -> str:
 def _read_entry(path: Path, length: int, crc32c: int) -> bytes | None:
     """The bytes of an entry, which now counts as just used; None where it is missing, unreadable or damaged."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():  # left there while the folder was open to others
+                return None
+            data = file.read()
     except OSError:
         return None
     if len(data) != length or google_crc32c.value(data) != crc32c:
         return None
-    with contextlib.suppress(OSError):  # evicted in the meantime, or another user's: the bytes are right all the same
+    with contextlib.suppress(OSError):  # evicted in the meantime: the bytes are right all the same
         _mark_used(path)
     return data
 

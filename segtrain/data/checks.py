@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
-from segtrain.data.pairs import BadPairError, Checked, check, read_sources, unchanged
+from segtrain.data.image_files import BadPairError
+from segtrain.data.pairs import Checked, check, read_sources, unchanged
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage, join
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from segtrain.data.ids import check_id
 from segtrain.data.manifest import INDEX_SCHEMA, FoldFacts, Manifest
 
 # The manifest's means are over float64, the index holds float32.
@@ -26,13 +27,14 @@ def wrong_counts(manifest: Manifest, index: pa.Table) -> Iterator[tuple[str, str
 
 
 def wrong_names(names: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, str]]:
-    """Ids that are there twice, and groups in two folds, of (id, group, fold)."""
+    """Ids that are there twice or are no file names, and groups in two folds, of (id, group, fold)."""
     times: Counter[str] = Counter()
     folds_of: defaultdict[str, set[int]] = defaultdict(set)
     for name, group, fold in names:
         times[name] += 1
         folds_of[group].add(fold)
     yield from ((name, f"is there {count} times") for name, count in times.items() if count > 1)
+    yield from ((name, f"its id {reason}") for name in times if (reason := check_id(name)) is not None)
     for group, folds in folds_of.items():
         if len(folds) > 1:
             yield "", f"group {group} is in the folds {', '.join(map(str, sorted(folds)))}"
@@ -81,12 +83,13 @@ def _wrong_places(manifest: Manifest, index: pa.Table) -> Iterator[str]:
         rows = sum(shard.row_groups.rows)
         if shard.rows != rows:
             yield f"{shard.path} has {rows} rows in its row groups; the manifest says {shard.rows}"
-    places = [
+    # One by one, since a manifest may claim any number of rows.
+    places = (
         (shard.fold, number, row_group, row)
         for number, shard in enumerate(manifest.shards)
         for row_group, count in enumerate(shard.row_groups.rows)
         for row in range(count)
-    ]
+    )
     found = zip(*(index[name].to_pylist() for name in ("fold", "shard", "row_group", "row")), strict=True)
     for number, (place, wanted) in enumerate(zip(found, places, strict=False)):
         if place != wanted:

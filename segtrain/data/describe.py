@@ -1,15 +1,18 @@
 """What a data set holds, in words and numbers, and a few of its pictures."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from segtrain.data.ids import shown
 from segtrain.data.manifest import Manifest, read_index
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import unpack_mask
+from segtrain.data.versions import label
 from segtrain.errors import DataError, UserError
 from segtrain.panels import contact_sheet
 from segtrain.storage import Storage
@@ -36,6 +39,12 @@ def overview(manifest: Manifest, root: str) -> list[str]:
     return lines + [
         f"{fold.fold:4d}  {fold.pictures:8d}  {fold.groups:6d}  {fold.foreground:10.1%}" for fold in manifest.folds
     ]
+
+
+def version_lines(manifest: Manifest, versions: Sequence[Manifest]) -> list[str]:
+    """Lines for `jobs/data.py inspect`: the versions that were replaced and stay, the one shown left out."""
+    others = [one for one in versions if one.fingerprint != manifest.fingerprint]
+    return [f"earlier version {label(one)}" for one in others]
 
 
 def statistics(index: pa.Table) -> list[str]:
@@ -71,7 +80,7 @@ def preview(storage: Storage, root: str, manifest: Manifest, index: pa.Table, co
     for place in index.take(pa.array(numbers)).select(["id", "fold", "shard", "row_group", "row"]).to_pylist():
         row = reader.read(place["shard"], place["row_group"])[place["row"]]
         if row is None:
-            damage = next(sentence for sentence in reader.quarantined if f", id {place['id']}: " in sentence)
+            damage = next(sentence for sentence in reader.quarantined if f", id {shown(place['id'])}: " in sentence)
             raise DataError(f"a picture cannot be shown: {damage}; choose another number or make the data set again")
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(row.image)))
         mask = None if row.mask is None else unpack_mask(row.mask, row.height, row.width)

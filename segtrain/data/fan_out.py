@@ -31,24 +31,20 @@ def fan_out(pictures: int, *, parallel: bool, is_local: bool) -> Iterator[FanOut
     """What calls a function for so many pictures: Ray tasks or threads, whichever is done first.
 
     Ray is for 2,000 pictures and more, unless `parallel` is False. Work on local files (`is_local`) stays on threads
-    where the cluster has several nodes. A Ray that was started here is shut down again.
+    where the cluster has several nodes. A Ray that was started here is shut down again. Raises as `connection`.
     """
     if not parallel or pictures < RAY_FROM_PICTURES:
         yield on_threads
         return
     import ray
 
-    is_up = ray.is_initialized()
-    if not is_up:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-    try:
+    from segtrain.ray_connection import connection
+
+    with connection():
         nodes = sum(node["Alive"] for node in ray.nodes())
         if is_local and nodes > 1:
             logger.info("the cluster has %d nodes and not all of them see local files: working on this one", nodes)
         yield on_threads if is_local and nodes > 1 else on_ray
-    finally:
-        if not is_up:
-            ray.shutdown()
 
 
 def on_threads(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> Iterator[T]:

@@ -1,12 +1,14 @@
 """The index of a data set: `manifest.json`, which names every other file, and one row a picture in Parquet.
 
-Nothing in a data set is ever listed: reading starts from the manifest, which is written last and swapped in whole.
+Nothing in a data set is listed to be read: reading starts from the manifest, which is written last and swapped in
+whole. One that was replaced stays for a while as `manifest-<fingerprint>.json` (`segtrain.data.versions`).
 The models are columnar (`RowGroups` holds lists, not a list of models) so that 100,000 row groups parse in under a
 second.
 """
 
 import io
 import json
+import re
 from typing import Self
 
 import google_crc32c
@@ -14,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from segtrain.data.soundness import wrong_index, wrong_index_size, wrong_manifest
 from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage, join
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+VERSION_NAME = re.compile(r"manifest-([0-9a-f]{16})\.json")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -132,12 +136,32 @@ class Manifest(_Facts):
     """Version, as storage names it, of the manifest whose place this one took; so no manifest is ever written twice."""
 
 
-def read_manifest(storage: Storage, root: str) -> Manifest:
-    """The manifest of the data set at `root`.
+class VersionGoneError(UserError):
+    """A version of a data set that is not there any more, as newer ones took its place."""
 
-    Raises `UserError` where there is none, where it is not JSON, and where its version is not `FORMAT_VERSION`.
+
+def read_manifest(storage: Storage, root: str, fingerprint: str | None = None) -> Manifest:
+    """The manifest of the data set at `root`, or of its version `fingerprint`, whether or not that was replaced.
+
+    Raises `UserError` where there is none, where it is not JSON, and where its version is not `FORMAT_VERSION`;
+    `VersionGoneError` where the version is not there.
     """
-    return read_manifest_version(storage, root)[0]
+    current = read_manifest_version(storage, root)[0]
+    if fingerprint in (None, current.fingerprint):
+        return current
+    url = join(root, version_name(fingerprint or ""))
+    try:
+        return parse_manifest(storage.read_bytes(url), url)
+    except FileNotFoundError:
+        raise VersionGoneError(
+            f"{root} has no version {fingerprint} (any more: `jobs/data.py prune` removes versions, and so does "
+            f"`jobs/prepare.py` beyond prepare.keep_versions); it is {current.fingerprint} now"
+        ) from None
+
+
+def version_name(fingerprint: str) -> str:
+    """Name of the file in which the manifest of a version stays once another one has taken its place."""
+    return f"manifest-{fingerprint}.json"
 
 
 def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
@@ -147,9 +171,14 @@ def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
         text, version = storage.read_versioned(url)
     except FileNotFoundError:
         raise UserError(f"there is no {MANIFEST_NAME} in {root}; make the data set with jobs/prepare.py") from None
+    return parse_manifest(text, url), version
+
+
+def parse_manifest(text: bytes, url: str) -> Manifest:
+    """The manifest that the file `url` holds. Raises `UserError` where it is none that this segtrain reads."""
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{url} is not JSON; make the data set again with jobs/prepare.py") from None
     format_version = tree.get("format_version") if isinstance(tree, dict) else None
     if format_version != FORMAT_VERSION:
@@ -158,11 +187,15 @@ def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
             "make the data set again with jobs/prepare.py or use the segtrain that wrote it"
         )
     try:
-        return Manifest.model_validate(tree), version
+        manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
+    reason = wrong_manifest(manifest)
+    if reason is not None:
+        raise UserError(f"{url} is damaged: {reason}; make the data set again")
+    return manifest
 
 
 def write_manifest(storage: Storage, root: str, manifest: Manifest) -> None:
@@ -175,19 +208,52 @@ def write_manifest(storage: Storage, root: str, manifest: Manifest) -> None:
 
 
 def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
-    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row).
+    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row), every value looked at.
 
-    Raises `DataError` where the file is not the one that the manifest promises.
+    Raises `DataError` where the file is not the one that the manifest promises, and for values that cannot be.
     """
+    index = load_index(storage, root, manifest)
+    url = join(root, manifest.index.path)
+    if not index.schema.equals(INDEX_SCHEMA):
+        raise DataError(f"{url} has other columns than format {FORMAT_VERSION}; make the data set again")
+    reason = wrong_index(manifest, index)
+    if reason is not None:
+        raise DataError(f"{url} {reason}; make the data set again")
+    return index
+
+
+def load_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
+    """What the index holds, of which only its size and its checksum have been compared; as `read_index` otherwise."""
     url = join(root, manifest.index.path)
     try:
         data = storage.read_bytes(url)
     except FileNotFoundError:
-        raise DataError(f"{url} is named in the manifest but is not there; make the data set again") from None
+        raise missing_file(storage, root, manifest, url) from None
     if len(data) != manifest.index.bytes or google_crc32c.value(data) != manifest.index.crc32c:
         raise DataError(f"{url} does not match its checksum in the manifest; make the data set again")
     # Not `pq.read_table`: its threads abort one short program in forty as the interpreter exits (pyarrow 26.0.1).
-    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        reason = wrong_index_size(file.metadata, len(data), manifest.pictures)
+        if reason is None:
+            return file.read(use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        reason = f"cannot be read: {' '.join(str(error).split())}"
+    raise DataError(f"{url} {reason}; make the data set again")
+
+
+def missing_file(storage: Storage, root: str, manifest: Manifest, url: str) -> DataError:
+    """What to raise where a file of a data set is not there: it is damaged, or this version of it was removed."""
+    try:
+        current = read_manifest(storage, root).fingerprint
+    except UserError:
+        current = manifest.fingerprint
+    if current == manifest.fingerprint:
+        return DataError(f"{url} is named in the manifest but is not there; make the data set again (jobs/prepare.py)")
+    return DataError(
+        f"{url} is not there any more: version {manifest.fingerprint} of the data set was removed while it was read "
+        f"(by `jobs/data.py prune`, or by `jobs/prepare.py` beyond prepare.keep_versions); begin again on {current}"
+    )
 
 
 def encode_index(table: pa.Table) -> bytes:

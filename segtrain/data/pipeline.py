@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import count, islice
-from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ from segtrain.data.reader import ReadCounts, RowGroupReader
 from segtrain.data.selection import Selection, evaluation_selection, training_selection
 from segtrain.data.shards import Row
 from segtrain.errors import UserError
-from segtrain.storage import Storage, is_remote
+from segtrain.storage import Storage, is_remote, local_path
 
 T = TypeVar("T")
 
@@ -86,7 +85,7 @@ def open_node_cache(data: DataConfig) -> NodeCache | None:
     if not (data.cache == "disk" or (data.cache == "auto" and remote)) or not data.node_cache_bytes:
         return None
     folder = data.node_cache or f"{tempfile.gettempdir()}/segtrain-cache-{os.getuid()}"
-    return NodeCache(Path(folder).expanduser(), data.node_cache_bytes)
+    return NodeCache(local_path(folder), data.node_cache_bytes)
 
 
 def batches_ahead(data: DataConfig, batch_bytes: int) -> tuple[int, int]:

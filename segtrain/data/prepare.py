@@ -11,13 +11,12 @@ import datetime
 import logging
 import math
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from segtrain.config import CarvanaSource, FolderSource, KaggleSource, Recipe, SyntheticSource
 from segtrain.data import checks, writing
+from segtrain.data.changes import CHANGES_NAME, Changes
 from segtrain.data.fan_out import FanOut, fan_out
 from segtrain.data.landing import Destination
 from segtrain.data.manifest import FORMAT_VERSION, IndexFile, Manifest, Shard, encode_index
@@ -26,8 +25,11 @@ from segtrain.data.pairs import Checked, crc32c
 from segtrain.data.shards import ROW_SCHEMA
 from segtrain.data.sources import Picture, carvana, folder, kaggle
 from segtrain.data.splits import GroupSize, assign_folds
-from segtrain.errors import UserError
-from segtrain.storage import Storage, is_remote, join
+from segtrain.data.stored import Stored, know_shard, stored_pictures
+from segtrain.data.union import Grouping, Member, group_as_stored, kinds_of, merge
+from segtrain.errors import DataError, UserError
+from segtrain.scratch import scratch_folder
+from segtrain.storage import Storage, is_remote, join, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -42,32 +44,35 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
 
     Sets of 2,000 pictures and more are spread over Ray, if `parallel`; smaller ones, and local files where the
     cluster has several nodes, over threads of this process. The same source and settings give the same fingerprint
-    and the same bytes. Where `dest` holds a data set already, its groups keep their folds.
+    and the same bytes. Where `dest` holds a data set already, the source's pictures are added to it: those that are
+    there keep their groups and folds, and stay where the source does not have them, unless `prepare.remove` is set.
+    Where nothing changes, nothing is written.
 
     Raises `UserError` for anything wrong with the source, where more pairs than `prepare.allow_rejected` are bad
-    (`rejected.csv` in `dest` then lists them, and nothing else is left behind), where a picture changes meanwhile,
-    and where another `prepare` has written `dest` since this one started.
+    (`rejected.csv` in `dest` then lists them, and nothing else is left behind), for another kind of source than the
+    data set's without `prepare.mix`, where a picture changes meanwhile, and where another `prepare` has written `dest`
+    since this one started; `DataError` where a picture that has to stay is damaged.
     """
     storage = Storage(recipe.storage)
-    target = Destination(storage, dest, recipe.prepare.folds)
+    target = Destination(storage, dest, recipe.prepare.folds, recipe.prepare.keep_versions)
+    _check_kind(recipe, target)
     with _files_of(recipe) as source:
         pictures = _scan(source, storage)
         is_local = not (is_remote(dest) and is_remote(source.path or ""))
-        with fan_out(len(pictures), parallel=parallel, is_local=is_local) as calls_side_by_side:
+        held = target.earlier.pictures if target.earlier else 0
+        with fan_out(max(len(pictures), held), parallel=parallel, is_local=is_local) as calls_side_by_side:
             job = _Job(target, recipe, calls_side_by_side)
             try:
-                good = job.check(pictures)
-                folds = assign_folds(
-                    _group_sizes(pictures, good), recipe.prepare.folds, seed=recipe.prepare.seed, kept=target.folds_kept
-                )
+                pairs, changes = job.plan(pictures)
             except UserError:
                 target.forget()
                 raise
-            pairs = writing.pair_up(pictures, good, folds)
             plans = writing.plan_shards(pairs, recipe.prepare, target.token)
             shards = job.write(plans)
-    manifest = _manifest(target, recipe, pairs, plans, shards)
-    target.land(manifest)
+    manifest = target.land(_manifest(target, recipe, pairs, plans, shards))
+    if manifest is target.earlier:
+        logger.info("nothing changes in %s", dest)
+    _keep_changes(target, manifest, changes)
     return manifest
 
 
@@ -78,9 +83,74 @@ class _Job:
         self._target, self._storage, self._dest = target, target.storage, target.url
         self._config, self._side_by_side = recipe.prepare, side_by_side
         self._every_s = recipe.run.progress_every_s
+        self._lost: dict[str, str] = {}
 
-    def check(self, pictures: Sequence[Picture]) -> dict[str, Checked]:
-        """Id -> facts of the good pairs. Bad pairs and duplicates across groups are written down and reported."""
+    def plan(self, source: Sequence[Picture]) -> tuple[list[writing.Pair], Changes]:
+        """The pictures of the new data set with their folds, and what changes; says what is worth saying of them."""
+        earlier, index = self._target.earlier, self._target.index
+        stored = {} if earlier is None or index is None else stored_pictures(earlier, index)
+        grouping = group_as_stored(source, stored)
+        good = self._check(grouping.pictures)
+        facts = good if self._is_the_same(stored, grouping, good) else self._know(stored)
+        self._refuse_lost(stored, facts, grouping.pictures, good)
+        members, changes = merge(stored, facts, grouping, good, remove=self._config.remove)
+        if stored:
+            for line in changes.lines(join(self._dest, CHANGES_NAME)):
+                logger.info("%s", line)
+        self._report_duplicates(members)
+        return writing.pair_up(members, self._folds(members, grouping)), changes
+
+    def _folds(self, members: Sequence[Member], grouping: Grouping) -> dict[str, int]:
+        return assign_folds(_group_sizes(members), self._config.folds, seed=self._config.seed, kept=grouping.folds)
+
+    def _is_the_same(self, stored: Mapping[str, Stored], grouping: Grouping, good: Mapping[str, Checked]) -> bool:
+        """Whether the source alone makes the data set that is there, so that none of its shards need be read."""
+        if self._target.earlier is None or stored.keys() != good.keys():
+            return False
+        members, _ = merge(stored, good, grouping, good, remove=False)
+        pairs = writing.pair_up(members, self._folds(members, grouping))
+        plans = writing.plan_shards(pairs, self._config, self._target.token)
+        return writing.fingerprint(plans) == self._target.earlier.fingerprint
+
+    def _know(self, stored: Mapping[str, Stored]) -> dict[str, Checked]:
+        """Id -> facts of the pictures that are in the data set, from its shards; damaged ones are left out."""
+        ids: defaultdict[str, list[str]] = defaultdict(list)
+        shards = {}
+        for id, one in stored.items():
+            ids[one.place.shard.path].append(id)
+            shards[one.place.shard.path] = one.place.shard
+        calls = [
+            (self._storage, self._dest, shard, ids[path], self._target.unfinished) for path, shard in shards.items()
+        ]
+        pace = Pace("read again", len(stored), self._every_s)
+        facts: dict[str, Checked] = {}
+        for known in self._side_by_side(know_shard, calls):
+            facts |= known.facts
+            self._lost |= known.lost
+            pace.add(known.rows, known.bytes)
+        return facts
+
+    def _refuse_lost(
+        self,
+        stored: Mapping[str, Stored],
+        facts: Mapping[str, Checked],
+        source: Sequence[Picture],
+        good: Mapping[str, Checked],
+    ) -> None:
+        """Raise `DataError` where a picture would have to stay whose bytes in the data set are damaged."""
+        stays = stored.keys() - good.keys()
+        if self._config.remove:
+            stays &= {picture.id for picture in source}
+        lost = sorted(stays - facts.keys())
+        if lost:
+            more = f" (and {len(lost) - 1} more like it)" if len(lost) > 1 else ""
+            raise DataError(
+                f"{lost[0]} in {self._dest} is damaged{more} and not in the source: {self._lost[lost[0]]}; "
+                "put it into the source again, or drop what the source does not have by prepare.remove=true"
+            )
+
+    def _check(self, pictures: Sequence[Picture]) -> dict[str, Checked]:
+        """Id -> facts of the good pairs. Bad pairs are written down and reported."""
         unfinished = self._target.unfinished
         known = checks.load_facts(self._storage, unfinished)
         chunks = [pictures[start : start + CHUNK_PICTURES] for start in range(0, len(pictures), CHUNK_PICTURES)]
@@ -98,7 +168,6 @@ class _Job:
             bad += found.bad
             pace.add(len(found.good) + len(found.bad), found.bytes)
         self._report_rejected(bad)
-        self._report_duplicates(pictures, good)
         return good
 
     def _report_rejected(self, bad: Sequence[checks.Rejected]) -> None:
@@ -114,8 +183,10 @@ class _Job:
             raise UserError(f"{text}. Mend or remove them, or set prepare.allow_rejected={len(bad)} to leave them out")
         logger.warning("left out %s", text)
 
-    def _report_duplicates(self, pictures: Sequence[Picture], good: Mapping[str, Checked]) -> None:
-        duplicates = checks.duplicates_across_groups(pictures, good)
+    def _report_duplicates(self, members: Sequence[Member]) -> None:
+        duplicates = checks.duplicates_across_groups(
+            [one.picture for one in members], {one.picture.id: one.checked for one in members}
+        )
         url = join(self._dest, DUPLICATES_NAME)
         if not duplicates:
             self._storage.delete(url)
@@ -166,9 +237,9 @@ def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
     from segtrain.data.sources.synthetic import draw
 
     with contextlib.ExitStack() as stack:
-        path = source.path or stack.enter_context(tempfile.TemporaryDirectory(prefix="segtrain-synthetic-"))
+        path = source.path or str(stack.enter_context(scratch_folder("synthetic")))
         logger.info("drawing %d pictures of %d cars", source.cars * source.views, source.cars)
-        draw(source, Path(path), workers=os.cpu_count() or 1)
+        draw(source, local_path(path), workers=os.cpu_count() or 1)
         yield CarvanaSource(path=path)
 
 
@@ -176,12 +247,41 @@ def _scan(source: CarvanaSource | FolderSource, storage: Storage) -> list[Pictur
     return carvana.scan(source, storage) if isinstance(source, CarvanaSource) else folder.scan(source, storage)
 
 
-def _group_sizes(pictures: Sequence[Picture], good: Mapping[str, Checked]) -> dict[str, GroupSize]:
+def _check_kind(recipe: Recipe, target: Destination) -> None:
+    """Raise `UserError` where the data set was made from another kind of source and `prepare.mix` is not set."""
+    if target.earlier is None or recipe.prepare.mix:
+        return
+    if not kinds_of(recipe.source.kind) <= kinds_of(target.earlier.source):
+        raise UserError(
+            f"{target.url} was made from a source of kind {target.earlier.source}, this one is {recipe.source.kind}; "
+            "prepare into another folder, or set prepare.mix=true to add its pictures all the same"
+        )
+
+
+def _keep_changes(target: Destination, manifest: Manifest, changes: Changes) -> None:
+    """Write down how the data set differs from the one before, where that is more than the log has said."""
+    url = join(target.url, CHANGES_NAME)
+    if manifest is target.earlier:
+        return
+    if target.earlier is not None and changes.is_long:
+        target.storage.write_bytes(url, changes.to_csv())
+    else:
+        target.storage.delete(url)
+
+
+def _group_sizes(members: Sequence[Member]) -> dict[str, GroupSize]:
     foreground: defaultdict[str, list[float]] = defaultdict(list)
-    for one in pictures:
-        if one.id in good:
-            foreground[one.group].append(good[one.id].foreground)
-    return {group: GroupSize(len(members), math.fsum(members)) for group, members in foreground.items()}
+    for one in members:
+        foreground[one.picture.group].append(one.checked.foreground)
+    return {group: GroupSize(len(each), math.fsum(each)) for group, each in foreground.items()}
+
+
+def _source(target: Destination, recipe: Recipe, pairs: Sequence[writing.Pair]) -> str:
+    """The kinds of source that the pictures come from, joined by `+`."""
+    kinds: set[str] = {recipe.source.kind}
+    if target.earlier is not None and any(pair.place for pair in pairs):
+        kinds |= set(target.earlier.source.split("+"))
+    return "+".join(sorted(kinds))
 
 
 def _manifest(
@@ -197,8 +297,8 @@ def _manifest(
     return Manifest(
         format_version=FORMAT_VERSION,
         fingerprint=fingerprint,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        source=recipe.source.kind,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        source=_source(target, recipe, pairs),
         pictures=len(pairs),
         groups=len({pair.picture.group for pair in pairs}),
         labelled=len(pairs),

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segtrain.data.cache import NodeCache
-from segtrain.data.manifest import ByteRange, Manifest, Shard, read_index
+from segtrain.data.ids import shown
+from segtrain.data.manifest import ByteRange, Manifest, Shard, missing_file, read_index
 from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group
 from segtrain.errors import DataError, ShortFileError, StorageError
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 # 40 MB; the footers of a larger data set come from the node cache time and again.
 FOOTERS_KEPT = 512
 FOOTER_LOCKS = 64
+MOST_UNKNOWN_ROWS = 2**20
+"""Of a row group whose number of rows only the manifest tells."""
 
 FOOTER_LOST = "the shard's footer in storage differs from the manifest's checksum"
 ROW_GROUP_LOST = "the row group in storage differs from the manifest's checksum, its small columns too"
@@ -161,9 +164,7 @@ class RowGroupReader:
         except ShortFileError:
             return None
         except FileNotFoundError:
-            raise DataError(
-                f"{url} is named in the manifest but is not there; make the data set again with jobs/prepare.py"
-            ) from None
+            raise missing_file(self._storage, self._root, self._manifest, url) from None
         self._count(ReadCounts(downloads=1, downloaded_bytes=part.length))
         return data
 
@@ -186,20 +187,24 @@ class RowGroupReader:
         sizes = self._manifest.shards[shard].row_groups.rows
         first = sum(sizes[:row_group])
         ids = self._ids_of(shard)[first : first + sizes[row_group]]
+        if not ids:
+            if sizes[row_group] > MOST_UNKNOWN_ROWS:
+                path = self._manifest.shards[shard].path
+                raise DataError(
+                    f"{path}, row group {row_group}: {reason}, and the index is damaged; make the set again"
+                )
+            ids = [f"unknown (row {first + number} of the shard)" for number in range(sizes[row_group])]
         return [LostRow(id, reason) for id in ids]
 
     def _ids_of(self, shard: int) -> list[str]:
-        """The ids of a shard's pictures in stored order, from the index; their numbers where that is lost as well."""
+        """The ids of a shard's pictures in stored order, from the index; none where that is lost as well."""
         if shard not in self._ids:
             try:
                 index = read_index(self._storage, self._root, self._manifest)
                 ids = index.filter(pc.equal(index["shard"], pa.scalar(shard, pa.int32())))["id"].to_pylist()
             except (DataError, StorageError):
                 ids = []
-            rows = self._manifest.shards[shard].rows
-            if len(ids) != rows:
-                ids = [f"unknown (row {number} of the shard)" for number in range(rows)]
-            self._ids[shard] = ids
+            self._ids[shard] = ids if len(ids) == self._manifest.shards[shard].rows else []
         return self._ids[shard]
 
     def _admit(self, shard: Shard, row_group: int, rows: Sequence[Row | LostRow]) -> list[Row | None]:
@@ -208,7 +213,7 @@ class RowGroupReader:
         if lost:
             self._count(ReadCounts(quarantined=len(lost)))
         for row in lost:
-            sentence = f"{shard.path}, row group {row_group}, id {row.id}: {row.reason}"
+            sentence = f"{shard.path}, row group {row_group}, id {shown(row.id)}: {row.reason}"
             with self._lock:
                 is_new = sentence not in self.quarantined
                 if is_new:

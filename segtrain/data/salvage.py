@@ -7,8 +7,10 @@ from itertools import chain, islice, repeat
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from segtrain.data.ids import check_id
 from segtrain.data.manifest import Shard
 from segtrain.data.shards import BLOBS, SMALL_COLUMNS, Row, blob_holds, errors_name_row_group, open_row_group
+from segtrain.data.soundness import MOST_PIXELS
 from segtrain.errors import DataError
 
 
@@ -28,7 +30,12 @@ def row_of(id: str, row: Row | None) -> Row | LostRow:
 
 
 def damage_of(row: Row) -> LostRow | None:
-    """What a row's own checksums say against it; None where they hold."""
+    """What a row's own checksums, its id and its size say against it; None where nothing does."""
+    reason = check_id(row.id, older=True)
+    if reason is not None:
+        return LostRow(row.id, f"its id {reason}")
+    if row.height < 1 or row.width < 1 or row.height * row.width > MOST_PIXELS:
+        return LostRow(row.id, f"its size of {row.width}x{row.height} is not possible")
     damaged = [name for name in BLOBS if not blob_holds(getattr(row, name), getattr(row, f"{name}_crc32c"))]
     if not damaged:
         return None

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segtrain.data.manifest import ByteRange, RowGroups, Shard
+from segtrain.data.soundness import MOST_PIXELS
 from segtrain.errors import DataError
 
 ROW_SCHEMA = pa.schema(
@@ -79,14 +80,20 @@ def unpack_mask_window(data: bytes, height: int, width: int, window: tuple[slice
 
 
 def _packed(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """The bits of a mask, uint8 (height, ceil(width / 8))."""
+    """The bits of a mask, uint8 (height, ceil(width / 8)); never more bytes are unpacked than these and one."""
+    if height < 1 or width < 1 or height * width > MOST_PIXELS:
+        raise DataError(f"a mask of {height}x{width} pixels is not possible")
     row_bytes = (width + 7) // 8
+    stream = zlib.decompressobj()
     try:
-        packed = zlib.decompress(data, bufsize=height * row_bytes)
+        packed = stream.decompress(data, height * row_bytes + 1)
     except zlib.error as error:
         raise DataError(f"a mask cannot be unpacked: {error}") from None
     if len(packed) != height * row_bytes:
-        raise DataError(f"a mask unpacks to {len(packed)} bytes; {height}x{width} pixels need {height * row_bytes}")
+        found = "more" if len(packed) > height * row_bytes else len(packed)
+        raise DataError(f"a mask unpacks to {found} bytes; {height}x{width} pixels need {height * row_bytes}")
+    if not stream.eof:
+        raise DataError("a mask cannot be unpacked: its end is missing")
     return np.frombuffer(packed, np.uint8).reshape(height, row_bytes)
 
 
@@ -167,7 +174,7 @@ def parse_row_group(
     with errors_name_row_group(shard, row_group):
         parquet = open_row_group(shard, metadata, row_group, data, check_pages=check_pages)
         table = parquet.read_row_group(row_group, use_threads=False)
-    if table.schema.names != ROW_SCHEMA.names or table.num_rows != shard.row_groups.rows[row_group]:
+    if not table.schema.equals(ROW_SCHEMA) or table.num_rows != shard.row_groups.rows[row_group]:
         raise DataError(
             f"{shard.path}, row group {row_group} holds {table.num_rows} rows; "
             f"the manifest says {shard.row_groups.rows[row_group]}"
@@ -198,7 +205,17 @@ def _one_line(error: Exception) -> str:
 def open_row_group(
     shard: Shard, footer: pq.FileMetaData, row_group: int, data: bytes, *, check_pages: bool
 ) -> pq.ParquetFile:
-    """The shard as a Parquet file of which only the bytes of one row group can be read."""
+    """The shard as a Parquet file of which only the bytes of one row group can be read.
+
+    Raises `OSError` for a row group of another number of rows than the manifest's, and for one that is compressed or
+    dictionary-coded: segtrain's never are, and nothing bounds what such a one unpacks to.
+    """
+    facts = footer.row_group(row_group)
+    if facts.num_rows != shard.row_groups.rows[row_group]:
+        raise OSError(f"holds {facts.num_rows} rows; the manifest says {shard.row_groups.rows[row_group]}")
+    columns = [facts.column(number) for number in range(facts.num_columns)]
+    if any(column.compression != "UNCOMPRESSED" or column.has_dictionary_page for column in columns):
+        raise OSError("its columns are packed, which segtrain's are not")
     window = _Window(data, shard.row_groups.offset[row_group], shard.bytes)
     # The bytes are in memory already: pre-buffering would only hand them through Arrow's I/O threads.
     return pq.ParquetFile(

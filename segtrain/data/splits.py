@@ -29,10 +29,7 @@ def assign_folds(
     Raises `UserError` where there are fewer groups than folds, or a fold would stay empty.
     """
     if len(groups) < folds:
-        raise UserError(
-            f"prepare.folds is {folds} but there are only {len(groups)} groups, and a group is never torn apart; "
-            f"set prepare.folds to at most {len(groups)} or group the pictures more finely"
-        )
+        raise UserError(_too_few(len(groups), folds))
     assigned = {group: fold for group, fold in (kept or {}).items() if group in groups}
     total = np.array([[size.pictures, size.foreground] for size in groups.values()]).sum(axis=0)
     share = {
@@ -53,6 +50,16 @@ def assign_folds(
             "add pictures of new groups or prepare into another folder"
         )
     return {group: assigned[group] for group in sorted(groups)}
+
+
+def _too_few(groups: int, folds: int) -> str:
+    finer = "group the pictures more finely (source.group_regex, group_csv or group_run)"
+    if groups < 2:
+        return f"all pictures are of one group, which is never torn apart, and at least two folds are needed; {finer}"
+    return (
+        f"prepare.folds is {folds} but there are only {groups} groups, and a group is never torn apart; "
+        f"set prepare.folds to at most {groups} or {finer}"
+    )
 
 
 def _heaviest_first(groups: list[str], share: Mapping[str, np.ndarray], seed: int) -> list[str]:

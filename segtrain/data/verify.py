@@ -15,11 +15,14 @@ import pyarrow.parquet as pq
 
 from segtrain.data.counts import wrong_counts, wrong_names
 from segtrain.data.fan_out import fan_out
-from segtrain.data.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, read_index
+from segtrain.data.ids import shown
+from segtrain.data.image_files import BadPairError
+from segtrain.data.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, load_index
 from segtrain.data.pace import Pace
-from segtrain.data.pairs import BadPairError, crc32c, decode_image
+from segtrain.data.pairs import crc32c, decode_image, read_header
 from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group, unpack_mask
+from segtrain.data.soundness import MOST_PIXELS, wrong_index
 from segtrain.errors import DataError, ShortFileError, StorageError, UserError
 from segtrain.storage import Storage, is_remote, join
 
@@ -39,7 +42,7 @@ class Problem:
 
     def __str__(self) -> str:
         row_group = f", row group {self.row_group}" if self.row_group >= 0 else ""
-        return f"{self.file}{row_group}{f', id {self.id}' if self.id else ''}: {self.reason}"
+        return f"{self.file}{row_group}{f', id {shown(self.id)}' if self.id else ''}: {self.reason}"
 
 
 @dataclass(slots=True)
@@ -47,6 +50,8 @@ class ShardFindings:
     """What was found out about one shard."""
 
     shard: Shard
+    most_pixels: int = MOST_PIXELS
+    """A larger picture is a problem and is not decoded."""
     problems: list[Problem] = field(default_factory=list)
     names: list[tuple[str, str]] = field(default_factory=list)
     """Id and group of every row that could be read, where there is no index to compare them with."""
@@ -55,17 +60,26 @@ class ShardFindings:
         self.problems.append(Problem(self.shard.path, row_group, name, reason))
 
 
-def verify(storage: Storage, root: str, manifest: Manifest, every_s: float, *, parallel: bool = True) -> list[Problem]:
+def verify(
+    storage: Storage,
+    root: str,
+    manifest: Manifest,
+    every_s: float,
+    *,
+    parallel: bool = True,
+    most_pixels: int = MOST_PIXELS,
+) -> list[Problem]:
     """Everything that is wrong with the data set at `root`, in stored order; empty where all is right.
 
     Compares the index and every shard with the manifest's checksums, every image and mask with its own, decodes every
     pair, and compares what that gives with the row, the row with the index, and the index with the manifest's counts.
-    Sets of 2,000 pictures and more are spread over Ray, if `parallel`. Logs the pace every `every_s` seconds.
+    A picture of more than `most_pixels` is a problem, and is not decoded. Sets of 2,000 pictures and more are spread
+    over Ray, if `parallel`. Logs the pace every `every_s` seconds.
     """
     problems: list[Problem] = []
     index = _read_index(storage, root, manifest, problems)
     calls = [
-        (storage, root, shard, None if index is None else _rows_of(index, number))
+        (storage, root, shard, None if index is None else _rows_of(index, number), most_pixels)
         for number, shard in enumerate(manifest.shards)
     ]
     names: list[tuple[str, str, int]] = []
@@ -84,11 +98,14 @@ def _read_index(storage: Storage, root: str, manifest: Manifest, problems: list[
     """The index, with what is wrong about it; None where it is not there or not what the manifest promises."""
     path = manifest.index.path
     try:
-        index = read_index(storage, root, manifest)
+        index = load_index(storage, root, manifest)
     except (DataError, StorageError, UserError, pa.ArrowException) as error:
         problems.append(Problem(path, -1, "", " ".join(str(error).split())))
         return None
-    problems += [Problem(path, -1, name, reason) for name, reason in wrong_counts(manifest, index)]
+    wrong = [Problem(path, -1, name, reason) for name, reason in wrong_counts(manifest, index)]
+    if not wrong and (reason := wrong_index(manifest, index)) is not None:
+        wrong = [Problem(path, -1, "", reason)]
+    problems += wrong
     return index if index.schema.equals(INDEX_SCHEMA) else None
 
 
@@ -98,13 +115,17 @@ def _rows_of(index: pa.Table, shard: int) -> list[dict[str, Any]]:
 
 
 def verify_shard(
-    storage: Storage, root: str, shard: Shard, expected: Sequence[Mapping[str, Any]] | None
+    storage: Storage,
+    root: str,
+    shard: Shard,
+    expected: Sequence[Mapping[str, Any]] | None,
+    most_pixels: int = MOST_PIXELS,
 ) -> ShardFindings:
     """Read one shard from end to end, compare everything in it, and decode its pairs.
 
     `expected` holds its rows of the index; None where the index cannot be read.
     """
-    found = ShardFindings(shard)
+    found = ShardFindings(shard, most_pixels)
     try:
         _verify_shard(_Pass(storage, join(root, shard.path)), found, expected)
     except FileNotFoundError:
@@ -181,7 +202,7 @@ def _compare(
 ) -> None:
     """Judge the rows of a row group by themselves and beside their rows of the index."""
     for row in rows:
-        reasons = [row.reason] if isinstance(row, LostRow) else list(_wrong_in(row))
+        reasons = [row.reason] if isinstance(row, LostRow) else list(_wrong_in(row, found.most_pixels))
         for reason in reasons:
             found.add(reason, number, row.id)
     if wanted is None:
@@ -203,21 +224,21 @@ def _indexed(row: Row | LostRow) -> dict[str, object]:
     return facts | {"labelled": row.mask is not None}
 
 
-def _wrong_in(row: Row) -> Iterator[str]:
+def _wrong_in(row: Row, most_pixels: int) -> Iterator[str]:
     """What is wrong with a row by itself. Image and mask are decoded in full."""
     damage = damage_of(row)
     if damage is not None:
         yield damage.reason
     try:
-        height, width, orientation = decode_image(row.image)
-    except BadPairError as error:
-        yield str(error)
-    else:
+        height, width, orientation = read_header(row.image, most_pixels)
         if (height, width, orientation) != (row.height, row.width, row.orientation):
             yield (
                 f"the image is {width}x{height} with orientation {orientation}; "
                 f"the row says {row.width}x{row.height} with {row.orientation}"
             )
+        decode_image(row.image, most_pixels)
+    except BadPairError as error:
+        yield str(error)
     try:
         foreground = 0.0 if row.mask is None else unpack_mask(row.mask, row.height, row.width).mean(dtype=np.float64)
     except DataError as error:

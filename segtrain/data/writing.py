@@ -3,22 +3,25 @@
 import hashlib
 import json
 import math
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from segtrain.config import PrepareConfig
 from segtrain.data.checks import read_hints, write_hint
+from segtrain.data.image_files import BadPairError
 from segtrain.data.layout import Entry, cut_rows, cut_shards, shuffled
 from segtrain.data.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shard
-from segtrain.data.pairs import BadPairError, Checked, crc32c, make_row, pack, read_mask
+from segtrain.data.pairs import Checked, crc32c, make_row, pack, read_mask
 from segtrain.data.shards import Row, write_shard
 from segtrain.data.sources import Picture
+from segtrain.data.stored import Place, StoredRows
+from segtrain.data.union import Member
 from segtrain.errors import ShortFileError, UserError
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 
 AGAIN = "run the same command again"
@@ -32,6 +35,8 @@ class Pair:
     picture: Picture
     checked: Checked
     fold: int
+    place: Place | None = None
+    """Where its row lies in the data set already; None where it comes from the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,15 @@ def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | No
     """Write one shard and keep its facts as a JSON file in the folder `facts`.
 
     A shard of the same content that is `finished`, under whatever name, and whose stored bytes still match is left
-    alone. Holds one row group in memory. Raises `UserError` where a picture has changed since it was checked.
+    alone. Holds a few row groups in memory. Raises `UserError` where a picture has changed since it was checked, and
+    `DataError` where the row of one that the data set holds cannot be read any more.
     """
     if finished is not None and _is_stored(storage, join(root, finished.path), finished):
         return finished
-    with tempfile.TemporaryDirectory(prefix="segtrain-prepare-") as folder:
-        local = Path(folder) / "shard.parquet"
-        rows = (_rows(storage, group, facts) for group in plan.row_groups)
+    with scratch_folder("prepare") as folder:
+        local = folder / "shard.parquet"
+        stored = StoredRows(storage, root)
+        rows = (_rows(storage, group, facts, stored) for group in plan.row_groups)
         shard = write_shard(local, plan.path, plan.fold, rows)
         storage.write_file(join(root, plan.path), local)
     write_hint(storage, join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
@@ -106,9 +113,12 @@ def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
     return digest.hexdigest() == shard.sha256
 
 
-def _rows(storage: Storage, row_group: Sequence[Pair], facts: str) -> list[Row]:
+def _rows(storage: Storage, row_group: Sequence[Pair], facts: str, stored: StoredRows) -> list[Row]:
     rows = []
     for pair in row_group:
+        if pair.place is not None:
+            rows.append(stored.row(pair.place, pair.checked))
+            continue
         try:
             image = storage.read_bytes(pair.picture.image)
         except FileNotFoundError as error:
@@ -182,6 +192,6 @@ def fold_facts(pairs: Sequence[Pair], folds: int) -> list[FoldFacts]:
     return facts
 
 
-def pair_up(pictures: Sequence[Picture], good: Mapping[str, Checked], folds: Mapping[str, int]) -> list[Pair]:
-    """The pictures that passed, with their facts and their groups' folds."""
-    return [Pair(one, good[one.id], folds[one.group]) for one in pictures if one.id in good]
+def pair_up(members: Sequence[Member], folds: Mapping[str, int]) -> list[Pair]:
+    """The pictures with their groups' folds."""
+    return [Pair(one.picture, one.checked, folds[one.picture.group], one.place) for one in members]

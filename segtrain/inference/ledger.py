@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segtrain.errors import ConflictError, UserError
-from segtrain.json_reading import parse_json
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 NAME = "prediction.json"
@@ -47,7 +47,7 @@ def check(storage: Storage, dest: str, facts: Mapping[str, Any]) -> Mapping[str,
     """
     url = join(dest, NAME)
     try:
-        there = parse_json(storage.read_bytes(url))
+        there = read_json(storage.read_bytes(url))
         version = there["format_version"]
     except FileNotFoundError:
         return None

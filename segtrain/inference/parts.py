@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 
 from segtrain.errors import DataError, UserError
-from segtrain.json_reading import parse_json
+from segtrain.json_text import read_json
 from segtrain.storage import Storage
 
 FORMAT_VERSION = 2
@@ -131,7 +131,7 @@ def index(data: bytes, url: str) -> Index:
     if google_crc32c.value(data[first.end() :]) != int(first[2], 16) or end < 0:
         raise _damaged(url)
     try:
-        return _index(parse_json(data[first.end() : end]), end + 1, len(data))
+        return _index(read_json(data[first.end() : end]), end + 1, len(data))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _damaged(url) from None
 

@@ -16,8 +16,9 @@ from segtrain import metrics
 from segtrain.config import Model
 from segtrain.ensemble import ENSEMBLE_NAME, members_of
 from segtrain.errors import UserError
-from segtrain.json_reading import parse_json
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
+from segtrain.thresholds import Curve, Threshold
 
 DEFAULT_THRESHOLD = 0.5
 KERAS, SAVED_MODEL = "model.keras", "saved_model.pb"
@@ -26,21 +27,11 @@ SETTLES_IN_S = 30.0
 """A run that replaces its best network writes `model.keras` first and `metrics.json` last, so much later at most."""
 LOOK_EVERY_S = 0.2
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Threshold = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1)]
 
 
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Curve(_Read):
-    """Mean hard dice over the validation pictures for each threshold."""
-
-    thresholds: tuple[Threshold, ...]
-    dice: tuple[Finite, ...]
-    pictures: int
 
 
 class Input(_Read):
@@ -199,7 +190,7 @@ def _parse_facts(stored: bytes | None, url: str) -> Facts | None:
     if stored is None:
         return None
     try:
-        return Facts.model_validate(parse_json(stored))
+        return Facts.model_validate(read_json(stored))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -25,7 +25,7 @@ import numpy as np
 from segtrain.data.sources import IMAGE_SUFFIXES
 from segtrain.errors import NoSpaceError, StorageError, UserError
 from segtrain.inference.parts import index
-from segtrain.storage import NO_SPACE, Storage, is_remote
+from segtrain.storage import NO_SPACE, Storage, is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def write(
     `Storage` does.
     """
     names, rows = _read_sample(storage, sample)
-    folder = Path(tempfile.gettempdir()) if is_remote(out) else Path(out).expanduser().parent
+    folder = Path(tempfile.gettempdir()) if is_remote(out) else local_path(out).parent
     with _errors_name(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Files without a name: nothing of them is left whenever this process is killed.

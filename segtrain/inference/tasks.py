@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segtrain.data.ids import check_id, file_names, shown
+from segtrain.data.image_files import BadPairError
 from segtrain.data.manifest import MANIFEST_NAME, Manifest, read_index, read_manifest
-from segtrain.data.pairs import BadPairError, crc32c, read_header
+from segtrain.data.pairs import crc32c, read_header
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.salvage import LostRow, row_of
 from segtrain.data.shards import Row
@@ -86,13 +87,13 @@ class Inventory:
         return [Task(f"pictures-{_digest(f'{one.id} {one.mark}' for one in some)}", some) for some in cut]
 
 
-def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None) -> Inventory:
-    """The pictures of a data set (`folds` of it, all where it is None), or those in a folder.
+def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None, version: str | None = None) -> Inventory:
+    """The pictures of a data set (`folds` of it, all where it is None; its newest version or another), or of a folder.
 
     Raises `UserError` where `target` is neither, for a fold that the data set does not have, and for folds of a folder.
     """
     if storage.exists(join(target, MANIFEST_NAME)):
-        return _of_data_set(storage, target, folds)
+        return _of_data_set(storage, target, folds, version)
     if folds is not None:
         raise UserError(f"inference.folds is set, but {target} is no data set: it has no {MANIFEST_NAME}; leave it out")
     if not storage.list(target):
@@ -102,8 +103,8 @@ def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None) -
     return _of_folder(storage, target)
 
 
-def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None) -> Inventory:
-    manifest = read_manifest(storage, root)
+def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None, version: str | None) -> Inventory:
+    manifest = read_manifest(storage, root, version)
     known = [facts.fold for facts in manifest.folds]
     chosen = known if folds is None else sorted(set(folds))
     for fold in chosen:

@@ -155,12 +155,14 @@ def _evaluation_batch(recipe: Recipe, training: Footprint, room: int, picture: t
 
 
 def _with(recipe: Recipe, choice: _Choice, evaluation_batch: int) -> Recipe:
-    tree = recipe.to_dict()
-    tree["train"] |= {"per_replica_batch_size": choice.per_replica, "rematerialize": choice.rematerialize}
-    tree["evaluation"]["batch_size"] = evaluation_batch
+    changes: dict[str, int | bool | str | None] = {
+        "train.per_replica_batch_size": choice.per_replica,
+        "train.rematerialize": choice.rematerialize,
+        "evaluation.batch_size": evaluation_batch,
+    }
     if (choice.height, choice.width) != (recipe.data.height, recipe.data.width):
-        tree["data"] |= {"fit": "crop", "height": choice.height, "width": choice.width}
-    return Recipe.from_dict(tree)
+        changes |= {"data.fit": "crop", "data.height": choice.height, "data.width": choice.width}
+    return recipe.changed(changes)
 
 
 def _reasons(recipe: Recipe, first: _Choice, choice: _Choice, room: int) -> Iterator[str]:

@@ -1,21 +1,20 @@
 """What the folder of a run or of a sweep holds at this moment, for a report. Anything may be missing still."""
 
-import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import yaml
-
 from segtrain import goodput
-from segtrain.config import Recipe
+from segtrain.config import MOST_RECIPE_BYTES, Recipe, recorded
 from segtrain.data.ids import file_names
 from segtrain.errors import UserError
 from segtrain.goodput import Goodput
+from segtrain.json_text import read_json
 from segtrain.leaderboard import BEST_NAME, ranked
+from segtrain.locations import without_credentials
 from segtrain.storage import Storage, join
+from segtrain.thresholds import Curve, checked_threshold
 from segtrain.trials import Sweep, Trial, read_trials, trial_folder
 
 PARALLEL_READS = 16
@@ -81,7 +80,7 @@ class SweepFolder:
 
 def read_run_folder(folder: str, storage: Storage) -> RunFolder | None:
     """The run in `folder`; None where there is none. Raises UserError for a recipe that is not ours."""
-    text = _read(join(folder, "recipe.yaml"), storage)
+    text = _read_recipe(folder, storage)
     lines = _read(join(folder, "metrics.jsonl"), storage)
     recipe = _recipe(text, folder)
     if recipe is None or (lines is None and _holds_folds(recipe, folder, storage)):
@@ -91,7 +90,7 @@ def read_run_folder(folder: str, storage: Storage) -> RunFolder | None:
     return RunFolder(
         folder=folder,
         recipe=recipe,
-        recipe_text=without_credentials((text or b"").decode()),
+        recipe_text=without_credentials((text or b"").decode(errors="replace")),
         steps=[one for one in records if one.get("kind") == "step"],
         epochs=[one for one in records if one.get("kind") == "epoch"],
         best=best,
@@ -102,7 +101,7 @@ def read_run_folder(folder: str, storage: Storage) -> RunFolder | None:
 
 def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolder:
     """The sweep in `folder`, whose facts are `sweep`. Raises UserError for a recipe or a record that is not ours."""
-    text = _read(join(folder, "recipe.yaml"), storage)
+    text = _read_recipe(folder, storage)
     trials = read_trials(folder, storage)
     order = ranked(trials)
     best_panels: Sequence[Panel] = ()
@@ -115,17 +114,12 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
         folder=folder,
         sweep=sweep,
         recipe=_recipe(text, folder),
-        recipe_text=without_credentials((text or b"").decode()),
+        recipe_text=without_credentials((text or b"").decode(errors="replace")),
         trials=trials,
         best_panels=best_panels,
         pictures={trial.number: png for trial, png in zip(order, pngs, strict=True) if png is not None},
         has_best_recipe=storage.exists(join(folder, BEST_NAME)),
     )
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL in it replaced by three stars."""
-    return re.sub(r"(\w://)[^/@\s'\"]+@", r"\1***@", text)
 
 
 def _read(url: str, storage: Storage) -> bytes | None:
@@ -135,14 +129,23 @@ def _read(url: str, storage: Storage) -> bytes | None:
         return None
 
 
+def _read_recipe(folder: str, storage: Storage) -> bytes | None:
+    try:
+        return storage.read_bytes(join(folder, "recipe.yaml"), at_most=MOST_RECIPE_BYTES)
+    except FileNotFoundError:
+        return None
+
+
 def _recipe(text: bytes | None, folder: str) -> Recipe | None:
     if text is None:
         return None
     try:
-        return Recipe.from_dict(yaml.safe_load(text))
-    except (UserError, yaml.YAMLError, TypeError, ValueError):
+        return recorded(text)
+    except UserError as error:
         url = join(folder, "recipe.yaml")
-        raise UserError(f"{url} is not a recipe that this segtrain reads; give the folder of a run of it") from None
+        raise UserError(
+            f"{url} is not a recipe that this segtrain reads ({error}); give the folder of a run of it"
+        ) from None
 
 
 def _holds_folds(recipe: Recipe, folder: str, storage: Storage) -> bool:
@@ -154,9 +157,12 @@ def _best(folder: str, storage: Storage) -> dict[str, Any]:
     """`best/metrics.json` of a run; empty before it is there."""
     url = join(folder, "best", "metrics.json")
     try:
-        found: dict[str, Any] = json.loads(_read(url, storage) or b"{}")
+        found: dict[str, Any] = read_json(_read(url, storage) or b"{}")
+        if found.get("threshold_curve"):
+            Curve.model_validate(found["threshold_curve"])
+            checked_threshold(found["best_threshold"])
         return found
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{url} is not what a run writes; delete it, and the report goes without it") from None
 
 
@@ -164,7 +170,7 @@ def _records(lines: bytes) -> Iterable[dict[str, Any]]:
     """What each line holds, but for one that the run has only begun to write."""
     for line in lines.splitlines():
         try:
-            yield json.loads(line)
+            yield read_json(line)
         except ValueError:
             continue
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from segtrain import goodput
+from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.charts import run_charts
 from segtrain.report.pictures import panel_url
-from segtrain.report.reading import Panel, RunFolder, without_credentials
+from segtrain.report.reading import Panel, RunFolder
 from segtrain.storage import is_remote, join
 
 LOWEST = 10

@@ -8,9 +8,10 @@ from os import cpu_count
 from typing import NamedTuple
 
 from segtrain.leaderboard import BEST_NAME, pareto, ranked
+from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.pictures import Thumbnail, bytes_each, thumbnail
-from segtrain.report.reading import SweepFolder, without_credentials
+from segtrain.report.reading import SweepFolder
 from segtrain.report.run_page import shown_panels
 from segtrain.report.sweep_charts import cost_unit, standing, sweep_charts, words
 from segtrain.storage import is_remote, join

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from fsspec.asyn import sync
 
 from segtrain.config import StorageConfig
 from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError
+from segtrain.locations import bucket_and_key, check_endpoint
 from segtrain.s3.faults import FAULTS, MISTAKES, WITHOUT_REASON, error_code, is_passing
 from segtrain.s3.handles import OpenHandles
 from segtrain.s3.retries import Counter, retrying
@@ -47,9 +48,7 @@ class S3Files:
         environment = os.environ
         self._config = config
         self._retries = Counter()
-        self._endpoint = (
-            config.endpoint_url or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-        )
+        self._endpoint = config.endpoint_url or _endpoint_of(environment)
         self._region = config.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         self._handles = OpenHandles(lambda path: self._ranges.open_input_file(path))
 
@@ -289,6 +288,17 @@ class S3Files:
         return ""
 
 
+def _endpoint_of(environment: Mapping[str, str]) -> str | None:
+    """The address that the environment names. Raises `UserError` with the variable's name for what is none."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if environment.get(name):
+            try:
+                return check_endpoint(environment[name])
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+    return None
+
+
 async def _read_whole(body: Any) -> bytes:
     """The body of an answer. Raises where it ends early or differs from the object's own checksum."""
     try:
@@ -304,13 +314,8 @@ def _missing(url: str) -> FileNotFoundError:
 
 def _path(url: str) -> str:
     """`bucket/key` as the filesystems want it. Raises `UserError` for what is no bucket."""
-    path = url.removeprefix("s3://").strip("/")
-    bucket = path.partition("/")[0]
-    if not bucket:
-        raise UserError(f"{url} names no bucket; write s3://bucket/key")
-    if "@" in bucket or ":" in bucket:
-        raise UserError("an s3:// URL holds no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
-    return path
+    bucket, key = bucket_and_key(url)
+    return f"{bucket}/{key}" if key else bucket
 
 
 def _key(url: str) -> str:

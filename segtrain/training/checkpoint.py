@@ -144,6 +144,16 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged (%s)", name, fault)
         return Cursor()
 
+    def data_fingerprint(self) -> str | None:
+        """The version of the data set that the newest readable checkpoint was trained on; None where there is none."""
+        for name in self._finished()[::-1]:
+            try:
+                state = json.loads(self._checked(name, "state.json")["state.json"])
+                return str(state["facts"]["data_fingerprint"])
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
+                continue  # named where the run is taken up
+        return None
+
     def _finished(self) -> list[str]:
         """Names of the checkpoints that were written to their end, oldest first."""
         names = [name for name in self._storage.list(self._root) if name.startswith("step-")]

@@ -2,11 +2,9 @@
 
 import dataclasses
 import logging
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +20,7 @@ from segtrain.data.reader import ReadCounts
 from segtrain.errors import UserError
 from segtrain.models import build_model
 from segtrain.optimizers import build_optimizer, learning_rate
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
 from segtrain.training.evaluation import compiled_forward, sum_over_workers, summing_over_workers
@@ -220,8 +219,8 @@ class Run:
         precision = "float64" if self.recipe.train.precision == "float64" else "float32"
         plain = build_model(self.recipe.model, dtype_policy=precision, seed=self.recipe.train.seed)
         plain.set_weights([local_value(self.strategy, variable.value).numpy() for variable in self.model.variables])
-        with tempfile.TemporaryDirectory(prefix="segtrain-export-") as folder:
-            local = Path(folder) / "model.keras"
+        with scratch_folder("export") as folder:
+            local = folder / "model.keras"
             plain.save(local)
             self.storage.write_file(url, local)
 
@@ -233,14 +232,14 @@ def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:
     if recipe.data.root is None:
         raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
-    return read_manifest(storage, recipe.data.root)
+    return read_manifest(storage, recipe.data.root, recipe.data.version)
 
 
 def _load_weights(model: keras.Model, source: str, storage: Storage) -> None:
     """Weights of a run's best model, or of a `.keras` file, into `model`. Raises UserError where they do not fit."""
     url = source if source.endswith(".keras") else join(source, "best", "model.keras")
-    with tempfile.TemporaryDirectory(prefix="segtrain-init-") as folder:
-        local = Path(folder) / "model.keras"
+    with scratch_folder("init") as folder:
+        local = folder / "model.keras"
         try:
             local.write_bytes(storage.read_bytes(url))
             other = keras.models.load_model(local, compile=False)

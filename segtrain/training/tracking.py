@@ -1,8 +1,7 @@
 """The record of a run: `metrics.jsonl` and TensorBoard files."""
 
+import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.errors import UserError
-from segtrain.storage import Storage, is_remote, join
+from segtrain.scratch import scratch_folder
+from segtrain.storage import Storage, is_remote, join, local_path
 
 
 class Record:
@@ -24,7 +24,8 @@ class Record:
     def __init__(self, folder: str, storage: Storage, *, resumed_step: int) -> None:
         self._storage = storage
         self._remote = folder if is_remote(folder) else None
-        self._local = Path(tempfile.mkdtemp(prefix="segtrain-record-")) if self._remote else Path(folder)
+        self._scratch = contextlib.ExitStack()
+        self._local = self._scratch.enter_context(scratch_folder("record")) if self._remote else local_path(folder)
         self._path = self._local / "metrics.jsonl"
         try:
             lines = storage.read_bytes(join(folder, "metrics.jsonl")).splitlines()
@@ -71,8 +72,7 @@ class Record:
         finally:
             self._lines.close()
             self._events.close()
-            if self._remote:
-                shutil.rmtree(self._local)
+            self._scratch.close()
 
 
 def _step_of(line: bytes) -> float:

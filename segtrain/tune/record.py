@@ -3,9 +3,21 @@
 import time
 from collections.abc import Sequence
 
+from segtrain.config import Recipe
 from segtrain.errors import UserError
-from segtrain.storage import Storage
-from segtrain.trials import Scored, Sweep, SweepState, Trial, read_sweep, read_trials, write_sweep, write_trial
+from segtrain.preflight import recipe_of
+from segtrain.storage import Storage, join
+from segtrain.trials import (
+    Scored,
+    Sweep,
+    SweepState,
+    Trial,
+    read_sweep,
+    read_trials,
+    trial_folder,
+    write_sweep,
+    write_trial,
+)
 
 
 class SweepRecord:
@@ -51,6 +63,23 @@ class SweepRecord:
         write_trial(self.folder, trial, self._storage)
         if trial.is_over:
             self.put_sweep("running")  # so that the hours of an attempt that is killed count too, up to here
+
+    def put_recipe(self, number: int, recipe: Recipe) -> None:
+        """Keep what a trial trains, before the trial itself is kept: it is never worked out again."""
+        url = join(trial_folder(self.folder, number), "recipe.yaml")
+        self._storage.write_bytes(url, recipe.to_yaml().encode())
+
+    def recipe_of(self, number: int) -> Recipe | None:
+        """What a trial of an earlier attempt trains; None for a new one.
+
+        None, too, where an older segtrain was killed before the trial began: only `put_recipe` comes before the trial.
+        """
+        if number not in self._trials:
+            return None
+        try:
+            return recipe_of(trial_folder(self.folder, number), self._storage)
+        except FileNotFoundError:
+            return None
 
     def scored(self, number: int, scored: Scored) -> Trial:
         """Keep a trial's next epoch, in memory alone: what is decided on it is kept together with it, by `put`."""

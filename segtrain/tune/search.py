@@ -87,6 +87,7 @@ class PointSearch(Searcher):
         self._infeasible_in_a_row = 0
         self._live[trial_id] = trial.number
         if trial.attempts == 0:
+            self._record.put_recipe(trial.number, verdict.recipe)
             self._record.put(
                 Trial(
                     trial.number,

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from segtrain.config import Axis, Recipe, TuneConfig
-from segtrain.config.reading import assign
+from segtrain.config.kinds import put
 from segtrain.errors import UserError
 from segtrain.trials import short_name, short_value
 
@@ -54,14 +54,25 @@ def _check_field(name: str, field: str) -> None:
 def _check_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> None:
     if "," in name and not (isinstance(value, list | tuple) and len(value) == len(fields(name))):
         raise UserError(f"tune.space.{name}: {value!r} must be a list of {len(fields(name))} values, one a field")
-    tree = recipe.to_dict()
     try:
-        for field, wanted in axis.when.items():
-            assign(tree, field.split("."), wanted[0] if isinstance(wanted, list | tuple) else wanted)
-        _put(tree, name, value)
-        Recipe.from_dict(tree)
+        _with_value(recipe, name, axis, value)
     except UserError as error:
         raise UserError(f"tune.space.{name}: {short_value(value)} makes no recipe: {error}") from None
+
+
+def _with_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> Recipe:
+    """The recipe with one axis put in, where its conditions hold."""
+    holding = {field: wanted[0] if isinstance(wanted, list | tuple) else wanted for field, wanted in axis.when.items()}
+    return recipe.changed(holding | _values(name, value))
+
+
+def dropped(recipe: Recipe) -> list[str]:
+    """A sentence for each setting of the recipe that some value of an axis leaves out."""
+    found: dict[str, None] = {}
+    for name, axis in recipe.tune.space.items():
+        for value in axis.values or ():
+            found.update(dict.fromkeys(put(recipe.as_set(), _values(name, value))))
+    return [f"tune.space: {sentence}" for sentence in found]
 
 
 def _samples(axis: Axis) -> tuple[Any, ...]:
@@ -77,35 +88,40 @@ def fields(name: str) -> list[str]:
 
 
 def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
-    """The recipe with a point put in, in the order of the space, and without its `tune` section.
+    """The recipe with a point put in, as one change, and without its `tune` section.
 
     Raises UserError where the values of the point do not go together.
     """
-    tree = recipe.to_dict()
-    for name in recipe.tune.space:
-        if name in point:
-            _put(tree, name, point[name])
-    tree["tune"] = TuneConfig().model_dump(mode="json")
-    return Recipe.from_dict(tree)
+    values = {field: value for name, one in point.items() for field, value in _values(name, one).items()}
+    return recipe.changed(values | {"tune": TuneConfig().model_dump(mode="json")})
+
+
+def taken_up(recipe: Recipe, earlier: Recipe) -> Recipe:
+    """The recipe of a trial that an earlier attempt began: it computes what it did, whatever its point means today."""
+    return recipe.computing(earlier).changed({"tune": TuneConfig().model_dump(mode="json")})
 
 
 def choose(recipe: Recipe, pick: Callable[[str, Axis], Any]) -> Point:
     """A point: `pick(name, axis)` gives the value of each axis whose conditions hold, in the order of the space."""
-    tree, point = recipe.to_dict(), {}
+    tree: dict[str, Any] = recipe.to_dict()
+    point: Point = {}
+    values: dict[str, Any] = {}
     for name, axis in recipe.tune.space.items():
         if _applies(axis, tree):
             point[name] = pick(name, axis)
-            _put(tree, name, point[name])
-            tree = _resolved(tree)
+            values |= _values(name, point[name])
+            tree = _resolved(recipe, values)
     return point
 
 
-def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with the defaults of sections that were put in whole, where it is a recipe's already."""
+def _resolved(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's tree with values put in, and the defaults of sections that are put in whole."""
     try:
-        return Recipe.from_dict(tree).to_dict()
-    except UserError:
-        return tree  # values of axes to come may mend it; `recipe_at` says if they do not
+        return recipe.changed(values).to_dict()
+    except UserError:  # values of axes to come may mend it; `recipe_at` says if they do not
+        tree = recipe.to_dict()
+        put(tree, values)
+        return tree
 
 
 def grid(recipe: Recipe) -> Iterator[Point]:
@@ -129,9 +145,8 @@ def point_of(recipe: Recipe, start: Recipe, source: str) -> Point:
     def pick(name: str, axis: Axis) -> Any:
         wanted = [_at(start.to_dict(), field) for field in fields(name)]
         for value in axis.values or ():
-            tree = recipe.to_dict()
-            _put(tree, name, value)
-            if _equal([_at(Recipe.from_dict(tree).to_dict(), field) for field in fields(name)], wanted):
+            tree = _with_value(recipe, name, axis, value).to_dict()
+            if _equal([_at(tree, field) for field in fields(name)], wanted):
                 return value
         if axis.values is None and _contains(axis, wanted[0]):
             return wanted[0]
@@ -211,7 +226,7 @@ def _at(tree: Mapping[str, Any], field: str) -> Any:
     return node
 
 
-def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+def _values(name: str, value: Any) -> dict[str, Any]:
+    """Field -> value of one axis."""
     names = fields(name)
-    for field, one in zip(names, value if len(names) > 1 else [value], strict=True):
-        assign(tree, field.split("."), dict(one) if isinstance(one, Mapping) else one)
+    return dict(zip(names, value if len(names) > 1 else [value], strict=True))

@@ -1,8 +1,7 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
-import shutil
+import logging
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,12 @@ from ray import tune
 
 from segtrain import cluster, leaderboard, preflight, report
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
+from segtrain.data_version import pinned
 from segtrain.errors import RunError, UserError
 from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
+from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, is_remote, join
 from segtrain.trials import SweepState, Trial, read_sweep, trial_folder
 from segtrain.tune import space
@@ -28,6 +29,8 @@ from segtrain.tune.table import SweepDisplay, final_table, open_sweep_display
 from segtrain.tune.trial import run_trial
 from segtrain.tune.watching import Watching
 from segtrain.worker import Train
+
+logger = logging.getLogger(__name__)
 
 BUDGET = ("max_trials", "max_hours", "max_gpu_hours", "max_concurrent", "max_failures")
 """Fields of `tune` that may change between the attempts of a sweep."""
@@ -45,9 +48,12 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
     starts = check(recipe, storage, resume=resume)
+    recipe, told = pinned(recipe, storage)
     with cluster.connection():
         concurrent = _check_cluster(recipe)
         display = open_sweep_display(recipe.run.progress_every_s)
+        if told is not None:
+            display.note(told)
         try:
             return _Driver(recipe, storage, train, starts, concurrent, display).run()
         finally:
@@ -92,6 +98,8 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
     if asked.min_workers != asked.max_workers:
         raise UserError("cluster.workers: each trial of a sweep gets the same number; give one, not a range")
     space.check_space(recipe)
+    for line in space.dropped(recipe):
+        logger.warning("warning: %s", line)
     preflight.check_data_set(recipe, storage)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
@@ -189,23 +197,24 @@ class _Driver:
         return self._finish()
 
     def _run_trials(self) -> None:
-        scratch = tempfile.mkdtemp(prefix="segtrain-tune-")
         groups = TrialGroups() if self._recipe.cluster.max_workers > 1 else None
         try:
-            with cluster.environment(
-                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-                TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
-                RAY_AIR_NEW_OUTPUT="0",
-                RAY_CHDIR_TO_TRIAL_DIR="0",
-                TUNE_DISABLE_SIGINT_HANDLER="1",
-                TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
-                TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+            with (
+                scratch_folder("tune") as scratch,
+                cluster.environment(
+                    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+                    TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
+                    RAY_AIR_NEW_OUTPUT="0",
+                    RAY_CHDIR_TO_TRIAL_DIR="0",
+                    TUNE_DISABLE_SIGINT_HANDLER="1",
+                    TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
+                    TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+                ),
             ):
-                self._search_on(scratch, groups)
+                self._search_on(str(scratch), groups)
         finally:
             if groups is not None:
                 groups.close()
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _search_on(self, scratch: str, groups: TrialGroups | None) -> None:
         # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
@@ -228,13 +237,13 @@ class _Driver:
     def _judge(self, number: int, point: space.Point) -> Verdict:
         """The recipe of a trial, or why it cannot be."""
         try:
-            tree = space.recipe_at(self._recipe, point).to_dict()
-            tree["run"] |= {"storage": join(self._folder, "trials"), "name": f"{number:04d}"}
-            tree["evaluation"]["every_epochs"] = 1
+            own = {"run.storage": join(self._folder, "trials"), "run.name": f"{number:04d}"}
             asked = self._recipe.cluster
-            if not asked.gpus_per_worker:
-                tree["cluster"]["compute_threads"] = asked.compute_threads or asked.cpus_per_worker
-            recipe = Recipe.from_dict(tree)
+            threads = asked.compute_threads if asked.gpus_per_worker else asked.compute_threads or asked.cpus_per_worker
+            settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
+            earlier = self._record.recipe_of(number)
+            made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
+            recipe, _ = pinned(made.changed({**own, **settings}), self._storage)
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))

@@ -7,10 +7,9 @@ import sys
 from functools import partial
 from typing import Any
 
-import yaml
 from ray import tune
 
-from segtrain.config import Recipe
+from segtrain.config import Recipe, recorded
 from segtrain.environment import before_tensorflow
 from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
 from segtrain.launch import run_on
@@ -30,7 +29,7 @@ def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) 
     An error that would come again is reported as the trial's end; any other is raised, and Tune starts the trial again
     as often as `tune.max_failures` says.
     """
-    recipe = Recipe.from_dict(yaml.safe_load(config["recipe"]))
+    recipe = recorded(config["recipe"])
     reporter = Reporter(recipe)
     try:
         if groups is None:

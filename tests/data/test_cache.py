@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import inspect
 import logging
+import os
 import random
 import resource
 import shutil
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.data.cache import NodeCache
+from segtrain.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -68,6 +70,57 @@ def test_what_was_fetched_once_is_a_hit_for_every_later_process(tmp_path: Path) 
     later = NodeCache(tmp_path, 1000)
     get(later, "f/s/4-100-0")
     assert (later.hits, later.misses) == (1, 0)
+
+
+def test_only_its_owner_can_enter_the_folder_and_an_older_open_one_is_closed(tmp_path: Path, warnings) -> None:
+    get(NodeCache(tmp_path / "new", 1000), "a")
+    assert warnings() == []
+    older = tmp_path / "older"
+    shutil.copytree(tmp_path / "new", older)
+    for folder in (older, older / "entries"):
+        folder.chmod(0o755)
+    assert is_kept(NodeCache(older, 1000), "a")
+    assert warnings() == [f"the node cache {older} was open to other users; now it is closed to them"]
+    for folder in (tmp_path / "new", older):
+        assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir()) if path.is_dir()} == {0o700}
+
+
+NOBODY = 65534
+root_alone = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+
+
+@root_alone
+@pytest.mark.parametrize("what", ["folder", "entries", "link", "link to theirs"])
+def test_another_users_folder_or_link_of_that_name_is_refused(tmp_path: Path, what: str) -> None:
+    folder, theirs = tmp_path / "cache", tmp_path / "theirs"
+    (theirs if "link" in what else folder).mkdir()
+    if what == "entries":
+        (folder / what).mkdir()
+        os.chown(folder / what, NOBODY, NOBODY)
+    elif what == "folder":
+        os.chown(folder, NOBODY, NOBODY)
+    else:
+        folder.symlink_to(theirs)
+        os.chown(theirs if "theirs" in what else folder, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(UserError, match=f"data.node_cache: {folder}.* is another user's, .* give a folder of your own"):
+        NodeCache(folder, 1000)
+    assert not any(theirs.iterdir() if theirs.exists() else [])
+
+
+def test_ones_own_link_to_a_larger_disk_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    get(NodeCache(tmp_path / "cache", 1000), "a")
+    assert len(entries(tmp_path / "disk")) == 1
+
+
+@root_alone
+def test_an_entry_that_another_user_left_is_fetched_again(tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path, 1000)
+    get(cache, "a")
+    os.chown(entries(tmp_path)[0], NOBODY, NOBODY)
+    assert not is_kept(cache, "a")
+    assert is_kept(cache, "a")
 
 
 def test_the_same_range_of_another_data_set_is_another_entry(tmp_path: Path) -> None:
@@ -152,7 +205,9 @@ def test_where_nothing_can_be_written_everything_is_fetched_with_one_warning(
 ) -> None:
     folder = tmp_path / "cache"
     blocker = folder / occupied if occupied else folder  # a file in a folder's place stops root as well
-    blocker.parent.mkdir(parents=True, exist_ok=True)
+    if occupied:
+        folder.mkdir(mode=0o700)
+    blocker.parent.mkdir(exist_ok=True)
     blocker.write_bytes(b"")
     cache = NodeCache(folder, 1000)
     for _ in range(2):
@@ -257,6 +312,7 @@ import hashlib, random, sys
 from pathlib import Path
 import google_crc32c
 from segtrain.data.cache import NodeCache
+from segtrain.errors import UserError
 
 {inspect.getsource(content)}
 {inspect.getsource(get)}

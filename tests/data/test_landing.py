@@ -16,6 +16,7 @@ from segtrain.data.landing import Destination
 from segtrain.data.manifest import Manifest, read_manifest
 from segtrain.data.prepare import prepare
 from segtrain.data.verify import verify
+from segtrain.data.versions import files_of, replaced_versions
 from segtrain.errors import StorageError, UserError
 from segtrain.storage import Storage, join
 
@@ -57,10 +58,13 @@ def lying_in(dest: str) -> set[str]:
 
 
 def assert_whole(dest: str, manifest: Manifest) -> None:
-    """The manifest is there with all that it names, and nothing else is left."""
+    """The manifest is there, and versions before it, with all that they name, and nothing else is left."""
     assert read_manifest(STORAGE, dest) == manifest
-    assert verify(STORAGE, dest, manifest, every_s=1e9, parallel=False) == []
-    assert lying_in(dest) == {"manifest.json", manifest.index.path, *(shard.path for shard in manifest.shards)}
+    versions = replaced_versions(STORAGE, dest)
+    for each in (manifest, *(version.manifest for version in versions)):
+        assert verify(STORAGE, dest, each, every_s=1e9, parallel=False) == []
+    named = files_of([manifest, *(version.manifest for version in versions)])
+    assert lying_in(dest) == {"manifest.json", *(version.name for version in versions), *named}
 
 
 def side_by_side(
@@ -93,9 +97,11 @@ def side_by_side(
 
 
 def test_of_writers_that_meet_one_wins_and_its_set_is_whole(
-    recipes: list[Recipe], dest: str, monkeypatch: pytest.MonkeyPatch
+    recipes: list[Recipe], dest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        for shade in (10, 200):  # other pictures than are there: a writer that would change nothing writes nothing
+            draw(tmp_path / f"source-{shade}", shade + number)
         (landed,), refused = side_by_side(recipes, dest, monkeypatch)
         assert len(refused) == len(recipes) - 1
         for error in refused:
@@ -152,26 +158,30 @@ def test_a_writer_that_fails_leaves_the_shards_of_its_twin(
     assert_whole(dest, prepare(recipes[0], dest))
 
 
-def test_the_same_pictures_again_write_nothing_but_the_manifest(recipes: list[Recipe], tmp_path: Path) -> None:
+def times_of(dest: str) -> dict[str, int]:
+    return {path: (Path(dest) / path).stat().st_mtime_ns for path in lying_in(dest)}
+
+
+def test_the_same_pictures_again_write_nothing(recipes: list[Recipe], tmp_path: Path) -> None:
     dest = str(tmp_path / "set")
     first = prepare(recipes[0], dest)
-    second = prepare(recipes[0], dest)
-    assert second.replaces not in (None, first.replaces)
-    assert (second.shards, second.index) == (first.shards, first.index)
-    assert_whole(dest, second)
+    before = times_of(dest)
+    assert prepare(recipes[0], dest) == first
+    assert times_of(dest) == before
 
 
 def test_a_file_that_the_manifest_names_is_never_written_again(recipes: list[Recipe], tmp_path: Path) -> None:
     """Other shards of the same rows have the same fingerprint, and an index of their own."""
     dest = str(tmp_path / "set")
     first = prepare(recipes[0], dest)
-    named = {path: (tmp_path / "set" / path).stat().st_mtime_ns for path in lying_in(dest) - {"manifest.json"}}
+    named = times_of(dest)
     second = prepare(override(recipes[0], ["prepare.shard_bytes=1024"]), dest)
     assert second.fingerprint == first.fingerprint
     assert second.index.path != first.index.path
-    kept = {path: (tmp_path / "set" / path).stat().st_mtime_ns for path in lying_in(dest) if path in named}
+    kept = {path: time for path, time in times_of(dest).items() if path in named and path != "manifest.json"}
     assert kept.items() <= named.items()
-    assert_whole(dest, second)
+    assert files_of([first]) <= lying_in(dest)  # who reads it goes on
+    assert_whole(dest, prepare(override(recipes[0], ["prepare.shard_bytes=1024"]), dest))
 
 
 def test_a_writer_whose_manifest_was_deleted_meanwhile_deletes_nothing(

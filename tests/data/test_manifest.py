@@ -30,21 +30,21 @@ ROW |= {"height": 4, "width": 6, "foreground": 0.5, "labelled": True}
 
 
 def make_manifest(row_groups: int = 1, index: bytes = b"") -> Manifest:
-    numbers = list(range(row_groups))
+    ones, ends = [1] * row_groups, row_groups + 4
     shard = Shard(
         path="fold=0/part-00000.parquet",
         fold=0,
-        bytes=100,
+        bytes=ends + 10,
         rows=row_groups,
         sha256="0" * 64,
-        footer=ByteRange(offset=90, length=10, crc32c=1),
-        row_groups=RowGroups(offset=numbers, length=numbers, crc32c=[4_000_000_000] * row_groups, rows=numbers),
+        footer=ByteRange(offset=ends, length=10, crc32c=1),
+        row_groups=RowGroups(offset=list(range(4, ends)), length=ones, crc32c=[4_000_000_000] * row_groups, rows=ones),
     )
     return Manifest(
         fingerprint="0123456789abcdef",
         created="2026-01-01T00:00:00+00:00",
         source="folder",
-        pictures=1,
+        pictures=row_groups,
         groups=1,
         labelled=1,
         mean_foreground=0.5,
@@ -53,7 +53,7 @@ def make_manifest(row_groups: int = 1, index: bytes = b"") -> Manifest:
         min_width=6,
         max_width=6,
         row_schema="",
-        folds=[FoldFacts(fold=0, pictures=1, groups=1, foreground=0.5)],
+        folds=[FoldFacts(fold=0, pictures=row_groups, groups=1, foreground=0.5)],
         shards=[shard],
         index=IndexFile(path="index.parquet", bytes=len(index), crc32c=crc32c(index)),
     )

@@ -2,19 +2,17 @@
 
 import dataclasses
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from segtrain.data.image_files import BadPairError
+from segtrain.data.masks import decode_mask
 from segtrain.data.pairs import (
-    BadPairError,
     check,
     decode_image,
-    decode_mask,
     make_row,
     pack,
     read_header,
@@ -24,6 +22,7 @@ from segtrain.data.pairs import (
 from segtrain.data.shards import unpack_mask
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage
+from tests.odd_images import png
 
 MASK = np.zeros((6, 8), np.uint8)
 MASK[1:4, 2:7] = 1
@@ -58,15 +57,9 @@ def palette_mask(indices: np.ndarray, colours: list[int], kind: str) -> bytes:
     return encode(image, kind)
 
 
-def png_16_bit_rgb(height: int, width: int) -> bytes:
-    """Pillow cannot write one, and opens one as 8-bit."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    pixels = zlib.compress((b"\0" + bytes(6 * width)) * height)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+def small_frame(gif: bytes) -> bytes:
+    """A GIF of a larger screen than its frame."""
+    return gif[:6] + b"\x20\0\x20\0" + gif[10:]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
@@ -98,7 +91,7 @@ def test_an_orientation_that_does_not_exist_counts_as_upright() -> None:
     [
         (encode(Image.new("CMYK", (8, 6)), "JPEG"), r"JPEG \(CMYK\); only 8-bit RGB and grey"),
         (encode(Image.new("I;16", (8, 6)), "PNG"), "16-bit PNG"),
-        (png_16_bit_rgb(6, 8), r"16-bit PNG \(RGB\)"),
+        (png(8, 6, depth=16), r"16-bit PNG \(RGB\)"),
         (encode(Image.new("RGBA", (8, 6)), "PNG"), "RGBA"),
         (encode(Image.new("P", (8, 6)), "PNG"), r"PNG \(P\)"),
         (encode(Image.new("L", (8, 6)), "TIFF"), "none of JPEG, PNG, BMP"),
@@ -194,10 +187,18 @@ def test_a_jpeg_mask_loses_its_blurred_edges(mode: str, quality: int) -> None:
         (mask_bytes(np.tile(np.arange(256, dtype=np.uint8), (64, 1)), "JPEG"), "values other than two"),
         (mask_bytes(np.full((16, 16), 20, np.uint8), "JPEG"), "values other than two"),
         (mask_bytes(MASK * 255, mode="LA"), r"PNG \(LA\)"),
-        (palette_mask(MASK, [0, 0, 0, 0, 0, 0], "PNG"), "2 values"),
+        (palette_mask(MASK, [0, 0, 0, 0, 0, 0], "PNG"), "black twice in its palette, as the values 0 and 1"),
         (encode(Image.new("L", (8, 6)), "TIFF"), "none of PNG, GIF, BMP, JPEG"),
         (mask_bytes(MASK * 255, "GIF", save_all=True, append_images=[Image.fromarray(255 - MASK)]), "2 frames"),
         (mask_bytes(MASK * 255)[:-20], "cannot be decoded"),
+        (png(8, 6, depth=16, rows=(b"\0" + bytes(47) + b"\1") * 6), r"16-bit PNG \(RGB\); save it with 8 bits"),
+        (png(8, 6, 0, rows=bytes(18)), "is truncated: its pixels need 54 bytes and 18 are there"),
+        (small_frame(mask_bytes(MASK * 255, "GIF")), "first frame does not cover all of it"),
+        (
+            mask_bytes(np.kron(MASK, np.ones((9, 9), np.uint8)), "JPEG"),
+            "values other than two, from 0 to . of 255.*save it as PNG",
+        ),
+        (palette_mask(MASK, [0, 0, 0, 0, 0, 0], "GIF"), "black twice"),
     ],
     ids=[
         "three",
@@ -211,6 +212,11 @@ def test_a_jpeg_mask_loses_its_blurred_edges(mode: str, quality: int) -> None:
         "tiff",
         "frames",
         "truncated",
+        "rgb-16",
+        "missing rows",
+        "part of a gif",
+        "jpeg of 0 and 1",
+        "two-blacks-gif",
     ],
 )
 def test_masks_of_more_than_two_values_are_refused(data: bytes, reason: str) -> None:
@@ -227,8 +233,24 @@ def test_sizes_are_compared_after_exif_orientation() -> None:
     turned = image_bytes(exif=exif(6))
     checked, _ = check(PICTURE, turned, mask_bytes(np.ascontiguousarray(MASK.T) * 255))
     assert (checked.height, checked.width, checked.orientation) == (8, 6, 6)
-    with pytest.raises(BadPairError, match="image is 6x8 and mask 8x6"):
+    with pytest.raises(BadPairError, match=r"image is 6x8 and mask 8x6 .*EXIF orientation turns it: turn its mask"):
         check(PICTURE, turned, mask_bytes(MASK))
+
+
+def test_a_picture_is_judged_by_the_size_in_its_header_before_anything_is_decoded() -> None:
+    bomb = png(16_000, 16_000, 0, rows=b"")
+    with pytest.raises(BadPairError, match="image is 16000x16000, more than 1,000,000 pixels"):
+        decode_image(bomb, 10**6)
+    with pytest.raises(BadPairError, match="image is 8x6 and mask 16000x16000"):
+        check(PICTURE, image_bytes(), bomb)
+    with pytest.raises(BadPairError, match="image is 40000x40000, more than"):
+        decode_image(png(40_000, 40_000, 0, rows=b""))
+
+
+@pytest.mark.parametrize("name", ["..", "a\\b", "a\nb", "a\x00b", "\udcff", "x" * 201])
+def test_a_name_that_cannot_be_an_id_is_refused(name: str) -> None:
+    with pytest.raises(BadPairError, match=r"the id, which is its name, .*rename image and mask"):
+        check(dataclasses.replace(PICTURE, id=name), image_bytes(), mask_bytes(MASK))
 
 
 def test_an_empty_group_is_refused() -> None:

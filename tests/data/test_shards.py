@@ -1,6 +1,8 @@
 """One shard: what is written comes back, from nothing but the byte ranges that the manifest names."""
 
 import dataclasses
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,33 @@ def test_a_mask_of_another_size_is_refused() -> None:
         unpack_mask(packed, 4, 17)
     with pytest.raises(DataError, match="cannot be unpacked"):
         unpack_mask(packed[:-4], 4, 9)
+
+
+def test_of_a_mask_that_would_fill_the_memory_only_its_size_is_unpacked() -> None:
+    bomb = zlib.compress(bytes(2**28))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="a mask unpacks to more bytes; 6x8 pixels need 6"):
+        unpack_mask(bomb, 6, 8)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20
+    for height, width in [(2**31 - 1, 2**31 - 1), (0, 8), (-1, 8)]:
+        with pytest.raises(DataError, match="is not possible"):
+            unpack_mask(bomb, height, width)
+    with pytest.raises(DataError, match="cannot be unpacked: its end is missing"):
+        unpack_mask(pack_mask(np.eye(6, 8))[:-2], 6, 8)
+
+
+def test_a_shard_of_packed_columns_is_not_unpacked(tmp_path: Path) -> None:
+    shard, _ = write(tmp_path / "a", [[make_row(0)]])
+    table = pq.read_table(tmp_path / "a")
+    for options in ({"compression": "zstd", "use_dictionary": False}, {"compression": "none", "use_dictionary": True}):
+        pq.write_table(table, tmp_path / "b", **options)
+        data = (tmp_path / "b").read_bytes()
+        start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+        changed = shard.model_copy(update={"bytes": len(data)})
+        with pytest.raises(DataError, match="its columns are packed"):
+            parse_row_group(changed, data[start:], 0, data[4:start])
 
 
 def test_rows_come_back_row_group_by_row_group(tmp_path: Path) -> None:

@@ -63,3 +63,9 @@ def test_more_folds_than_groups_are_refused() -> None:
 def test_a_fold_that_lost_all_its_groups_is_refused() -> None:
     with pytest.raises(UserError, match="fold 1 would have no pictures"):
         assign_folds(random_groups(3), 2, kept={"g0": 0, "g1": 0, "g2": 0, "gone": 1})
+
+
+def test_one_group_alone_is_not_advised_to_be_one_fold() -> None:
+    with pytest.raises(UserError, match=r"all pictures are of one group.*group the pictures more finely") as refused:
+        assign_folds({"car": GroupSize(9, 1.0)}, 5)
+    assert "set prepare.folds" not in str(refused.value)

@@ -224,6 +224,9 @@ def test_half_a_saved_model_is_named(runs: Path, tmp_path: Path) -> None:
         ("{}", r"metrics\.json: input: Field required"),
         (json.dumps({**METRICS, "model": {"kind": "unet", "depth": "deep"}}), r"metrics\.json: model\.unet\.depth"),
         (json.dumps({**METRICS, "input": {"fit": "resize", "height": 16}}), r"metrics\.json: input\.width"),
+        (json.dumps({**METRICS, "best_threshold": float("nan")}), r"metrics\.json: best_threshold: .* finite number"),
+        (json.dumps({**METRICS, "best_threshold": 1.5}), r"metrics\.json: best_threshold: "),
+        ("[" * 100_000, r"metrics\.json is no JSON"),
     ],
 )
 def test_facts_that_cannot_be_used_are_named(tmp_path: Path, stored: str, message: str) -> None:

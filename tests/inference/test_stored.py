@@ -110,11 +110,11 @@ class TestOneVersion:
             read_networks(str(tmp_path), STORAGE)
 
     def test_never_is_a_network_read_with_the_facts_of_another(self, tmp_path: Path) -> None:
-        run = write_best(tmp_path, b"0", 0.0)
+        run = write_best(tmp_path, b"1", 0.01)
         done = threading.Event()
 
         def replace() -> None:
-            for number in range(1, 60):
+            for number in range(2, 60):
                 write_best(run, b"%d" % number, number / 100)
             done.set()
 

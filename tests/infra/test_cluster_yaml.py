@@ -70,6 +70,14 @@ def test_only_the_head_has_the_role_that_launches_machines(config: dict[str, Any
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required", name
 
 
+def test_disks_are_encrypted_and_images_asked_for_by_a_digest_that_the_user_fills_in(config: dict[str, Any]) -> None:
+    for name, node in config["available_node_types"].items():
+        disks = [mapping["Ebs"] for mapping in node["node_config"]["BlockDeviceMappings"]]
+        assert all(disk["Encrypted"] is True for disk in disks), name
+    for key in ("head_image", "worker_image"):
+        assert config["docker"][key].endswith("@sha256:EDIT")
+
+
 def test_a_cut_network_is_found_within_forty_seconds_and_every_ray_wants_the_token(config: dict[str, Any]) -> None:
     for kind in ("head", "worker"):
         start = commands(config, kind)

@@ -91,6 +91,19 @@ def test_ray_and_python_are_those_of_the_lock_and_of_the_project(dockerfile: Pat
 
 
 @every_dockerfile
+def test_the_base_is_asked_for_by_a_digest_that_the_first_command_finds(dockerfile: Path) -> None:
+    (base,) = [rest for name, rest in instructions(dockerfile) if name == "FROM"]
+    settings = arguments(dockerfile)
+    assert "BASE_DIGEST" not in settings, "a digest is read off, never made up"
+    assert base.endswith("@${BASE_DIGEST}")
+    for name, value in settings.items():
+        base = base.replace(f"${{{name}}}", value)
+    find, build = [line for line in dockerfile.read_text().splitlines() if line.startswith("#   ")]
+    assert find.endswith(f" {base.partition('@')[0]})")
+    assert "--build-arg BASE_DIGEST=$BASE_DIGEST" in build
+
+
+@every_dockerfile
 def test_it_installs_locked_packages_without_those_for_development_and_not_as_root(dockerfile: Path) -> None:
     steps = instructions(dockerfile)
     (installing,) = [rest for name, rest in steps if name == "RUN" and "-r pyproject.toml" in rest]

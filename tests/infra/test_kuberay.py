@@ -94,7 +94,8 @@ def test_ray_is_the_locked_version_in_every_image(file: str) -> None:
     (ray,) = re.findall(r"^ray==(\S+)", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
     (segtrain,) = re.findall(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     assert spec["rayVersion"] == ray
-    tags = [container["image"].rpartition(":")[2] for pod in pods(spec) for container in pod["containers"]]
+    images = [container["image"] for pod in pods(spec) for container in pod["containers"]]
+    tags = [image.rpartition("@")[0].rpartition(":")[2] for image in images]
     assert tags == [f"{segtrain}-ray{ray}-{kind}" for kind in ("cpu", "cu125", "cu125")]
     built = "".join(path.read_text() for path in (REPOSITORY / "infra/docker").glob("*.Dockerfile"))
     assert all(f"-t REGISTRY/segtrain:{tag} " in built for tag in tags)
@@ -221,6 +222,63 @@ def test_only_the_heads_account_may_change_the_cluster_and_only_rays_pods_reach_
         "policyTypes": ["Ingress"],
         "ingress": [{"from": [{"podSelector": rays}]}],
     }
+
+
+def test_every_image_is_asked_for_by_a_digest_that_the_user_fills_in() -> None:
+    for file in (*RAY_FILES, PREPARE):
+        text = (FOLDER / file).read_text()
+        lines = [line.strip() for line in text.splitlines()]
+        for number, line in enumerate(lines):
+            if line.startswith("image:"):
+                assert line.endswith("@sha256:EDIT")  # no digest, so the kubelet refuses a file that was not edited
+                assert "EDIT" in lines[number - 1]
+
+
+def test_the_guides_loop_fills_in_every_digest(tmp_path: Path) -> None:
+    guide = (REPOSITORY / "docs/kubernetes.md").read_text()
+    start = guide.index("export IMAGE=REGISTRY")
+    shutil.copytree(FOLDER, tmp_path / "infra/kuberay")
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\ncase "$1" in buildx) for last; do :; done; echo "sha256:$last" | tr / -;; esac\n')
+    docker.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    commands = guide[start : guide.index("# 5.", start)].replace("REGISTRY", "example.org/mine")
+    subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, check=True)
+    for file in (*RAY_FILES, PREPARE):
+        loaded = yaml.safe_load((tmp_path / "infra/kuberay" / file).read_text())
+        for image in _find(loaded, "image"):
+            name, _, digest = image.partition("@sha256:")
+            assert name.startswith("example.org/mine/segtrain:")
+            assert digest == name.replace("/", "-")
+
+
+def test_pods_have_the_usual_hardening() -> None:
+    templates = [pod for file in RAY_FILES for pod in pods(cluster_of(file))]
+    for pod in [*templates, document(PREPARE)["spec"]["template"]["spec"]]:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    contexts = [container["securityContext"] for pod in templates for container in pod["containers"]]
+    contexts += [cluster_of(file)["autoscalerOptions"]["securityContext"] for file in RAY_FILES]
+    for context in contexts:
+        assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_the_prepare_pod_is_reached_by_nobody_and_writes_to_its_volumes_alone() -> None:
+    template = document(PREPARE)["spec"]["template"]
+    policies = list(yaml.safe_load_all((FOLDER / "networkpolicy.yaml").read_text()))
+    (policy,) = [each["spec"] for each in policies if each["metadata"]["name"] == "segtrain-prepare"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert (policy["policyTypes"], policy["ingress"]) == (["Ingress"], [])
+    (container,) = template["spec"]["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    folders = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/tmp", "/dev/shm"} <= folders
+    assert Path(environment(container)["KAGGLE_CONFIG_DIR"]).parent == Path("/tmp")
+
+
+def test_ray_is_nowhere_without_a_token() -> None:
+    files = [*FOLDER.iterdir(), REPOSITORY / "cluster.yaml", *(REPOSITORY / "docs").glob("*.md")]
+    assert [path.name for path in files if re.search("RAY_AUTH_MODE.{0,12}disabled", path.read_text())] == []
 
 
 def test_preparing_runs_the_image_for_cpus_where_its_volumes_are() -> None:

@@ -186,6 +186,12 @@ def test_in_the_background_one_watcher_stays_however_often_it_is_started(machine
     assert len(machine.calls()) == 1
 
 
+def test_a_link_in_the_place_of_its_log_is_not_followed(machine: Machine, tmp_path: Path) -> None:
+    machine.log.symlink_to(tmp_path / "elsewhere")
+    assert subprocess.run(machine.watcher("--background"), capture_output=True, timeout=10).returncode != 0
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.slow
 def test_ray_knows_the_deadline_of_a_node_whose_machine_got_a_notice(
     machine: Machine, ec2: Ec2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, override
+from segtrain.data.manifest import read_manifest
 from segtrain.data.prepare import prepare
+from segtrain.storage import Storage
 
 JOB = Path(__file__).parents[2] / "jobs/data.py"
 
@@ -92,6 +94,8 @@ def test_preview_draws_a_contact_sheet(data_set: str, tmp_path: Path) -> None:
         (["preview", "{set}", "--pictures", "0"], "--pictures is 0"),
         (["inspect", "{set}", "storage.endpoint=x"], "did you mean 'storage.endpoint_url'"),
         (["inspect", "gs://bucket/set"], "gs:// is not supported"),
+        (["inspect", "s3://"], "DATASET: s3:// names no bucket"),
+        (["preview", "{set}", "--out", "s3:///b/x"], "--out: s3:///b/x names no bucket"),
     ],
 )
 def test_a_mistake_is_one_message_and_code_2(
@@ -130,3 +134,28 @@ def test_help_answers_within_a_second(name: str) -> None:
         best_s = min(best_s, time.perf_counter() - start_s)
         assert "python jobs/" in result.stdout
     assert best_s < 1.0
+
+
+def test_versions_are_listed_looked_at_and_pruned(
+    tmp_path: Path, data_set: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copy(data_set, tmp_path)
+    first = read_manifest(Storage(), str(root))
+    pictures = tmp_path / "more"
+    for kind in ("images", "masks"):
+        (pictures / kind).mkdir(parents=True)
+        Image.new("L", (24, 16)).save(pictures / kind / "new_picture.png")
+    recipe = override(Recipe(), ["source.kind=folder", f"source.path={pictures}", "prepare.mix=true"])
+    second = prepare(override(recipe, [f"prepare.folds={len(first.folds)}"]), str(root), parallel=False)
+    main = runpy.run_path(str(JOB))["main"]
+
+    def lines(*arguments: str) -> list[str]:
+        assert main(list(arguments)) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert f"earlier version {first.fingerprint} of {first.created}, {first.pictures} pictures" in lines(
+        "inspect", str(root)
+    )
+    assert f"fingerprint {first.fingerprint}, " in lines("inspect", str(root), f"data.version='{first.fingerprint}'")[0]
+    assert lines("prune", str(root))[0].startswith(f"removed version {first.fingerprint} of ")
+    assert lines("prune", str(root)) == [f"{root} has no other version than {second.fingerprint}"]

@@ -1,7 +1,9 @@
 """`jobs/prepare.py` through its command line."""
 
+import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from segtrain.data import writing
+from tests.held_jobs import running
 
 JOB = Path(__file__).parents[2] / "jobs/prepare.py"
 
@@ -100,3 +103,44 @@ def test_a_mistake_is_one_message_and_code_2(
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("set/*manifest*"))
     assert not list(tmp_path.glob("set/fold*"))
+
+
+def prepared(source: Path, *more: str) -> list[object]:
+    return ["prepare", "folder", "set", f"source.path={source}", "prepare.folds=3", *more]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_small_job_that_is_asked_to_end_says_so_and_leaves_no_temporary_folder(
+    source: Path, tmp_path: Path, name: str, code: int
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folder = tmp_path / "job"
+    with running(*prepared(source), folder=folder, hold="fold=", methods=["write_file"], TMPDIR=str(temporary)) as job:
+        assert job.wait_until_held()
+        assert list(temporary.iterdir()) != []
+        job.process.send_signal(getattr(signal, name))
+        job.let_go()
+        assert job.wait() == code
+        assert job.output.endswith("\ninterrupted; the same command goes on from here\n")
+    assert list(temporary.iterdir()) == []
+    command = [sys.executable, str(JOB), *map(str, prepared(source)[1:])]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    assert not [path for path in (folder / "set").rglob("*") if "_prepare-" in str(path) or path.name.startswith(".")]
+
+
+def test_a_full_temporary_folder_is_one_message_and_code_1(source: Path, tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\nfrom jobs.prepare import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-c", program, *map(str, prepared(source, "prepare.min_row_groups=1")[1:])]
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(JOB.parents[1])}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {temporary}, the folder for temporary files: File too large; make room")
+    assert result.stderr.count("\n") == 1
+    assert list(temporary.iterdir()) == []

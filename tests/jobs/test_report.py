@@ -26,6 +26,9 @@ def test_a_report_is_written_and_named(tmp_path: Path) -> None:
         (["{folder}"], "holds neither a run nor a sweep"),
         (["{folder}", "storage.endpoint=x"], "did you mean 'storage.endpoint_url'"),
         (["gs://bucket/run"], "gs:// is not supported"),
+        (["s3:/x"], "RUN_OR_SWEEP: s3:/x is no S3 URL"),
+        (["{folder}", "--out", "~nosuchuser/x"], "--out: ~nosuchuser/x: there is no user"),
+        (["{folder}", "storage.endpoint_url=http://a:geheim@h"], "holds no user and password"),
     ],
 )
 def test_a_mistake_is_one_message_and_code_2(

@@ -4,8 +4,8 @@ Python imports this module as it starts where its folder is on PYTHONPATH; `test
 only where HOOK_FOLDER names a folder. It waits for `segtrain.storage` to be imported and wraps what writes there:
 
 - each write is a line of `writes` in the folder: before or after, method, URL;
-- where the folder has a file `hold` (JSON: `when`, `methods`, `pattern`, `number`), the process that comes to the
-  write of that number makes `reached` and waits until there is a file `go`. One process is held, once.
+- where the folder has a file `hold` (JSON: `when`, `pattern`, `number`), the process that comes to the write of that
+  number whose kind the pattern finds makes `reached` and waits until there is a file `go`. One is held, once.
 """
 
 import importlib.abc
@@ -21,6 +21,11 @@ MODULE, CLASS = "segtrain.storage", "Storage"
 METHODS = ("write_bytes", "write_if_version", "write_file", "delete")
 
 
+def kind_of(method, url):
+    """The same text for writes that differ in numbers and digests alone: `write_file fold=#/part-#-#.parquet`."""
+    return f"{method} {re.sub('[0-9a-f]*[0-9][0-9a-f]*', '#', '/'.join(url.split('/')[-2:]))}"
+
+
 class _Hook:
     def __init__(self, folder):
         self.folder = folder
@@ -32,7 +37,7 @@ class _Hook:
         if not hold.exists() or (self.folder / "reached").exists():
             return
         wanted = json.loads(hold.read_text())
-        if when != wanted["when"] or method not in wanted["methods"] or not re.search(wanted["pattern"], url):
+        if when != wanted["when"] or not re.search(wanted["pattern"], kind_of(method, url)):
             return
         with (self.folder / "matched").open("a") as matched:
             matched.write("x")

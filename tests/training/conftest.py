@@ -88,7 +88,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
         name = f"g{number // 2:02d}_{number % 2}.png"
         Image.fromarray(pixels).save(folder / "raw" / "images" / name)
         Image.fromarray(mask).save(folder / "raw" / "masks" / name)
-    settings = [f"source.path={folder / 'raw'}", "source.group_regex='^(g[0-9]+)_'", f"prepare.folds={FOLDS}"]
+    settings = [f"source.path={folder / 'raw'}", "source.group_regex=^(g[0-9]+)_", f"prepare.folds={FOLDS}"]
     recipe = override(Recipe(), [*settings, "prepare.min_row_groups=12"])
     manifest = prepare(recipe, str(folder / "data"), parallel=False)
     # The order of samples follows from the fingerprint, and that from the bytes of PNG and masks, which another zlib

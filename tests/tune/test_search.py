@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from segtrain.config import Recipe
+from segtrain.config import AdamWConfig, Recipe, TuneConfig, override, recorded
 from segtrain.errors import UserError
 from segtrain.storage import Storage
 from segtrain.trials import Scored, Trial, read_trials, write_sweep
@@ -64,6 +64,33 @@ def test_no_more_are_given_than_may_run_at_once(tmp_path: Path) -> None:
     assert search.suggest("c") is None
     end(search, "a", 0, 0.5)
     assert isinstance(search.suggest("c"), dict)
+
+
+def test_a_trial_that_was_recorded_keeps_its_recipe_whatever_its_point_means_today(tmp_path: Path) -> None:
+    axes = {"optimizer.kind": {"choice": ["adamw"]}}
+    recipe = override(Recipe(), ["optimizer.learning_rate=2e-3", "data.root=moved"]).changed({"tune": {"space": axes}})
+    search = searcher(recipe, tmp_path)
+    config = search.suggest("a")
+    assert isinstance(config, dict)
+    assert recorded(config["recipe"]).optimizer == AdamWConfig(learning_rate=2e-3)
+    # As an older segtrain has recorded the same point: with the rate of the new kind.
+    older = override(Recipe(), ["optimizer.kind=adamw", "data.root=there"])
+    (tmp_path / "trials" / "0000" / "recipe.yaml").write_text(older.to_yaml())
+    record = SweepRecord(str(tmp_path), Storage())
+    earlier = record.recipe_of(0)
+    assert earlier is not None
+    made = space.taken_up(recipe, earlier)
+    assert (made.optimizer, made.data.root, made.tune) == (AdamWConfig(), "moved", TuneConfig())
+    assert record.recipe_of(1) is None
+    (tmp_path / "trials" / "0000" / "recipe.yaml").unlink()
+    assert record.recipe_of(0) is None
+
+
+def test_the_recipe_of_a_trial_is_kept_before_the_trial_is(tmp_path: Path) -> None:
+    config = searcher(asked(RATES), tmp_path).suggest("a")
+    assert isinstance(config, dict)
+    (trial,) = read_trials(str(tmp_path), Storage())
+    assert SweepRecord(str(tmp_path), Storage()).recipe_of(trial.number) == recorded(config["recipe"])
 
 
 def test_infeasible_points_are_recorded_with_the_reason_and_do_not_count(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from segtrain.config import CarvanaSource
 from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
 from segtrain.errors import UserError
+from segtrain.locations import within
 from segtrain.storage import Storage, join
 
 # A field of the csv module holds 128 KiB by default; a ragged mask's run lengths may be longer.
@@ -22,7 +23,7 @@ def scan(config: CarvanaSource, storage: Storage) -> list[Picture]:
     Raises `UserError` for a missing folder, an image without a mask and the other way round, and a name without `_`.
     """
     root = require_path(config.path)
-    images = files_by_stem(storage, join(root, config.images), IMAGE_SUFFIXES)
+    images = files_by_stem(storage, within(root, config.images), IMAGE_SUFFIXES)
     for stem, url in images.items():
         if not stem.rpartition("_")[0]:
             raise UserError(f"{url} is not named <car>_<view>; rename it, or use source.kind=folder")

@@ -7,7 +7,8 @@ import re
 from segtrain.config import FolderSource
 from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
 from segtrain.errors import UserError
-from segtrain.storage import Storage, join
+from segtrain.locations import within
+from segtrain.storage import Storage
 
 
 def scan(config: FolderSource, storage: Storage) -> list[Picture]:
@@ -18,8 +19,8 @@ def scan(config: FolderSource, storage: Storage) -> list[Picture]:
     or empty folder, an image without a mask and the other way round, two files of one stem, and a wrong grouping.
     """
     root = require_path(config.path)
-    images = files_by_stem(storage, join(root, config.images), IMAGE_SUFFIXES)
-    masks = files_by_stem(storage, join(root, config.masks), MASK_SUFFIXES)
+    images = files_by_stem(storage, within(root, config.images), IMAGE_SUFFIXES)
+    masks = files_by_stem(storage, within(root, config.masks), MASK_SUFFIXES)
     require_pairs(images, masks)
     groups = _groups(config, storage, root, list(images))
     return [Picture(stem, groups[stem], url, mask=masks[stem]) for stem, url in images.items()]
@@ -33,7 +34,7 @@ def _groups(config: FolderSource, storage: Storage, root: str, ids: list[str]) -
     if config.group_regex is not None:
         return _groups_by_regex(config.group_regex, ids)
     if config.group_csv is not None and config.group_column is not None:
-        return _groups_by_csv(storage, join(root, config.group_csv), config.group_column, ids)
+        return _groups_by_csv(storage, within(root, config.group_csv), config.group_column, ids)
     return {stem: stem for stem in ids}
 
 

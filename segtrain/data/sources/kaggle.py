@@ -23,7 +23,7 @@ from typing import Self
 from segtrain.config import CarvanaSource, KaggleSource, StorageConfig
 from segtrain.data.sources import require_path
 from segtrain.errors import StorageError, UserError
-from segtrain.storage import is_remote
+from segtrain.storage import is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def fetch(config: KaggleSource, limits: StorageConfig, every_s: float) -> Carvan
     path = require_path(config.path)
     if is_remote(path):
         raise UserError("source.path: Kaggle's archives are unpacked into a local folder; give a local path")
-    root = Path(path).expanduser()
+    root = local_path(path)
     with _errors_name(root), _alone_in(root):
         _require_competition(root, config.competition)
         missing = {name: file for name, file in archives.items() if not (root / name).exists()}

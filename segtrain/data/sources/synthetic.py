@@ -5,9 +5,10 @@ cars differ. The mask is the car exactly, with mirrors and antenna and without i
 """
 
 import hashlib
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,30 @@ def draw(config: SyntheticSource, root: Path, workers: int = 1) -> None:
     if min(workers, config.cars) == 1:
         cars = [_draw_car(config, root, number) for number in range(config.cars)]
     else:
-        # Not forked: the caller may hold threads (Ray, TensorFlow), and a forked child can inherit their locks.
-        with ProcessPoolExecutor(min(workers, config.cars), mp_context=get_context("spawn")) as pool:
-            cars = list(pool.map(_draw_car, repeat(config), repeat(root), range(config.cars)))
+        cars = _draw_side_by_side(config, root, min(workers, config.cars))
     rows = sorted(f"{name},{runs}\n" for car in cars for name, runs in car)
     (root / "train_masks.csv").write_bytes("".join(["img,rle_mask\n", *rows]).encode())
+
+
+def _draw_side_by_side(config: SyntheticSource, root: Path, workers: int) -> list[list[tuple[str, str]]]:
+    """`_draw_car` of every car, in so many processes, which an error or a signal ends at once."""
+    others = active_children()
+    # Not forked: the caller may hold threads (Ray, TensorFlow), and a forked child can inherit their locks.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=signal.signal,  # a terminal's Ctrl-C is for the job, which ends them
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        return list(pool.map(_draw_car, repeat(config), repeat(root), range(config.cars)))
+    except BaseException:
+        for child in active_children():
+            if child not in others:
+                child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def car_id(seed: int, car: int) -> str:

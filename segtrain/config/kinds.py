@@ -1,0 +1,93 @@
+"""Sections that have a kind: which fields of theirs were set, and what becomes of these under another kind.
+
+A tree in which something is changed holds of such a section only its kind and the fields that a recipe, an override or
+an axis has set. So what was set stays with any kind that has the field, and the default of one kind never becomes a
+setting of another.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from segtrain.config.settings import Model, Optimizer, Schedule, Section
+from segtrain.config.sources import Source
+from segtrain.errors import UserError
+
+
+def _kinds(union: Any) -> dict[str, type[Section]]:
+    """Kind -> section of a union as in `settings`, whose members are annotated with their tags."""
+    members: list[type[Section]] = [get_args(member)[0] for member in get_args(get_args(union)[0])]
+    return {member.model_fields["kind"].default: member for member in members}
+
+
+KINDS = {
+    "source": _kinds(Source),
+    "model": _kinds(Model),
+    "optimizer": _kinds(Optimizer),
+    "schedule": _kinds(Schedule),
+}
+"""Section of a recipe -> its kinds."""
+
+
+def put(tree: dict[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Put dotted field -> value into a tree, as one change: the order of `values` does not matter.
+
+    Whole sections come first, then kinds, then fields. Returns a sentence for each earlier setting that is dropped.
+    Raises `UserError` where a field should lie in what is a value.
+    """
+    dropped: list[str] = []
+    for field in sorted(values, key=lambda field: (field.count("."), not field.endswith(".kind"))):
+        section, _, rest = field.partition(".")
+        before = tree.get(section)
+        if section in KINDS and isinstance(before, dict):
+            if not rest:
+                dropped += _dropped_whole(section, before, values[field])
+            elif rest == "kind":
+                dropped += _dropped_by_kind(section, before, values[field])
+                continue
+        _assign(tree, field.split("."), values[field])
+    return dropped
+
+
+def without_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree that has every field, as recorded recipes do: those that are their kind's default count as not set."""
+    sparse = dict(tree)
+    for section, kinds in KINDS.items():
+        fields = tree.get(section)
+        if isinstance(fields, Mapping) and fields.get("kind") in kinds:
+            defaults = kinds[fields["kind"]]().model_dump(mode="json")
+            sparse[section] = {
+                name: value
+                for name, value in fields.items()
+                if name == "kind" or name not in defaults or value != defaults[name]
+            }
+    return sparse
+
+
+def kinds_with(section: str, field: str) -> list[str]:
+    """The kinds of a section that have this field."""
+    return [kind for kind, model in KINDS.get(section, {}).items() if field in model.model_fields]
+
+
+def _dropped_by_kind(section: str, fields: dict[str, Any], kind: Any) -> list[str]:
+    """Give a section another kind, without the fields that it does not have."""
+    model = KINDS[section].get(kind) if isinstance(kind, str) else None
+    lost = [] if model is None else [name for name in fields if name not in model.model_fields]
+    fields["kind"] = kind
+    return [f"{section}.{name}={fields.pop(name)} is dropped, as {section}.kind={kind} has none" for name in lost]
+
+
+def _dropped_whole(section: str, fields: Mapping[str, Any], value: Any) -> list[str]:
+    kept = value if isinstance(value, Mapping) else {}
+    lost = [name for name in fields if name != "kind" and name not in kept]
+    return [f"{section}.{name}={fields[name]} is dropped, as another {section} was given whole" for name in lost]
+
+
+def _assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    *parents, last = keys
+    node = tree
+    for depth, key in enumerate(parents):
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise UserError(f"{'.'.join(keys)}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+        node = child
+    node[last] = dict(value) if isinstance(value, Mapping) else value
