@@ -14,6 +14,7 @@ changed one is replaced, and what the source does not have stays, unless prepare
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -47,7 +48,7 @@ def run(source: str, dest: str, overrides: Sequence[str]) -> None:
     else:
         raise UserError(f"SOURCE '{source}' is none of {', '.join(KINDS)} and no recipe file (.yaml); give one of them")
     print("\n".join(overview(prepare(recipe, dest), dest)))
-    print(f"look at it: python jobs/data.py preview {dest}")
+    print(f"look at it: python jobs/data.py preview {shlex.quote(dest)}")
 
 
 if __name__ == "__main__":

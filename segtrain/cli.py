@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 from segtrain.environment import check_temporary_folder, keras_as_the_recipe_says
 from segtrain.errors import DataError, RunError, StorageError, UserError
@@ -94,7 +95,7 @@ def _first_of(reader: int) -> int | None:
 def _log_to_stdout() -> Iterator[None]:
     """Show the library's log lines, from INFO on, as plain lines while the block runs."""
     logger = logging.getLogger("segtrain")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Lines(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level, handlers, propagate = logger.level, logger.handlers, logger.propagate
     logger.setLevel(logging.INFO)
@@ -104,6 +105,14 @@ def _log_to_stdout() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.handlers, logger.propagate = handlers, propagate
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Drops lines that nobody reads any more (`| head`), where the work goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is logging's
+        if not isinstance(sys.exception(), BrokenPipeError):
+            super().handleError(record)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:

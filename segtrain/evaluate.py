@@ -28,8 +28,8 @@ from segtrain.storage import Storage, join
 logger = logging.getLogger(__name__)
 
 PICTURES, SUMMARY, UNREADABLE, WORST = "pictures.csv", "summary.json", "unreadable.csv", "worst"
-OWNER = "owner"
-"""In `WORST`, which no run uses: the token of the evaluation that writes the folder."""
+OWNER = "evaluation.owner"
+"""The token of the evaluation that writes the folder."""
 PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
 """`<rank>-<id>.png`."""
 
@@ -174,14 +174,14 @@ def _score(
 def _own(folder: str, storage: Storage) -> str:
     """Make a folder of scores this evaluation's own, whoever had it; returns the token that it is known by."""
     token = uuid.uuid4().hex
-    storage.write_bytes(join(folder, WORST, OWNER), token.encode())
+    storage.write_bytes(join(folder, OWNER), token.encode())
     return token
 
 
 def _check_owner(folder: str, storage: Storage, token: str) -> None:
     """Raise UserError where another evaluation has made `folder` its own since."""
     try:
-        owner = storage.read_bytes(join(folder, WORST, OWNER)).decode(errors="replace")
+        owner = storage.read_bytes(join(folder, OWNER)).decode(errors="replace")
     except FileNotFoundError:
         owner = "nobody"
     if owner != token:

@@ -1,6 +1,7 @@
 """One run for each fold, one after the other, and the ensemble that their networks are together."""
 
 import json
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -200,9 +201,9 @@ def _table(runs: Sequence[FoldRun], facts: Sequence[Mapping[str, Any]]) -> list[
 def _closing_lines(recipe: Recipe, entry: Mapping[str, Any]) -> list[str]:
     """Where the ensemble is, and the command that comes next."""
     folder, data = recipe.run.folder, recipe.data
-    following = f"predict.py {folder} DATASET_OR_FOLDER DEST"
+    following = f"predict.py {shlex.quote(folder)} DATASET_OR_FOLDER DEST"
     if data.test_fold is not None:
-        following = f"evaluate.py {folder} {data.root} data.fold={data.test_fold}"
+        following = f"evaluate.py {shlex.join([folder, str(data.root)])} data.fold={data.test_fold}"
     return [
         f"ensemble    {join(folder, ENSEMBLE_NAME)}, best threshold {entry['best_threshold']:.3f}",
         f"next        python jobs/{following}",

@@ -114,6 +114,8 @@ def run_on(
             display.note(told)
     if fitted.reasons:
         display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
+    for line in size.cautions:
+        display.note(line)
     with cluster.connection(), StopSignal() as stop:
         offer = cluster.offer()
         _check_cluster(recipe, offer)

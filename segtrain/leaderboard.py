@@ -50,8 +50,9 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
 def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
     """Every trial as a row: ranked ones first, then those without a dice by number.
 
-    After the facts comes a column for each of `axes`: text as it is, every other value as JSON, and nothing where the
-    axis does not apply. What is not known (a rank without a dice, the speed of a trial that never ran) is empty.
+    After the facts comes a column for each of `axes`: text as it is (quoted where a spreadsheet would take it for a
+    formula), every other value as JSON, and nothing where the axis does not apply. What is not known (a rank without a
+    dice, the speed of a trial that never ran) is empty.
     """
     order = ranked(trials)
     unranked = sorted((trial for trial in trials if trial.dice is None), key=lambda trial: trial.number)

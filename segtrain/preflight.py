@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from segtrain.config import (
     MOST_RECIPE_BYTES,
     ClusterConfig,
@@ -17,7 +20,8 @@ from segtrain.config import (
     override,
     recorded,
 )
-from segtrain.data.manifest import read_manifest
+from segtrain.data.cautions import cautions
+from segtrain.data.manifest import read_index, read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
 from segtrain.ensemble import ENSEMBLE_NAME, members_of
@@ -79,6 +83,8 @@ class Size:
     height: int
     width: int
     """Of the data set's largest picture."""
+    cautions: tuple[str, ...] = ()
+    """Sentences about masks that make scores say little."""
 
 
 def absolute(recipe: Recipe) -> Recipe:
@@ -126,7 +132,17 @@ def check_data_set(recipe: Recipe, storage: Storage) -> Size:
         validation_bytes=int(validation.table.bytes.sum()),
         height=manifest.max_height,
         width=manifest.max_width,
+        cautions=tuple(_cautions(recipe, read_index(storage, data.root, manifest))),
     )
+
+
+def _cautions(recipe: Recipe, index: pa.Table) -> list[str]:
+    """About the masks that the recipe trains on or is scored on."""
+    left_out = recipe.data.test_fold
+    used = index.filter(index["labelled"]).sort_by("id")
+    if left_out is not None:
+        used = used.filter(pc.not_equal(used["fold"], left_out))
+    return cautions(*(used[name].to_pylist() for name in ("foreground", "fold", "id")))
 
 
 def fit_devices(recipe: Recipe, size: Size) -> Plan:
@@ -300,6 +316,7 @@ def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:
         f"data      {gib(size.training_bytes)} to read an epoch, {gib(size.validation_bytes)} to validate",
         f"network   {parameters(recipe.model):,} parameters",
         *_memory_lines(fitted),
+        *size.cautions,
         f"asks for  {needs(cluster)}",
         f"cluster   {offer}",
         f"folder    {recipe.run.folder}",

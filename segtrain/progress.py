@@ -1,5 +1,6 @@
 """What the user sees of a run: a progress bar on a terminal, plain lines elsewhere, and what it came to at the end."""
 
+import shlex
 import sys
 import time
 from typing import Protocol, TextIO
@@ -160,5 +161,5 @@ def closing_lines(summary: RunSummary, recipe: Recipe, goodput: Goodput) -> list
         f"panels      {join(summary.folder, 'panels')}",
         f"metrics     {join(summary.folder, 'metrics.jsonl')}",
         f"report      {join(summary.folder, 'report.html')}",
-        f"next        python jobs/evaluate.py {summary.folder} {data.root}{fold}",
+        f"next        python jobs/evaluate.py {shlex.join([summary.folder, str(data.root)])}{fold}",
     ]

@@ -5,11 +5,14 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._common.utils import get_ray_address_file
@@ -26,8 +29,8 @@ from segtrain.errors import StorageError, UserError
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
-OWN_PREFIX = "segtrain-own-"
-LONGEST_FOLDER = 40
+OWN_PREFIX = "segray-"
+LONGEST_FOLDER = 43
 """Characters of a folder in which Ray's sockets have room: their paths may have 107, of which Ray's names take 64."""
 
 
@@ -43,11 +46,36 @@ def connection() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = _address()
-    if address is None:
-        with _own_ray():
+    with _sigterm_as_before() as take_back:
+        address = _address()
+        with _own_ray() if address is None else _joined(address):
+            take_back()
             yield
+
+
+@contextmanager
+def _sigterm_as_before() -> Iterator[Callable[[], None]]:
+    """Yields what takes SIGTERM back from Ray, once that is there; also when the block ends, and Ray with it.
+
+    Ray's libraries would print a stack and abort the process three seconds later, in the midst of tidying up; and once
+    Ray is gone nobody handles it. Where nobody did before, Ray's own handler in Python has it, which raises SystemExit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
         return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield lambda: _handle_sigterm(before if callable(before) else signal.getsignal(signal.SIGTERM))
+    finally:
+        _handle_sigterm(before)
+
+
+def _handle_sigterm(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
     _join(address)
     try:
         yield
@@ -141,7 +169,7 @@ def _start(folder: Path) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _temp_dir=str(folder / "ray"),
+            _temp_dir=str(folder / "r"),
         )
 
 
@@ -181,7 +209,7 @@ def _folder_for_sockets() -> Path:
     """The folder for temporary files, RAY_TMPDIR first, or /tmp where its path is too long for sockets in it."""
     asked = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     for base in (asked, "/tmp"):
-        if len(base) + len(f"/{OWN_PREFIX}12345678/ray") <= LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
+        if len(base) + len(f"/{OWN_PREFIX}12345678/r") <= LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
             return Path(base)
     raise StorageError(
         f"{asked}: Ray's sockets cannot be there, nor in /tmp; set RAY_TMPDIR to a short path that can be written to"

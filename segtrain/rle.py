@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST_NUMBER = 2**62
+
 
 def encode(mask: NDArray[np.generic]) -> str:
     """Run lengths of the non-zero pixels of `mask` (any shape, read row by row); "" for an empty mask.
@@ -39,7 +41,9 @@ def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
     try:
         numbers = np.array(text.split(), np.int64)
     except (ValueError, OverflowError):
-        raise ValueError("run lengths are not whole numbers") from None
+        raise ValueError("run lengths are not whole numbers, or are too large") from None
+    if numbers.size and numbers.max() >= LARGEST_NUMBER:  # the sum of two might not fit into 64 bits
+        raise ValueError(f"run lengths hold {numbers.max()}; the picture has {height * width} pixels")
     if numbers.size % 2:
         raise ValueError(f"run lengths hold {numbers.size} numbers; start and length come in pairs")
     starts, lengths = numbers[::2] - 1, numbers[1::2]

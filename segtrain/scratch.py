@@ -25,7 +25,7 @@ def scratch_folder(what: str) -> Iterator[Path]:
     Raises `NoSpaceError` where the disk that it is on is full, also for what is written in the block by other means
     than `Storage`, and `StorageError` where no temporary folder can be written to.
     """
-    _remove_leftovers()
+    remove_leftovers()
     with _naming_full_disks(), contextlib.ExitStack() as stack:
         folder = _locked_folder(what, stack)
         try:
@@ -57,7 +57,7 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _remove_leftovers() -> None:
+def remove_leftovers() -> None:
     """Remove this user's folders that no process has locked."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(tempfile.gettempdir()):

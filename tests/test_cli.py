@@ -56,6 +56,14 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert result.stderr == ""
 
 
+def test_log_lines_that_nobody_reads_are_no_traceback_either() -> None:
+    line = "logging.getLogger('segtrain').info('x' * 1000)"
+    program = f"import logging, sys; from segtrain import cli; sys.exit(cli.main(lambda: [{line} for _ in range(999)]))"
+    command = f'"{sys.executable}" -c "{program}" | head -c 10'
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("x" * 10, "")
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> object:
     logger = logging.getLogger("segtrain")

@@ -93,7 +93,7 @@ def test_scores_of_two_workers_are_scikit_learns_of_the_masks_that_are_written(
     assert [first, second] == [row["id"] for row in by_dice[:2]]
     left = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     panels = [f"worst/001-{first}.png", f"worst/002-{second}.png"]
-    assert left == ["pictures.csv", "summary.json", *panels, "worst/notes.txt"]
+    assert left == ["evaluation.owner", "pictures.csv", "summary.json", *panels, "worst/notes.txt"]
 
 
 def predict_here(recipe: Recipe, source: str, root: str, dest: Path) -> None:

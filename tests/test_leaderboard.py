@@ -111,6 +111,12 @@ def test_the_csv_has_every_trial_with_its_point_and_its_reason() -> None:
     assert json.loads(last[terms]) == {"dice": 1.0}
 
 
+def test_text_that_a_spreadsheet_would_compute_is_quoted_and_numbers_are_not() -> None:
+    trial = Trial(0, {"run.notes": "=1+1", "train.seed": -3}, "failed", reason="@SUM(A1)")
+    (row,) = rows([trial], ["run.notes", "train.seed"])
+    assert (row["run.notes"], row["train.seed"], row["reason"]) == ("'=1+1", "-3", "'@SUM(A1)")
+
+
 def test_the_csv_of_a_sweep_without_trials_is_its_header() -> None:
     assert to_csv([], ["model.filters"]).splitlines() == [
         "rank,trial,status,dice,best_epoch,epochs,gpu_s,parameters,images_per_s,memory_bytes,pareto,model.filters,reason"

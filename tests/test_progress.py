@@ -1,6 +1,7 @@
 """What the user sees of a run."""
 
 import io
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -127,3 +128,10 @@ def test_the_end_names_the_score_the_files_and_the_next_command(test_fold: int |
     for path in ("runs/a/best/model.keras", "runs/a/panels", "runs/a/metrics.jsonl"):
         assert path in text
     assert text.endswith(f"python jobs/evaluate.py runs/a s3://b/set data.fold={next_fold}")
+
+
+def test_the_next_command_can_be_pasted_into_a_shell() -> None:
+    recipe = override(Recipe(), ["data.root=/data/my set; ls"])
+    summary = RunSummary("/runs/it's $HOME", 7, 0.9, 0.9, 0.9, 1.0, 1.0, stopped_early=False)
+    command = closing_lines(summary, recipe, Goodput(()))[-1].removeprefix("next").strip()
+    assert shlex.split(command)[1:4] == ["jobs/evaluate.py", "/runs/it's $HOME", "/data/my set; ls"]

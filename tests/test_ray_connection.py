@@ -217,7 +217,7 @@ def run_as(user: int, environment: dict[str, str], *arguments: str) -> list[str]
 
 @pytest.mark.ray
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start a process of another user")
-def test_a_process_of_another_user_with_another_home_cannot_join_the_prepare_pods_ray(tmp_path: Path) -> None:
+def test_a_process_of_another_user_with_another_home_cannot_join_the_prepare_pods_ray() -> None:
     job = yaml.safe_load((REPOSITORY / "infra/kuberay/job-prepare.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     written = {one["name"]: one["value"] for one in container["env"] if "value" in one}
@@ -228,7 +228,7 @@ def test_a_process_of_another_user_with_another_home_cannot_join_the_prepare_pod
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     pod = subprocess.Popen(
         [sys.executable, "-c", POD],
-        env={**plain, **written, **secret, "HOME": str(tmp_path)},
+        env={**plain, **written, **secret, "HOME": "/dev/null"},  # a container's user may have no home
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -255,3 +255,31 @@ def test_a_process_of_another_user_with_another_home_cannot_join_the_prepare_pod
     finally:
         with suppress(BrokenPipeError):
             pod.communicate("", timeout=ANSWER_WITHIN_S)
+
+
+ASKED_TO_END = """
+import os, signal, sys, time
+from segtrain import cli
+from segtrain.ray_connection import connection
+def ask(when):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        print(when)
+def run():
+    with connection():
+        ask("Ray is there")
+        time.sleep(4)
+    ask("Ray is gone")
+    raise KeyboardInterrupt
+sys.exit(cli.main(run))
+"""
+
+
+@pytest.mark.slow  # a Ray of its own takes 5 s
+def test_sigterm_is_for_the_job_while_ray_is_there_and_after() -> None:
+    """Ray would print a stack, and abort the process after 3 s, whatever it tidies up."""
+    result = subprocess.run([sys.executable, "-c", ASKED_TO_END], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (143, "Ray is there\nRay is gone\n")
+    assert result.stderr == "interrupted; the same command goes on from here\n"

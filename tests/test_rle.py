@@ -64,7 +64,8 @@ def test_runs_that_touch_are_one_run() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("1", "pairs"), ("1 x", "whole numbers"), ("1 5", "end at pixel 5"), ("0 1", "below 1"), ("3 1 1 1", "overlap"),
-     ("1 0", "below 1"), ("1 2 2 1", "overlap")],
+     ("1 0", "below 1"), ("1 2 2 1", "overlap"), (f"1 {2**63 - 1}", "hold 9223372036854775807; the picture has 4"),
+     (f"{2**62} {2**62}", "hold 4611686018427387904"), (f"1 {2**63}", "too large"), (f"1 {2**62 - 1}", "end at pixel")],
 )  # fmt: skip
 def test_a_malformed_text_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

@@ -53,20 +53,18 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     not go with a new kind is dropped, and logged.
     """
     values: dict[str, Any] = {}
+    to_say: list[str] = []
     for text in overrides:
         field, separator, value = text.partition("=")
         if not separator or not field:
             raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
-        before = values.get(field)
         values[field] = typed(field, value)
-        if before is not None and before != values[field]:
-            logger.warning("warning: %s is given twice; the last counts", field)
         if len(value) > 1 and value == values[field] and value[0] == value[-1] and value[0] in "'\"":
-            logger.warning("warning: %s: the quotes are part of the text; leave them out unless that is meant", field)
+            to_say.append(f"{field}: the quotes are part of the text; leave them out unless that is meant")
     tree = recipe.as_set()
-    dropped = put(tree, values)
+    to_say += put(tree, values)
     changed = Recipe.checked(tree)
-    for line in dropped:
+    for line in to_say:
         logger.warning("warning: %s", line)
     return changed
 

@@ -7,14 +7,16 @@ decoding it, because they fault their memory in page by page, and NumPy asks the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from segtrain.data.augment import Draws
-from segtrain.data.shards import Row
+
+if TYPE_CHECKING:  # so that the step can be computed where there is no pyarrow
+    from segtrain.data.shards import Row
 
 # Eigen's vector instructions want their blocks on such a boundary, and TensorFlow checks it.
 ALIGNMENT_BYTES = 64
@@ -60,7 +62,7 @@ class Scene(NamedTuple):
 
     number: int
     """In the evaluation set."""
-    row: Row
+    row: "Row"
     height: int
     """Rows of the slot that hold the picture, from the top: all of them where pictures are resized."""
     width: int

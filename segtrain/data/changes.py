@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from segtrain.csv_cells import cell
+
 CHANGES_NAME = "changes.csv"
 SHOWN = 20
 
@@ -46,8 +48,10 @@ class Changes:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("id", "change", "group", "group_by_source"))
         for change in ("added", "changed", "kept", "removed"):
-            writer.writerows((id, change, "", "") for id in getattr(self, change))
-        writer.writerows((id, "kept its group", *groups) for id, groups in sorted(self.regrouped.items()))
+            writer.writerows((cell(id), change, "", "") for id in getattr(self, change))
+        writer.writerows(
+            (cell(id), "kept its group", *map(cell, groups)) for id, groups in sorted(self.regrouped.items())
+        )
         return text.getvalue().encode()
 
 

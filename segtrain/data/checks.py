@@ -14,8 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
+from segtrain.csv_cells import cell
+from segtrain.data.decodable import MOST_PIXELS
 from segtrain.data.image_files import BadPairError
-from segtrain.data.pairs import Checked, check, read_sources, unchanged
+from segtrain.data.pairs import RULES, Checked, check, read_sources, unchanged
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage, join
 
@@ -42,10 +44,16 @@ class Findings:
     """Read from the source."""
 
 
-def check_chunk(storage: Storage, pictures: Sequence[Picture], known: Mapping[str, Checked], folder: str) -> Findings:
+def check_chunk(
+    storage: Storage,
+    pictures: Sequence[Picture],
+    known: Mapping[str, Checked],
+    folder: str,
+    most_pixels: int = MOST_PIXELS,
+) -> Findings:
     """Check some pictures, and keep the packed masks of the good ones in a file in `folder`.
 
-    Pictures in `known` are only read: where their files are the same, they stay good.
+    Pictures in `known` are only read: where their files are the same and not larger than `most_pixels`, they stay good.
     """
     good: list[Checked] = []
     bad: list[Rejected] = []
@@ -56,10 +64,11 @@ def check_chunk(storage: Storage, pictures: Sequence[Picture], known: Mapping[st
             image, mask = read_sources(picture, storage)
             read_bytes += len(image) + len(mask)
             earlier = known.get(picture.id)
-            if earlier is not None and picture.group and unchanged(earlier, image, mask):
+            fits = earlier is not None and earlier.height * earlier.width <= most_pixels
+            if earlier is not None and fits and picture.group and unchanged(earlier, image, mask):
                 good.append(earlier)
             else:
-                fresh.append(check(picture, image, mask))
+                fresh.append(check(picture, image, mask, most_pixels))
         except BadPairError as error:
             bad.append(Rejected(picture.id, picture.image, str(error)))
     return Findings(good + _keep_masks(storage, folder, fresh), bad, read_bytes)
@@ -95,7 +104,8 @@ def load_facts(storage: Storage, folder: str) -> dict[str, Checked]:
     names = {field.name for field in fields(Checked)}
     known: dict[str, Checked] = {}
     for text in read_hints(storage, folder, lambda name: name.startswith(FACTS_PREFIX)):
-        known.update({one["id"]: Checked(**one) for one in json.loads(text) if one.keys() == names})
+        found = json.loads(text)
+        known.update({one["id"]: Checked(**one) for one in found if one.keys() == names and one["rules"] == RULES})
     return known
 
 
@@ -123,7 +133,7 @@ def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Che
 
 
 def rejected_csv(bad: Iterable[Rejected]) -> bytes:
-    """`id,image,reason`, sorted by id."""
+    """`id,image,reason`, sorted by id; text that is no UTF-8 is escaped."""
     rows = sorted((one.id, one.image, one.reason) for one in bad)
     return _csv(("id", "image", "reason"), rows)
 
@@ -138,5 +148,5 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return text.getvalue().encode(errors="backslashreplace")

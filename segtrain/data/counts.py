@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from segtrain.data.ids import check_id
+from segtrain.data.ids import check_id, shown
 from segtrain.data.manifest import INDEX_SCHEMA, FoldFacts, Manifest
 
 # The manifest's means are over float64, the index holds float32.
@@ -37,7 +37,7 @@ def wrong_names(names: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, st
     yield from ((name, f"its id {reason}") for name in times if (reason := check_id(name)) is not None)
     for group, folds in folds_of.items():
         if len(folds) > 1:
-            yield "", f"group {group} is in the folds {', '.join(map(str, sorted(folds)))}"
+            yield "", f"group {shown(group)} is in the folds {', '.join(map(str, sorted(folds)))}"
 
 
 def _wrong_totals(manifest: Manifest, index: pa.Table) -> Iterator[str]:

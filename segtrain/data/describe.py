@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from segtrain.data.ids import shown
+from segtrain.data.image_files import BadPairError, load, open_image
 from segtrain.data.manifest import Manifest, read_index
+from segtrain.data.pairs import IMAGE_FORMATS, read_header
 from segtrain.data.reader import RowGroupReader
-from segtrain.data.shards import unpack_mask
+from segtrain.data.shards import Row, unpack_mask
 from segtrain.data.versions import label
 from segtrain.errors import DataError, UserError
 from segtrain.panels import contact_sheet
@@ -82,10 +84,22 @@ def preview(storage: Storage, root: str, manifest: Manifest, index: pa.Table, co
         if row is None:
             damage = next(sentence for sentence in reader.quarantined if f", id {shown(place['id'])}: " in sentence)
             raise DataError(f"a picture cannot be shown: {damage}; choose another number or make the data set again")
-        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(row.image)))
         mask = None if row.mask is None else unpack_mask(row.mask, row.height, row.width)
-        items.append((np.asarray(upright.convert("RGB")), mask, f"fold {place['fold']}  {row.id}"))
+        items.append((_pixels(row), mask, f"fold {place['fold']}  {row.id}"))
     return contact_sheet(items)
+
+
+def _pixels(row: Row) -> NDArray[np.uint8]:
+    try:
+        if read_header(row.image, row.height * row.width)[:2] != (row.height, row.width):
+            raise BadPairError(f"image is not {row.width}x{row.height}, as its row says")
+        image = open_image("image", row.image, IMAGE_FORMATS, row.height * row.width)
+        load("image", image, row.image)
+    except BadPairError as error:
+        raise DataError(
+            f"a picture cannot be shown: id {shown(row.id)}: {error}; jobs/data.py verify names all such pictures"
+        ) from None
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def write_preview(storage: Storage, root: str, manifest: Manifest, count: int, url: str) -> None:

@@ -6,6 +6,7 @@ read, under file names made for them.
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ from segtrain.storage import join
 MOST_BYTES = 200
 """Of an id in UTF-8, and of the file name made of it: with a suffix and more it stays below 255."""
 SHOWN_CHARACTERS = 80
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_id(name: str, *, older: bool = False) -> str | None:
@@ -41,13 +43,17 @@ def check_id(name: str, *, older: bool = False) -> str | None:
 
 def has_control(text: str) -> bool:
     """Whether there is a control character in it: a line break, a tab, NUL and their like."""
-    return any(unicodedata.category(character) == "Cc" for character in text)
+    return CONTROL.search(text) is not None
 
 
 def shown(text: str) -> str:
     """An id or a path for a message of one line: short, with what is no printable character escaped."""
-    cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
+    return printable(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+
+
+def printable(text: str) -> str:
+    """All of it, on one line, and such that any terminal can be given it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def file_names(ids: Iterable[str]) -> dict[str, str]:
@@ -73,6 +79,8 @@ def file_names(ids: Iterable[str]) -> dict[str, str]:
 
 
 def _as_file_systems_compare(name: str) -> str:
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 

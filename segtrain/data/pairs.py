@@ -67,7 +67,8 @@ def _read(url: str, storage: Storage) -> bytes:
     try:
         return storage.read_bytes(url)
     except FileNotFoundError:
-        raise BadPairError(f"{url} is not there any more") from None
+        reason = "is a folder and no file" if storage.exists(url) else "is not there any more"
+        raise BadPairError(f"{url} {reason}") from None
 
 
 def decode_image(data: bytes, most_pixels: int = MOST_PIXELS) -> tuple[int, int, int]:

@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from segtrain.config import CarvanaSource, FolderSource, KaggleSource, Recipe, SyntheticSource
 from segtrain.data import checks, writing
+from segtrain.data.cautions import cautions
 from segtrain.data.changes import CHANGES_NAME, Changes
 from segtrain.data.fan_out import FanOut, fan_out
+from segtrain.data.ids import printable
 from segtrain.data.landing import Destination
 from segtrain.data.manifest import FORMAT_VERSION, IndexFile, Manifest, Shard, encode_index
 from segtrain.data.pace import Pace
@@ -28,7 +30,7 @@ from segtrain.data.splits import GroupSize, assign_folds
 from segtrain.data.stored import Stored, know_shard, stored_pictures
 from segtrain.data.union import Grouping, Member, group_as_stored, kinds_of, merge
 from segtrain.errors import DataError, UserError
-from segtrain.scratch import scratch_folder
+from segtrain.scratch import remove_leftovers, scratch_folder
 from segtrain.storage import Storage, is_remote, join, local_path
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
     data set's without `prepare.mix`, where a picture changes meanwhile, and where another `prepare` has written `dest`
     since this one started; `DataError` where a picture that has to stay is damaged.
     """
+    remove_leftovers()
     storage = Storage(recipe.storage)
     target = Destination(storage, dest, recipe.prepare.folds, recipe.prepare.keep_versions)
     _check_kind(recipe, target)
@@ -67,6 +70,7 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
             except UserError:
                 target.forget()
                 raise
+            _report_cautions(pairs)
             plans = writing.plan_shards(pairs, recipe.prepare, target.token)
             shards = job.write(plans)
     manifest = target.land(_manifest(target, recipe, pairs, plans, shards))
@@ -154,10 +158,7 @@ class _Job:
         unfinished = self._target.unfinished
         known = checks.load_facts(self._storage, unfinished)
         chunks = [pictures[start : start + CHUNK_PICTURES] for start in range(0, len(pictures), CHUNK_PICTURES)]
-        calls = [
-            (self._storage, chunk, {one.id: known[one.id] for one in chunk if one.id in known}, unfinished)
-            for chunk in chunks
-        ]
+        calls = [(self._storage, chunk, _of(chunk, known), unfinished, self._config.max_pixels) for chunk in chunks]
         pace = Pace("checked", len(pictures), self._every_s)
         good: dict[str, Checked] = {}
         bad: list[checks.Rejected] = []
@@ -176,7 +177,9 @@ class _Job:
             self._storage.delete(url)
             return
         self._storage.write_bytes(url, checks.rejected_csv(bad))
-        shown = "; ".join(f"{one.image}: {one.reason}" for one in sorted(bad, key=lambda one: one.id)[:SHOWN_REJECTED])
+        shown = "; ".join(
+            f"{printable(one.image)}: {one.reason}" for one in sorted(bad, key=lambda one: one.id)[:SHOWN_REJECTED]
+        )
         more = f"; and {len(bad) - SHOWN_REJECTED} more" if len(bad) > SHOWN_REJECTED else ""
         text = f"{len(bad)} bad pair{'s' * (len(bad) > 1)} (all in {url}): {shown}{more}"
         if len(bad) > self._config.allow_rejected:
@@ -220,6 +223,10 @@ class _Job:
             shards[writing.without_token(shard.path)] = shard
             pace.add(shard.rows, shard.bytes)
         return [shards[name] for name in names]
+
+
+def _of(pictures: Sequence[Picture], known: Mapping[str, Checked]) -> dict[str, Checked]:
+    return {one.id: known[one.id] for one in pictures if one.id in known}
 
 
 @contextlib.contextmanager
@@ -282,6 +289,29 @@ def _source(target: Destination, recipe: Recipe, pairs: Sequence[writing.Pair]) 
     if target.earlier is not None and any(pair.place for pair in pairs):
         kinds |= set(target.earlier.source.split("+"))
     return "+".join(sorted(kinds))
+
+
+def _report_cautions(pairs: Sequence[writing.Pair]) -> None:
+    """Say which masks make scores say little, and that EXIF turns images by half or mirrors them, if it does.
+
+    Such an image is as large as before, so that nothing shows whether its mask was made of the upright picture.
+    """
+    ordered = sorted(pairs, key=lambda pair: pair.picture.id)
+    for line in cautions(
+        [pair.checked.foreground for pair in ordered],
+        [pair.fold for pair in ordered],
+        [pair.picture.id for pair in ordered],
+    ):
+        logger.warning(line)
+    turned = [pair.picture.id for pair in ordered if pair.checked.orientation in (2, 3, 4)]
+    if turned:
+        named = ", ".join(turned[:SHOWN_REJECTED]) + ", ..." * (len(turned) > SHOWN_REJECTED)
+        logger.warning(
+            "warning: EXIF mirrors %d images or turns them upside down (%s); their masks are taken as they are, "
+            "for the picture as a viewer shows it",
+            len(turned),
+            named,
+        )
 
 
 def _manifest(

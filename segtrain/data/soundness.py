@@ -5,6 +5,7 @@ counts must add up, parts must lie in their files one after the other, and nothi
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segtrain.data.ids import check_id, check_relative, shown
+from segtrain.data.ids import check_id, check_relative, has_control, shown
 
 if TYPE_CHECKING:
     from segtrain.data.manifest import Manifest, RowGroups, Shard
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 MOST_PIXELS = 2**29
 """No decoder that training uses reads a larger picture, and prepare takes none."""
 MOST_BYTES = 2**48
+FINGERPRINT = re.compile("[0-9a-f]{16}")
+"""It names files, in caches too."""
 UNPACKED = 200
 """An index takes at most so many times the bytes of its file, and `UNPACKED_SPARE_BYTES` more."""
 UNPACKED_SPARE_BYTES = 2**20
@@ -40,6 +43,11 @@ def wrong_manifest(manifest: "Manifest") -> str | None:
 def _wrong_in(manifest: "Manifest") -> Iterator[str]:
     if not manifest.shards or manifest.pictures < 1:
         yield "there is no picture in it"
+    if not FINGERPRINT.fullmatch(manifest.fingerprint):
+        yield f"fingerprint '{shown(manifest.fingerprint)}' is not 16 hex digits"
+    odd = next((name for name in ("created", "source") if has_control(getattr(manifest, name))), None)
+    if odd is not None:
+        yield f"{odd} has a control character"
     for shard in manifest.shards:
         reason = _wrong_row_groups(shard.row_groups) or _wrong_shard(shard)
         if reason is not None:

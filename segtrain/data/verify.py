@@ -213,7 +213,8 @@ def _compare(
     for row, entry in zip(rows, wanted, strict=False):
         for name, value in _indexed(row).items():
             if value != entry[name]:
-                found.add(f"its {name} is {value}; the index says {entry[name]}", number, row.id)
+                words = f"its {name} is {shown(str(value))}; the index says {shown(str(entry[name]))}"
+                found.add(words, number, row.id)
 
 
 def _indexed(row: Row | LostRow) -> dict[str, object]:
@@ -230,7 +231,8 @@ def _wrong_in(row: Row, most_pixels: int) -> Iterator[str]:
     if damage is not None:
         yield damage.reason
     try:
-        height, width, orientation = read_header(row.image, most_pixels)
+        # Of a PNG Pillow decodes all to look for its orientation, and so none that is larger than its row says.
+        height, width, orientation = read_header(row.image, min(most_pixels, row.height * row.width))
         if (height, width, orientation) != (row.height, row.width, row.orientation):
             yield (
                 f"the image is {width}x{height} with orientation {orientation}; "

@@ -34,8 +34,6 @@ class Panel:
     """From 1, the best of the fold."""
     pictures: int
     """How many the fold has, of which a few have panels."""
-    file: str
-    """Name of its file without the suffix: the id, where that is a safe name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,9 @@ class SweepFolder:
     recipe_text: str
     trials: Sequence[Trial]
     best_panels: Sequence[Panel]
-    """Of the best trial."""
+    """Of the best trial, as is `best`."""
+    best: dict[str, Any]
+    """`best/metrics.json`; empty before a trial was scored."""
     pictures: dict[int, bytes]
     """Trial's number -> PNG of a panel, of the same picture for all trials that have it."""
     has_best_recipe: bool
@@ -105,10 +105,12 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
     trials = read_trials(folder, storage)
     order = ranked(trials)
     best_panels: Sequence[Panel] = ()
+    best: dict[str, Any] = {}
     if order:
-        best = trial_folder(folder, order[0].number)
-        best_panels = _panels(best, _best(best, storage), storage)
-    middle = best_panels[len(best_panels) // 2].file if best_panels else None
+        best_folder = trial_folder(folder, order[0].number)
+        best = _best(best_folder, storage)
+        best_panels = _panels(best_folder, best, storage)
+    middle = best_panels[len(best_panels) // 2].id if best_panels else None
     pngs = _each(lambda trial: _picture(trial_folder(folder, trial.number), middle, storage), order)
     return SweepFolder(
         folder=folder,
@@ -117,6 +119,7 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepFolde
         recipe_text=without_credentials((text or b"").decode(errors="replace")),
         trials=trials,
         best_panels=best_panels,
+        best=best,
         pictures={trial.number: png for trial, png in zip(order, pngs, strict=True) if png is not None},
         has_best_recipe=storage.exists(join(folder, BEST_NAME)),
     )
@@ -178,21 +181,21 @@ def _records(lines: bytes) -> Iterable[dict[str, Any]]:
 def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
     dice = dict(zip(best.get("validation_ids", ()), best.get("validation_dice", ()), strict=True))
     rank = {name: k for k, name in enumerate(sorted(dice, key=lambda name: -dice[name]), start=1)}
-    ids = {file: id for id, file in file_names(dice).items()}
+    ids = {file: name for name, file in file_names(dice).items()}
     names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]
     pngs = _each(lambda name: _read(join(folder, "panels", name), storage), names)
-    found = []
-    for file, png in zip((name.removesuffix(".png") for name in names), pngs, strict=True):
-        if png is not None:
-            id = ids.get(file, file)
-            found.append(Panel(id, png, dice.get(id), rank.get(id), len(dice), file))
+    found = [
+        Panel(name, png, dice.get(name), rank.get(name), len(dice))
+        for name, png in zip((ids.get(name[:-4], name[:-4]) for name in names), pngs, strict=True)
+        if png is not None
+    ]
     return sorted(found, key=lambda panel: panel.rank or len(rank) + 1)
 
 
 def _picture(folder: str, wanted: str | None, storage: Storage) -> bytes | None:
-    """The panel in the file `wanted` of a trial's folder, else its first one."""
+    """The panel of the picture `wanted` in a trial's folder, else its first one."""
     if wanted is not None:
-        png = _read(join(folder, "panels", f"{wanted}.png"), storage)
+        png = _read(join(folder, "panels", f"{file_names([wanted])[wanted]}.png"), storage)
         if png is not None:
             return png
     names = [name for name in storage.list(join(folder, "panels")) if name.endswith(".png")]

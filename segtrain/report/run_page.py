@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from segtrain import goodput
+from segtrain.data.cautions import cautions
 from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.charts import run_charts
@@ -35,6 +36,7 @@ def render(run: RunFolder) -> str:
         state=_state(run),
         best=run.best,
         cards=_cards(run),
+        cautions=cautions_of(run.best),
         panels=shown_panels(run.panels),
         lowest=_lowest(run.best),
         facts=_facts(run),
@@ -64,6 +66,12 @@ def shown_panels(panels: Sequence[Panel]) -> list[Shown]:
             caption = f"{panel.id}: dice {panel.dice:.4f}, rank {panel.rank} of the fold's {panel.pictures} pictures"
             found.append(Shown(title, caption, url))
     return found
+
+
+def cautions_of(best: dict[str, Any]) -> list[str]:
+    """Sentences about masks of the validation pictures that make the scores say little."""
+    shares = best.get("validation_foreground") or []
+    return cautions(shares, [best.get("fold", 0)] * len(shares), best.get("validation_ids", ()))
 
 
 def command(run: RunFolder) -> str:

@@ -12,7 +12,7 @@ from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.pictures import Thumbnail, bytes_each, thumbnail
 from segtrain.report.reading import SweepFolder
-from segtrain.report.run_page import shown_panels
+from segtrain.report.run_page import cautions_of, shown_panels
 from segtrain.report.sweep_charts import cost_unit, standing, sweep_charts, words
 from segtrain.storage import is_remote, join
 from segtrain.trials import Trial, short_name, short_value, trial_folder
@@ -43,6 +43,7 @@ def render(sweep: SweepFolder) -> str:
         folder=without_credentials(sweep.folder),
         state=without_credentials(": ".join(filter(None, (sweep.sweep.state, sweep.sweep.reason)))),
         cards=_cards(sweep, order),
+        cautions=cautions_of(sweep.best),
         best=order[0] if order else None,
         best_point=[(axis, short_value(value)) for axis, value in order[0].point.items()] if order else [],
         best_folder=without_credentials(trial_folder(sweep.folder, order[0].number)) if order else "",

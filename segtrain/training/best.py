@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segtrain.data.decode import decode_image
-from segtrain.data.ids import file_names
+from segtrain.data.ids import file_names, join_inside
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.metrics import THRESHOLDS, best_threshold
 from segtrain.panels import panel
@@ -24,9 +24,8 @@ class PanelArtist:
         self._threshold = run.recipe.evaluation.threshold
         count = run.recipe.evaluation.panels if run.world.is_chief else 0
         self._chosen = evenly_spread(run.validation_data.own_ids, count)
-        self._files = file_names(self._chosen)
         self.panels: dict[str, np.ndarray] = {}
-        """The picture's id, or a file name made of it where it is none -> uint8 (H, W, 3)."""
+        """Picture id -> uint8 (H, W, 3)."""
 
     def __call__(self, row: Row, probability: np.ndarray) -> None:
         """Draw this picture if it is one of the chosen. `probability` is float32 (height, width)."""
@@ -35,16 +34,17 @@ class PanelArtist:
         image = decode_image(row, row.height, row.width)
         truth = unpack_mask(row.mask, row.height, row.width).astype(bool)
         drawn = panel(image, truth, probability, threshold=self._threshold, title=row.id)
-        self.panels[self._files[row.id]] = np.asarray(drawn.convert("RGB"))
+        self.panels[row.id] = np.asarray(drawn.convert("RGB"))
 
 
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:
     """Write `best/model.keras`, `panels/*.png` and, last, `best/metrics.json` into the run's folder."""
     run.export(join(run.folder, "best", "model.keras"))
+    files = file_names(scores.ids)
     for name, picture in panels.items():
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
-        run.storage.write_bytes(join(run.folder, "panels", f"{name}.png"), buffer.getvalue())
+        run.storage.write_bytes(join_inside(join(run.folder, "panels"), f"{files[name]}.png"), buffer.getvalue())
     data, curve = run.recipe.data, scores.threshold_curve()
     threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
     facts = {

@@ -232,6 +232,8 @@ def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:
     if recipe.data.root is None:
         raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
+    if recipe.data.version is None:  # who calls the loop without a driver takes the newest
+        return read_manifest(storage, recipe.data.root)
     return read_manifest(storage, recipe.data.root, recipe.data.version)
 
 

@@ -1,6 +1,7 @@
 """A recipe with a search space becomes trials on Ray Tune, and ends with a leaderboard, a recipe and a report."""
 
 import logging
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +101,8 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
     space.check_space(recipe)
     for line in space.dropped(recipe):
         logger.warning("warning: %s", line)
-    preflight.check_data_set(recipe, storage)
+    for line in preflight.check_data_set(recipe, storage).cautions:
+        logger.warning(line)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
         _check_same_sweep(recipe, preflight.recipe_of(recipe.run.folder, storage))
@@ -273,7 +275,7 @@ class _Driver:
         self._display.note(f"leaderboard {join(self._folder, LEADERBOARD_NAME)}")
         self._display.note(f"report      {report.write(self._folder, self._storage)}")
         self._display.note(f"best        {url}")
-        here = "best.yaml, copied to this machine" if is_remote(url) else url
+        here = "best.yaml, copied to this machine" if is_remote(url) else shlex.quote(url)
         self._display.note(f"next        python jobs/train.py {here}")
         return best
 

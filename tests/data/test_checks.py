@@ -28,6 +28,7 @@ def test_facts_come_back_and_those_of_another_version_are_passed_over(tmp_path: 
     save_facts(Storage(), str(tmp_path), [FACTS, replace(FACTS, id="b")])
     save_facts(Storage(), str(tmp_path), [replace(FACTS, id="c")])
     (tmp_path / "checked-old.json").write_text('[{"id": "d", "height": 3}]')
+    save_facts(Storage(), str(tmp_path), [replace(FACTS, id="by other rules", rules=1)])
     assert load_facts(Storage(), str(tmp_path)) == {name: replace(FACTS, id=name) for name in "abc"}
     assert load_facts(Storage(), str(tmp_path / "nowhere")) == {}
 
@@ -77,6 +78,23 @@ def test_duplicates_count_only_across_groups() -> None:
     (same,) = duplicates_across_groups(pictures, good)
     assert [picture.id for picture in same] == ["a", "b", "c"]
     assert duplicates_csv([same]) == b"set,id,group\n0,a,1\n0,b,1\n0,c,2\n"
+
+
+def test_what_was_found_good_and_is_too_large_now_is_judged_again(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    picture = Picture("a", "g", str(tmp_path / "a.png"), run_lengths="")
+    (good,) = check_chunk(Storage(), [picture], {}, str(tmp_path / "kept")).good
+    found = check_chunk(Storage(), [picture], {"a": good}, str(tmp_path / "kept"), 47)
+    assert [one.reason for one in found.bad] == ["image is 8x6, more than 47 pixels"]
+
+
+def test_no_cell_of_a_list_is_a_formula_and_names_that_are_no_text_are_escaped() -> None:
+    bad = [Rejected("=1+1", "@x.jpg", "-"), Rejected("\udcff", "\udcff.jpg", "the id is not UTF-8")]
+    assert rejected_csv(bad).decode().splitlines()[1:] == [
+        "'=1+1,'@x.jpg,'-",
+        "\\udcff,\\udcff.jpg,the id is not UTF-8",
+    ]
+    assert duplicates_csv([[Picture("+a", "=g", "a")]]).decode().splitlines()[1:] == ["0,'+a,'=g"]
 
 
 def test_the_list_of_rejected_pictures_is_sorted_and_quoted() -> None:

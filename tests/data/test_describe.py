@@ -1,6 +1,7 @@
 """A data set in words, numbers and pictures."""
 
 import dataclasses
+import shutil
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from segtrain.data.describe import overview, preview, statistics
 from segtrain.data.manifest import read_index
 from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage
+from tests.odd_images import png
 
 
 def test_the_overview_names_what_is_in_the_manifest(tiny: Any) -> None:
@@ -60,3 +62,13 @@ def test_a_damaged_picture_is_named_instead_of_shown(tiny: Any, make_data_set: A
     index = read_index(Storage(), data_set.root, data_set.manifest)
     with pytest.raises(DataError, match=f"row group 0, id {bad.id}: the image differs from its own checksum"):
         preview(Storage(), data_set.root, data_set.manifest, index, 2)
+
+
+def test_a_picture_that_is_none_or_of_another_size_is_named_instead_of_shown(make_row: Any, make_data_set: Any) -> None:
+    for number, image in enumerate([b"no picture", png(20_000, 20_000, 0, rows=b""), png(8, 4)]):
+        row = make_row(image, np.ones((24, 32), np.uint8), name=f"p{number}")
+        data_set = make_data_set([[[row]]])
+        index = read_index(Storage(), data_set.root, data_set.manifest)
+        with pytest.raises(DataError, match=f"a picture cannot be shown: id p{number}: image is "):
+            preview(Storage(), data_set.root, data_set.manifest, index, 1)
+        shutil.rmtree(data_set.root)

@@ -1,5 +1,6 @@
 """What reaches the replicas: the planned samples, once each, the same for any split, and an end that is clean."""
 
+import dataclasses
 import io
 import shutil
 import threading
@@ -330,7 +331,7 @@ def test_a_run_on_crops_is_scored_on_whole_pictures(make_row, make_data_set) -> 
     for number, size in enumerate(sizes):
         mask = (rng.random(size) < 0.5).astype(np.uint8)
         rows.append(make_row(encode_png(np.repeat(mask[..., None] * np.uint8(255), 3, -1)), mask, name=f"p{number}"))
-    data_set = make_data_set([[rows], [[rows[0]]]])
+    data_set = make_data_set([[rows], [[dataclasses.replace(rows[0], id="other")]]])
     recipe = data_set.recipe(data={"fit": "crop", "height": 8, "width": 8}, evaluation={"batch_size": 4})
     with EvaluationData(recipe, data_set.manifest, Storage(), worker=0, workers=1, replicas=1) as data:
         (batch,) = data.batches()

@@ -64,6 +64,8 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "labelled": (lambda tree: tree.update(labelled=48), "labelled is 48"),
     "foreground": (lambda tree: tree.update(mean_foreground=float("nan")), "no fraction"),
     "size": (lambda tree: tree.update(min_height=0), "min_height and max_height"),
+    "fingerprint": (lambda tree: tree.update(fingerprint="../../x"), "not 16 hex digits"),
+    "created": (lambda tree: tree.update(created="\x1b[2J"), "created has a control character"),
     "checksum": (lambda tree: tree["shards"][0]["row_groups"]["crc32c"].__setitem__(0, 2**40), "CRC32C"),
 }
 

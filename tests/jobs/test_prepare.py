@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +39,15 @@ def test_a_folder_becomes_a_data_set(source: Path, tmp_path: Path) -> None:
     for part in ("wrote 6 pictures, ", "6 pictures in 6 groups", "python jobs/data.py preview set"):
         assert part in result.stdout
     assert (tmp_path / "set/manifest.json").exists()
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dest = str(tmp_path / "a set; ls")
+    assert runpy.run_path(str(JOB))["main"](["folder", dest, f"source.path={source}", "prepare.folds=3"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1].removeprefix("look at it: ")
+    assert shlex.split(last) == ["python", "jobs/data.py", "preview", dest]
 
 
 def test_a_recipe_names_the_source(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +126,7 @@ def test_a_small_job_that_is_asked_to_end_says_so_and_leaves_no_temporary_folder
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     folder = tmp_path / "job"
-    with running(*prepared(source), folder=folder, hold="fold=", methods=["write_file"], TMPDIR=str(temporary)) as job:
+    with running(*prepared(source), folder=folder, hold="write_file fold=", TMPDIR=str(temporary)) as job:
         assert job.wait_until_held()
         assert list(temporary.iterdir()) != []
         job.process.send_signal(getattr(signal, name))

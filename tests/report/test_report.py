@@ -1,5 +1,6 @@
 """Pages as people open them: from a file, in Chromium, offline."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,21 @@ def test_a_click_on_a_head_sorts_the_leaderboard(sweep_page: made.Seen) -> None:
     assert dice() == sorted(dice())
     head.click()
     assert dice() == sorted(dice(), reverse=True)
+
+
+def test_masks_without_an_object_are_warned_of(tmp_path: Path) -> None:
+    made.write_run(tmp_path / "run")
+    path = tmp_path / "run/best/metrics.json"
+    best = json.loads(path.read_text())
+    page = Path(report.write(str(tmp_path / "run"), Storage())).read_text()
+    assert "masks have no object" not in page
+    path.write_text(json.dumps(best | {"validation_foreground": [0.0] * len(best["validation_ids"])}))
+    page = Path(report.write(str(tmp_path / "run"), Storage())).read_text()
+    assert "warning: all 12 masks have no object; a dice of 1 says nothing" in page
+    made.write_made_sweep(tmp_path / "sweep", made.make_trials(3))
+    for metrics in (tmp_path / "sweep").rglob("best/metrics.json"):
+        metrics.write_text(path.read_text())
+    assert "all 12 masks have no object" in Path(report.write(str(tmp_path / "sweep"), Storage())).read_text()
 
 
 def test_plotly_is_in_the_page_once_and_without_its_wrapper(tmp_path: Path) -> None:

@@ -59,17 +59,6 @@ def test_only_chosen_pictures_are_drawn_and_only_by_the_chief() -> None:
             assert (panel.dtype, panel.ndim, panel.shape[-1]) == (np.uint8, 3, 3)
 
 
-def test_panels_are_called_by_names_that_lead_nowhere_and_differ_in_more_than_case() -> None:
-    ids = ["../../x/pwn", "a\0b", "Car", "car"]
-    mask = np.ones((HEIGHT, WIDTH), np.uint8)
-    drawing = artist(World(), ids, panels=4)
-    for name in ids:
-        drawing(row_of(name, picture(), mask), mask.astype(np.float32))
-    assert len({name.casefold() for name in drawing.panels}) == 4
-    assert all("/" not in name and name.isprintable() for name in drawing.panels)
-    assert "Car" in drawing.panels
-
-
 def test_a_panel_shows_the_prediction() -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[2:8, 3:12] = 1

@@ -1,9 +1,12 @@
 """Sources of raw pictures. Each is a module whose `scan(config, storage)` lists the pictures, reading none of them."""
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from segtrain.data.ids import printable
 from segtrain.errors import UserError
 from segtrain.storage import Storage, join
 
@@ -35,28 +38,66 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
         raise UserError(f"the folder {folder} is {state}; set source.path to the folder that holds the pictures")
     found: dict[str, str] = {}
     for name in names:
-        path = PurePosixPath(name)
+        path, url = PurePosixPath(name), join(folder, name)
         if path.suffix.lower() not in suffixes:
+            if _is_folder(storage, url):
+                raise UserError(f"{printable(url)} is a folder; move its files into {folder}, or move it away")
             kinds = ", ".join(suffix.lstrip(".") for suffix in suffixes)
-            raise UserError(f"{join(folder, name)} is none of {kinds}; convert it or move it away")
+            raise UserError(f"{printable(url)} is none of {kinds}; convert it or move it away")
         if not path.stem.endswith(ending):
-            raise UserError(f"{join(folder, name)} does not end in {ending}{path.suffix}; rename it or move it away")
+            raise UserError(f"{printable(url)} does not end in {ending}{path.suffix}; rename it or move it away")
         stem = path.stem.removesuffix(ending)
         if stem in found:
-            raise UserError(f"{found[stem]} and {join(folder, name)} have the same id '{stem}'; remove one of them")
-        found[stem] = join(folder, name)
+            both = f"{printable(found[stem])} and {printable(url)}"
+            raise UserError(f"{both} have the same id '{printable(stem)}'; remove one of them")
+        found[stem] = url
     return dict(sorted(found.items()))
 
 
+def _is_folder(storage: Storage, url: str) -> bool:
+    try:
+        storage.size(url)
+    except FileNotFoundError:
+        return storage.exists(url)
+    return False
+
+
 def require_pairs(images: Mapping[str, str], masks: Mapping[str, str]) -> None:
-    """Raise `UserError` that names the first image without a mask, or mask without an image, and how many there are."""
-    for lonely, what, missing in (
-        (sorted(images.keys() - masks.keys()), images, "mask"),
-        (sorted(masks.keys() - images.keys()), masks, "image"),
+    """Raise `UserError` that names the first image without a mask, or mask without an image, and how many there are.
+
+    It names what may be meant as well: a file of the same name in another case or Unicode form, or with more to it.
+    """
+    lonely_images, lonely_masks = (
+        sorted(one.keys() - other.keys()) for one, other in ((images, masks), (masks, images))
+    )
+    for lonely, urls, missing, others, other_urls in (
+        (lonely_images, images, "mask", lonely_masks, masks),
+        (lonely_masks, masks, "image", lonely_images, images),
     ):
         if lonely:
             more = f" (and {len(lonely) - 1} more like it)" if len(lonely) > 1 else ""
-            raise UserError(f"{what[lonely[0]]} has no {missing}{more}; add the {missing} or take it out")
+            fix = _near(lonely[0], others, other_urls) or f"add the {missing} or take it out"
+            raise UserError(f"{printable(urls[lonely[0]])} has no {missing}{more}; {fix}")
+
+
+def _near(stem: str, others: Sequence[str], urls: Mapping[str, str]) -> str | None:
+    """What to do about a file of nearly the same name, where there is one."""
+    form = _plain(stem)
+    alike = next((other for other in others if _plain(other) == form), None)
+    if alike is not None:
+        case = unicodedata.normalize("NFC", stem) != unicodedata.normalize("NFC", alike)
+        what = "in another case" if case else "in another Unicode form (composed or decomposed)"
+        return f"{printable(urls[alike])} has the same name {what}: rename one of them like the other"
+    within = re.compile(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])")
+    longer = next((other for other in others if within.search(_plain(other))), None)
+    if longer is None:
+        return None
+    url = PurePosixPath(urls[longer])
+    return f"the names of both are to be the same: rename {printable(str(url))} to {printable(stem)}{url.suffix}"
+
+
+def _plain(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def require_path(path: str | None) -> str:

@@ -3,18 +3,17 @@
 The GIFs are `train_masks/<car>_<view>_mask.gif`; the CSV, `train_masks.csv`, has each mask as run lengths.
 """
 
-import csv
-import io
 from pathlib import PurePosixPath
 
 from segtrain.config import CarvanaSource
+from segtrain.data.ids import shown
 from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
+from segtrain.data.sources.csv_files import read_rows
 from segtrain.errors import UserError
 from segtrain.locations import within
 from segtrain.storage import Storage, join
 
-# A field of the csv module holds 128 KiB by default; a ragged mask's run lengths may be longer.
-FIELD_LIMIT_BYTES = 2**27
+UNPACK = "unpack it again from Kaggle's train_masks.csv.zip"
 
 
 def scan(config: CarvanaSource, storage: Storage) -> list[Picture]:
@@ -42,22 +41,17 @@ def _car(stem: str) -> str:
 
 def _read_csv(storage: Storage, url: str) -> dict[str, str]:
     """Stem -> run lengths from the columns `img` (a file name) and `rle_mask`."""
+    found: dict[str, str] = {}
     try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
+        for line, row in read_rows(storage, url, ("img", "rle_mask"), fix=UNPACK):
+            if len(row) < 2:
+                raise UserError(f"{url} has no rle_mask in line {line}; {UNPACK}, or end the line in a comma")
+            stem = PurePosixPath(row[0]).stem
+            if stem in found:
+                raise UserError(f"{url} has two rows with the id '{shown(stem)}'; remove one of them")
+            found[stem] = row[1]
     except FileNotFoundError:
         raise UserError(
             f"{url} is not there; unpack it from Kaggle's train_masks.csv.zip or set source.masks=gif"
         ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{url} is not UTF-8 text; unpack it again from Kaggle's train_masks.csv.zip") from None
-    csv.field_size_limit(FIELD_LIMIT_BYTES)
-    reader = csv.DictReader(io.StringIO(text))
-    if not {"img", "rle_mask"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{url} does not start with the header img,rle_mask; unpack it again")
-    found: dict[str, str] = {}
-    for row in reader:
-        stem = PurePosixPath(row["img"]).stem
-        if stem in found:
-            raise UserError(f"{url} has two rows with the id '{stem}'; remove one of them")
-        found[stem] = row["rle_mask"] or ""
     return found

@@ -1,11 +1,12 @@
 """`images/` and `masks/`, matched by file stem."""
 
-import csv
-import io
 import re
 
 from segtrain.config import FolderSource
+from segtrain.csv_cells import text_of
+from segtrain.data.ids import shown
 from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
+from segtrain.data.sources.csv_files import read_rows
 from segtrain.errors import UserError
 from segtrain.locations import within
 from segtrain.storage import Storage
@@ -48,20 +49,22 @@ def _groups_by_regex(regex: str, ids: list[str]) -> dict[str, str]:
 
 
 def _groups_by_csv(storage: Storage, url: str, column: str, ids: list[str]) -> dict[str, str]:
+    field = "source.group_csv"
+    cells: dict[str, tuple[int, str]] = {}
     try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
+        for line, row in read_rows(storage, url, ("id", column), field=field):
+            name, group = row[0] if row else "", row[1].strip() if len(row) == 2 else ""
+            first, other = cells.setdefault(name, (line, group))
+            if other != group:
+                lines = f"lines {first} and {line}"
+                raise UserError(f"{field}: {url} has two groups for '{shown(name)}' ({lines}); keep one")
     except FileNotFoundError:
-        raise UserError(f"source.group_csv: {url} is not there; the path is relative to source.path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"source.group_csv: {url} is not UTF-8 text; save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text))
-    names = list(reader.fieldnames or ())
-    for wanted in ("id", column):
-        if wanted not in names:
-            raise UserError(f"source.group_csv: {url} has no column '{wanted}'; its columns are {', '.join(names)}")
-    cells = {row["id"]: (row[column] or "").strip() for row in reader}
-    missing = [stem for stem in ids if stem not in cells]
+        raise UserError(f"{field}: {url} is not there; the path is relative to source.path") from None
+    # A list that segtrain wrote, and somebody added a column to, has ids quoted that would be formulas.
+    quoted = {text_of(name): group for name, (_, group) in cells.items()}
+    groups = {stem: cells[stem][1] if stem in cells else quoted.get(stem) for stem in ids}
+    missing = [stem for stem, group in groups.items() if group is None]
     if missing:
         more = f" (and {len(missing) - 1} more pictures)" if len(missing) > 1 else ""
-        raise UserError(f"source.group_csv: {url} has no row for '{missing[0]}'{more}; add it")
-    return {stem: cells[stem] for stem in ids}
+        raise UserError(f"{field}: {url} has no row for '{shown(missing[0])}'{more}; add it")
+    return {stem: group for stem, group in groups.items() if group is not None}

@@ -15,12 +15,14 @@ import threading
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
 from segtrain.config import CarvanaSource, KaggleSource, StorageConfig
+from segtrain.data.ids import has_control, shown
 from segtrain.data.sources import require_path
 from segtrain.errors import StorageError, UserError
 from segtrain.storage import is_remote, local_path
@@ -37,6 +39,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 ENTRY = b"PK\x01\x02"
 """What an entry of an archive's directory begins with."""
 SHOWN_FILES = 20
+UNPACKED, UNPACKED_SPARE_BYTES = 200, MIB
+"""A file may unpack to so many times its bytes in the archive, and to these more."""
+OWN_SUFFIXES = (".zip", ".part", ".kaggle-partial")
+"""Of archives, of parts of them, and of what Kaggle's client keeps about a part."""
 
 
 def fetch(config: KaggleSource, limits: StorageConfig, every_s: float) -> CarvanaSource:
@@ -157,8 +163,9 @@ def _unpack(archive: Path, root: Path, every_s: float) -> None:
         with zipfile.ZipFile(archive) as opened:
             if any(ENTRY in one.comment + one.extra for one in opened.infolist()):
                 raise zipfile.BadZipFile("entries of its directory are hidden in another one")  # by a flipped length
-            members = [one for one in opened.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX")]
+            members = [one for one in opened.infolist() if not one.is_dir() and not _is_litter(one)]
             targets = [(one, _target(archive, one, root)) for one in members]
+            _check_sizes(archive, members)
             missing = [
                 (one, path) for one, path in targets if not path.exists() or path.stat().st_size != one.file_size
             ]
@@ -173,12 +180,51 @@ def _unpack(archive: Path, root: Path, every_s: float) -> None:
         ) from error
 
 
+def _is_litter(member: zipfile.ZipInfo) -> bool:
+    """Whether it is what a file browser has left in the archive; whatever begins like our own files is not."""
+    path = PurePosixPath(member.filename)
+    return member.filename.startswith("__MACOSX") or path.name in (".DS_Store", "Thumbs.db")
+
+
+def _is_ours(path: PurePosixPath) -> bool:
+    """Whether a path in the folder is that of an archive, a part of one, or a file by which this job knows the folder.
+
+    Hidden files are refused with them: an unpacked file is hidden until it is whole.
+    """
+    name = path.parts[0].lower()
+    is_archive = len(path.parts) == 1 and name.endswith(OWN_SUFFIXES)
+    return is_archive or any(part.startswith(".") for part in path.parts)
+
+
+def _check_sizes(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise `UserError` for an archive that would unpack to far more than it is, and for two files of one name."""
+    for one in members:
+        if one.file_size > UNPACKED * one.compress_size + UNPACKED_SPARE_BYTES:
+            sizes = f"has {one.compress_size} bytes and would unpack to {one.file_size}, over {UNPACKED} times as many"
+            raise UserError(f"{archive}: '{shown(one.filename)}' {sizes}; it is not Kaggle's: delete it")
+    if sum(one.compress_size for one in members) > archive.stat().st_size:
+        raise zipfile.BadZipFile("its files lie over one another")
+    names = Counter(one.filename.lower() for one in members)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise zipfile.BadZipFile(f"it holds '{shown(twice)}' twice")
+    folders = {str(folder).lower() for one in members for folder in PurePosixPath(one.filename).parents}
+    both = next((name for name in names if name in folders), None)
+    if both is not None:
+        raise zipfile.BadZipFile(f"it holds '{shown(both)}' as a file and as a folder")
+
+
 def _target(archive: Path, member: zipfile.ZipInfo, root: Path) -> Path:
     """Where a file of the archive belongs; raises `UserError` for a place outside of `root`."""
     path = PurePosixPath(member.filename)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in member.filename:
         raise UserError(
-            f"{archive} wants to write '{member.filename}', outside of {root}; it is not Kaggle's: delete it"
+            f"{archive} wants to write '{shown(member.filename)}', outside of {root}; it is not Kaggle's: delete it"
+        )
+    if has_control(member.filename) or _is_ours(path):
+        raise UserError(
+            f"{archive} wants to write '{shown(member.filename)}', over what this job keeps in {root} or under a name "
+            "that no picture has; it is not Kaggle's: delete it"
         )
     if member.compress_type not in UNPACKABLE:
         raise UserError(

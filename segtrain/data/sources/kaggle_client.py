@@ -33,6 +33,8 @@ COMPETITIONS_URL = "https://www.kaggle.com/competitions"
 PAGE_FILES = 200
 LONGEST_WAIT_S = 20.0
 MESSAGE_CHARACTERS = 300
+MARKER_SUFFIX = ".kaggle-partial"
+MARKER_BYTES = 4096
 PASSING = (408, 425, 429)
 """HTTP statuses below 500 that are worth another attempt."""
 VERBOSE = ("VERBOSE", "VERBOSE_OUTPUT")
@@ -73,6 +75,7 @@ class KaggleClient:
         `admit` is called before anything is written, with the file's bytes (0 where Kaggle does not say), and may
         raise. What identifies a part lies beside it in `<part>.kaggle-partial` until all of it is there.
         """
+        _forget_odd_marker(_marker(part))
         self.retried(lambda: self._attempt(name, part, admit), reached=lambda: size_of(part))
 
     def _page(self, token: str | None) -> Any:
@@ -120,7 +123,7 @@ class KaggleClient:
                     error.request = error.request or response.request  # a body that breaks off does not know it
                     raise
                 except ValueError:  # another size than announced: whatever was saved, it is not the file
-                    for path in (part, part.with_name(f"{part.name}.kaggle-partial")):
+                    for path in (part, _marker(part)):
                         path.unlink(missing_ok=True)
                     raise _NotTheFileError(request=response.request) from None
 
@@ -173,6 +176,25 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _marker(part: Path) -> Path:
+    """Where the client keeps what identifies a part."""
+    return part.with_name(f"{part.name}{MARKER_SUFFIX}")
+
+
+def _forget_odd_marker(marker: Path) -> None:
+    """Remove what is no marker: the client would stumble over JSON of great depth, and the part is begun again."""
+    if not marker.is_file():
+        return
+    try:
+        with marker.open("rb") as file:
+            text = file.read(MARKER_BYTES + 1)
+        is_marker = len(text) <= MARKER_BYTES and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        is_marker = False
+    if not is_marker:
+        marker.unlink()
 
 
 class _NotTheFileError(requests.RequestException):

@@ -74,7 +74,10 @@ def test_each_mistake_is_named(root: Path) -> None:
     ("text", "message"),
     [
         (None, r"train_masks\.csv is not there; .* source\.masks=gif"),
-        ("file,mask\n", "does not start with the header img,rle_mask"),
+        ("file,mask\n", "has no column 'img'; its columns are file, mask"),
+        (f"img,rle_mask\n{STEMS[0]}.jpg,1 1\n{STEMS[1]}.jpg\n", "has no rle_mask in line 3; unpack it again"),
+        (f'img,rle_mask\n{STEMS[0]}.jpg,"1 1\n', "no CSV in line|has no mask"),
+        ("img,rle_mask\n" + "1" * 2**27 + "1,1\n", "no CSV in line 2: field larger than field limit"),
         ("img,rle_mask\na_1.jpg,1 1\na_1.jpg,1 2\n", "two rows with the id 'a_1'"),
         (f"img,rle_mask\n{STEMS[0]}.jpg,1 1\n", r"00087a6bd4dc_02\.jpg has no mask \(and 1 more like it\)"),
         ("\xff\xfe", "is not UTF-8"),

@@ -1,5 +1,6 @@
 """The folder source: pairs by stem, groups in four ways, and each mistake named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def test_neighbouring_stems_form_runs(root: Path) -> None:
     assert groups(root, group_run=2) == ["car1_a", "car1_a", "car2_a", "car2_a", "car3_a"]
 
 
+def rename(folder: str, old: str, new: str) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        (path,) = (root / folder).glob(f"{old}.*")
+        path.rename(path.with_stem(new))
+
+    return change
+
+
+def test_a_csv_of_an_old_spreadsheet_and_one_of_long_fields_are_read(root: Path) -> None:
+    rows = "".join(f"{stem},{stem[-1]},{'note ' * 40_000}\r" for stem in STEMS)
+    touch(root / "groups.csv", "id,view,note\r" + rows)
+    assert groups(root, group_csv="groups.csv", group_column="view") == ["a", "b", "a", "b", "a"]
+    touch(root / "groups.csv", "id,view\n" + "".join(f"{stem},{stem[-1]}\n" for stem in (*STEMS, STEMS[0])))
+    assert groups(root, group_csv="groups.csv", group_column="view") == ["a", "b", "a", "b", "a"]
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
@@ -88,6 +105,29 @@ def test_neighbouring_stems_form_runs(root: Path) -> None:
             lambda root: touch(root / "g.csv", "id,c\ncar1_a,x\n"),
             {"group_csv": "g.csv", "group_column": "c"},
             r"has no row for 'car1_b' \(and 3 more pictures\)",
+        ),
+        (
+            lambda root: touch(root / "g.csv", "id,c\ncar1_a,x\ncar1_b,y\ncar1_a,y\n"),
+            {"group_csv": "g.csv", "group_column": "c"},
+            r"has two groups for 'car1_a' \(lines 2 and 4\); keep one",
+        ),
+        (
+            lambda root: touch(root / "g.csv", "id,c,c\n"),
+            {"group_csv": "g.csv", "group_column": "c"},
+            "has the column 'c' 2 times",
+        ),
+        (lambda root: (root / "images/sub").mkdir(), {}, r"images/sub is a folder; move its files into .*images"),
+        (
+            rename("masks", "car1_a", "car1_a_mask"),
+            {},
+            r"car1_a\.jpg has no mask; .* rename .*_mask\.png to car1_a\.png",
+        ),
+        (rename("masks", "car1_a", "car1_a-segmentation"), {}, r"rename .*car1_a-segmentation\.png to car1_a\.png"),
+        (rename("masks", "car1_a", "CAR1_A"), {}, "has the same name in another case: rename one"),
+        (
+            lambda root: (touch(root / "images/caf\u00e9.jpg"), touch(root / "masks/cafe\u0301.png")),
+            {},
+            "has the same name in another Unicode form",
         ),
     ],
 )

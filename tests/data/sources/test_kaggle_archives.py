@@ -11,6 +11,7 @@ import pytest
 
 from segtrain.config import KaggleSource, StorageConfig
 from segtrain.data.sources.kaggle import fetch
+from segtrain.data.sources.kaggle_client import _forget_odd_marker
 from segtrain.errors import StorageError, UserError
 
 MASKS = {f"train_masks/{number}_01_mask.gif": random.Random(number).randbytes(300) + bytes(700) for number in range(3)}
@@ -38,7 +39,13 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def test_macos_litter_is_left_out(tmp_path: Path) -> None:
-    assert unpack(tmp_path, zipped({**MASKS, "__MACOSX/train_masks/._0_01_mask.gif": b"litter"})) == MASKS
+    assert (
+        unpack(
+            tmp_path,
+            zipped({**MASKS, "__MACOSX/train_masks/._0_01_mask.gif": b"litter", "train_masks/.DS_Store": b"litter"}),
+        )
+        == MASKS
+    )
 
 
 def test_no_damage_is_unpacked_or_passed_over(tmp_path: Path) -> None:
@@ -74,7 +81,49 @@ def test_unpacking_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not list((tmp_path / "train_masks").glob(".*"))
 
 
-@pytest.mark.parametrize("name", ["../out.jpg", "/out.jpg", "train/../../out.jpg", "..\\out.jpg"])
+@pytest.mark.parametrize("name", ["train.zip", "Train_Masks.ZIP", "train.zip.part", "x.kaggle-partial", ".kaggle-lock"])
+def test_an_archive_writes_nothing_over_what_the_job_keeps(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="over what this job keeps"):
+        unpack(tmp_path / "raw", zipped({**MASKS, name: b"out"}))
+    assert unpacked(tmp_path / "raw") == {}
+
+
+@pytest.mark.parametrize("name", [".kaggle-competition", "train_masks/.0_01_mask.gif.part", "train/a\nb.jpg"])
+def test_hidden_files_and_odd_names_in_an_archive_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"over what this job keeps .* or under a name that no picture has"):
+        unpack(tmp_path / "raw", zipped({**MASKS, name: b"out"}))
+    assert (tmp_path / "raw/.kaggle-competition").read_text() == "carvana-image-masking-challenge\n"
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_not_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'train/a\.jpg' has \d+ bytes and would unpack to 9000000, over 200 times"):
+        unpack(tmp_path, zipped({**MASKS, "train/a.jpg": bytes(9_000_000)}))
+    assert unpacked(tmp_path) == {}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_that_holds_a_file_twice_is_damaged(tmp_path: Path) -> None:
+    buffer = io.BytesIO(zipped(MASKS))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(next(iter(MASKS)), b"another")
+    with pytest.raises(StorageError, match="twice"):
+        unpack(tmp_path, buffer.getvalue())
+    with pytest.raises(StorageError, match="holds 'train_masks' as a file and as a folder"):
+        unpack(tmp_path, zipped({**MASKS, "train_masks": b"a file"}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "?", '{"validator": 1}' + " " * 5000])
+def test_an_odd_marker_of_a_part_is_forgotten(tmp_path: Path, text: str) -> None:
+    marker = tmp_path / "a.zip.part.kaggle-partial"
+    marker.write_text(text)
+    _forget_odd_marker(marker)
+    assert not marker.exists()
+    marker.write_text('{"validator": "etag", "size": 3}')
+    _forget_odd_marker(marker)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("name", [".", "../out.jpg", "/out.jpg", "train/../../out.jpg", "..\\out.jpg"])
 def test_an_archive_writes_nothing_outside_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="outside of"):
         unpack(tmp_path / "raw", zipped({**MASKS, name: b"out"}))
