@@ -8,7 +8,8 @@
     python jobs/evaluate.py runs/a,runs/b demo/cars --out scores cluster.gpus_per_worker=1
 
 RUN is a run's folder, one of several folds, a .keras file or a SavedModel, or several of these joined by commas, which
-are averaged; DATASET a data set. Each may be an s3:// URL. The scores of each picture, a summary and panels of the
+are averaged; DATASET a data set. A SavedModel is a program that may do whatever you may, so it is loaded only where you
+type inference.trust_saved_model=true. Each may be an s3:// URL. The scores of each picture, a summary and panels of the
 worst go into DIR, `RUN/evaluation/<data set>-fold-<fold>` where none is given. Settings are the run's own, but for the
 cluster's: a process a CPU scores, or a GPU with `cluster.gpus_per_worker=1`.
 """

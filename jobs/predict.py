@@ -8,9 +8,11 @@ r"""Write the masks of a data set's or a folder's pictures with a trained networ
         cluster.gpus_per_worker=1 inference.flip=true --submission sample_submission.csv --submit
 
 RUN is a run's folder, one of several folds, a .keras file or a SavedModel, or several of these joined by commas, which
-are averaged. Each may be an s3:// URL, as may the pictures and DEST. DEST gets `masks/ID.png` (1 bit a pixel), run
-lengths in `parts/`, and what else is asked for. After a kill the same command goes on where it was. Settings are the
-run's own, but for the cluster's: a process a CPU predicts, or a GPU with `cluster.gpus_per_worker=1`.
+are averaged. A SavedModel is a program that may do whatever you may, so it is loaded only where you type
+inference.trust_saved_model=true. Each may be an s3:// URL, as may the pictures and DEST. DEST gets `masks/ID.png` (1
+bit a pixel), run lengths in `parts/`, and what else is asked for. After a kill the same command goes on where it was,
+and given new or changed pictures it predicts these. Settings are the run's own, but for the cluster's: a process a CPU
+predicts, or a GPU with `cluster.gpus_per_worker=1`.
 """
 
 import argparse

@@ -1,8 +1,11 @@
 """What a process finds around it: a folder for temporary files, and what TensorFlow reads while it is imported."""
 
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 
 from segtrain.errors import NoSpaceError, StorageError
 
@@ -59,6 +62,33 @@ def before_tensorflow(*, compute_threads: int | None = None) -> None:
     os.environ.setdefault(ONEDNN, "1")
     if compute_threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(compute_threads)
+
+
+@contextlib.contextmanager
+def quiet_tensorflow_import() -> Iterator[None]:
+    """Import TensorFlow inside the block, in a process whose stderr the user reads: its own lines do not get there.
+
+    Some of them come whatever level it is told, so what the import writes is kept back, and shown where it fails.
+    Afterwards only what ends the process is written; all else comes as exceptions. With `TF_CPP_MIN_LOG_LEVEL` in the
+    environment nothing is kept back.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        try:
+            os.dup2(kept.fileno(), 2)
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(stderr, kept.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def onednn() -> bool:

@@ -6,24 +6,30 @@ import io
 import json
 import logging
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from segtrain import cluster, preflight
 from segtrain.config import Recipe
+from segtrain.csv_cells import cell
+from segtrain.data.ids import file_names
 from segtrain.data.manifest import Manifest, read_manifest
 from segtrain.data.pace import Pace
 from segtrain.data.selection import Selection, evaluation_selection
-from segtrain.data_version import with_version
-from segtrain.errors import DataError, UserError
+from segtrain.ensemble import ENSEMBLE_NAME
+from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.fleet import work_through
 from segtrain.inference.scores import FoldScores, Scored, Task
+from segtrain.inference.stored import StoredNetwork, read_networks
 from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 logger = logging.getLogger(__name__)
 
 PICTURES, SUMMARY, UNREADABLE, WORST = "pictures.csv", "summary.json", "unreadable.csv", "worst"
+OWNER = "evaluation.owner"
+"""The token of the evaluation that writes the folder."""
 PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
 """`<rank>-<id>.png`."""
 
@@ -31,21 +37,21 @@ PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
 def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, float]:
     """Score the networks that `source` names on `data.fold` of `data.root`; means over pictures by their names.
 
-    `source` is what `inference.loading.load_members` takes. Scores are at a picture's own size, at
+    `source` is what `inference.stored.read_networks` takes. Scores are at a picture's own size, at
     `inference.threshold` or else the one that the networks did best with, and do not depend on the number of workers.
     Into the folder `out` go `pictures.csv` with a row a picture, `worst/*.png` with panels of the `evaluation.worst`
     lowest, `unreadable.csv` where pictures were left out, and, last, `summary.json`. Without `out` that is
     `evaluation/<data set>-fold-<fold>` in the folder `source`.
 
     Raises UserError before anything starts where data set, fold or networks are not there or the cluster can hold no
-    worker, DataError where no picture could be read, and what `work_through` raises.
+    worker, and later where another evaluation takes the folder over meanwhile; DataError where no picture could be
+    read, and what `work_through` raises.
     """
     recipe, source = _absolute(recipe, source)
     storage = Storage(recipe.storage)
     preflight.check_networks(source, storage)
     root = recipe.data.root or ""
     manifest = read_manifest(storage, root, recipe.data.version)
-    recipe = with_version(recipe, manifest.fingerprint)  # pictures may be added while workers start
     selection, ids = evaluation_selection([recipe.data.fold], manifest, storage, root)
     folder = _folder_for_results(recipe, source, out, storage)
     trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)
@@ -55,7 +61,10 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
             recipe.data.fold,
             ", ".join(trained_on_it),
         )
-    scores = _score(recipe, source, _tasks(selection, ids), FoldScores(ids, recipe.evaluation.worst))
+    networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
+    token = _own(folder, storage)
+    build = functools.partial(_build_scorer, recipe, networks, manifest)
+    scores = _score(recipe, source, build, _tasks(selection, ids), FoldScores(ids, recipe.evaluation.worst))
     if scores.pictures == 0:
         raise DataError(f"none of the {len(ids)} pictures of fold {recipe.data.fold} of {root} could be read")
     summary = scores.summary()
@@ -71,7 +80,7 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
         "unreadable": len(scores.unreadable),
         "worst": list(scores.panels()),
     }
-    _write(folder, storage, scores, {**about, **summary})
+    _write(folder, storage, scores, {**about, **summary}, token)
     return summary
 
 
@@ -88,7 +97,7 @@ def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: S
     """Raises UserError where there is none given and `source` is not the folder of a run or of an ensemble."""
     if out is not None:
         return preflight.absolute_output("--out", out)
-    marks = ("recipe.yaml", preflight.ENSEMBLE_NAME)
+    marks = ("recipe.yaml", ENSEMBLE_NAME)
     if source.endswith(".keras") or "," in source or not any(storage.exists(join(source, mark)) for mark in marks):
         raise UserError(f"{source} is no folder of a run; say with --out where the scores are to go")
     name = (recipe.data.root or "").rstrip("/").rpartition("/")[2]
@@ -134,16 +143,18 @@ def _tasks(selection: Selection, ids: Sequence[str]) -> list[Task]:
     return tasks
 
 
-def _build_scorer(recipe: Recipe, source: str) -> Callable[[Task], Scored]:
+def _build_scorer(recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest) -> Callable[[Task], Scored]:
     """In an actor: TensorFlow is imported here."""
     from segtrain.inference.device import configure_device
     from segtrain.inference.scoring import Scorer
 
     configure_device(recipe.cluster)
-    return Scorer(recipe, source)
+    return Scorer(recipe, networks, manifest)
 
 
-def _score(recipe: Recipe, source: str, tasks: Sequence[Task], scores: FoldScores) -> FoldScores:
+def _score(
+    recipe: Recipe, source: str, build: Callable[[], Any], tasks: Sequence[Task], scores: FoldScores
+) -> FoldScores:
     """`scores` with what the cluster finds out about the tasks' pictures."""
     pace = Pace("scored", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
 
@@ -156,31 +167,81 @@ def _score(recipe: Recipe, source: str, tasks: Sequence[Task], scores: FoldScore
         preflight.check_shared({"DATASET": recipe.data.root}, offer)
         for part in source.split(","):
             preflight.check_shared({"RUN": part}, offer)
-        make_worker = functools.partial(_build_scorer, recipe, source)
-        work_through(tasks, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
+        work_through(tasks, build, recipe.cluster, take, actors=recipe.inference.workers)
     return scores
 
 
-def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[str, Any]) -> None:
-    """Write everything into `folder`, the summary last; nothing of an earlier evaluation stays there."""
-    worst = join(folder, WORST)
-    panels = [join(worst, name) for name in storage.list(worst) if PANEL_NAME.fullmatch(name)]
-    for url in (join(folder, SUMMARY), join(folder, UNREADABLE), *panels):
-        storage.delete(url)
-    storage.write_bytes(join(folder, PICTURES), _csv(scores.per_picture()))
-    for rank, (name, picture) in enumerate(scores.panels().items(), start=1):
-        storage.write_bytes(join(worst, f"{rank:03d}-{name}.png"), picture)
+def _own(folder: str, storage: Storage) -> str:
+    """Make a folder of scores this evaluation's own, whoever had it; returns the token that it is known by."""
+    token = uuid.uuid4().hex
+    storage.write_bytes(join(folder, OWNER), token.encode())
+    return token
+
+
+def _check_owner(folder: str, storage: Storage, token: str) -> None:
+    """Raise UserError where another evaluation has made `folder` its own since."""
+    try:
+        owner = storage.read_bytes(join(folder, OWNER)).decode(errors="replace")
+    except FileNotFoundError:
+        owner = "nobody"
+    if owner != token:
+        raise UserError(
+            f"{folder} was taken over by another evaluation, which began later (or was deleted); this one writes no "
+            f"more there: give each its own --out"
+        )
+
+
+def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[str, Any], token: str) -> None:
+    """Write everything into `folder`, the summary last; nothing of an earlier evaluation stays there.
+
+    Until then `summary.json` says that it is under way. Raises UserError where another evaluation has taken the folder
+    over: what is there is the other's then. So everything is written over, and removed, in the version that was there
+    when this one looked whether the folder is still its own.
+    """
+    tables = {PICTURES: scores.per_picture()}
     if scores.unreadable:
         ids, reasons = zip(*sorted(scores.unreadable.items()), strict=True)
-        storage.write_bytes(join(folder, UNREADABLE), _csv({"id": ids, "reason": reasons}))
+        tables[UNREADABLE] = {"id": ids, "reason": reasons}
         logger.warning("left out %d unreadable pictures, listed in %s", len(ids), join(folder, UNREADABLE))
-    storage.write_bytes(join(folder, SUMMARY), json.dumps(summary, indent=1).encode())
-    logger.info("scores of each picture in %s, the worst in %s", join(folder, PICTURES), worst)
+    files = {SUMMARY: json.dumps({"state": "under way", "by": token}).encode()}
+    files |= {name: _csv(columns) for name, columns in tables.items()} | _panels(scores)
+    there = [join(WORST, name) for name in storage.list(join(folder, WORST)) if PANEL_NAME.fullmatch(name)]
+    names = dict.fromkeys([*files, *there, UNREADABLE])
+    versions = {name: _version(join(folder, name), storage) for name in names}
+    _check_owner(folder, storage, token)
+    try:
+        for name, data in files.items():
+            storage.write_if_version(join(folder, name), data, versions[name])
+        for name in (name for name in names if name not in files and versions[name]):
+            storage.delete_if_version(join(folder, name), versions[name])
+        version = _version(join(folder, SUMMARY), storage)
+        _check_owner(folder, storage, token)
+        storage.write_if_version(join(folder, SUMMARY), json.dumps(summary, indent=1).encode(), version)
+    except ConflictError as error:
+        raise UserError(f"{error}; another evaluation writes there: give each its own --out") from None
+    for each in (folder, join(folder, WORST)):
+        storage.remove_leftovers(each)
+    logger.info("scores of each picture in %s, the worst in %s", join(folder, PICTURES), join(folder, WORST))
+
+
+def _panels(scores: FoldScores) -> dict[str, bytes]:
+    """Path below the folder -> PNG of the panels of the worst pictures."""
+    panels = scores.panels()
+    files = file_names(panels)
+    return {join(WORST, f"{rank:03d}-{files[id]}.png"): panels[id] for rank, id in enumerate(panels, start=1)}
+
+
+def _version(url: str, storage: Storage) -> str | None:
+    """What `Storage.write_if_version` knows the file by; None where there is none."""
+    try:
+        return storage.read_versioned(url)[1]
+    except FileNotFoundError:
+        return None
 
 
 def _csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode()
+    writer.writerows(map(cell, row) for row in zip(*columns.values(), strict=True))
+    return text.getvalue().encode(errors="backslashreplace")

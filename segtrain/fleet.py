@@ -173,7 +173,7 @@ class _Crew(Generic[Task, Result]):
         tasks: Sequence[Task],
         on_result: Callable[[Task, Result], None],
     ) -> None:
-        self._make_worker = make_worker
+        self._make_worker = ray.put(make_worker)  # once: networks may be part of it
         self._each = each
         self._on_result = on_result
         self._waiting = deque(tasks)

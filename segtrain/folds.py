@@ -13,6 +13,7 @@ from segtrain.best_files import metrics_url, parse_metrics, why_unusable
 from segtrain.config import Recipe
 from segtrain.data.manifest import read_manifest
 from segtrain.data_version import pinned
+from segtrain.ensemble import ENSEMBLE_NAME, FORMAT_VERSION
 from segtrain.errors import UserError
 from segtrain.ownership import write_while
 from segtrain.progress import Display, open_display
@@ -21,7 +22,6 @@ from segtrain.training.checkpoint import Checkpoints
 from segtrain.worker import Train
 
 log = logging.getLogger(__name__)
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str
         display.close()
     facts = [_facts_of(run, storage) for run in runs]
     entry = _ensemble(runs, facts)
-    storage.write_bytes(join(recipe.run.folder, preflight.ENSEMBLE_NAME), json.dumps(entry, indent=1).encode())
+    storage.write_bytes(join(recipe.run.folder, ENSEMBLE_NAME), json.dumps(entry, indent=1).encode())
     for line in [*_table(runs, facts), *_closing_lines(recipe, entry)]:
         display.note(line)
     return entry
@@ -220,6 +220,6 @@ def _closing_lines(recipe: Recipe, entry: Mapping[str, Any]) -> list[str]:
     if data.test_fold is not None:
         following = f"evaluate.py {shlex.join([folder, str(data.root)])} data.fold={data.test_fold}"
     return [
-        f"ensemble    {join(folder, preflight.ENSEMBLE_NAME)}, best threshold {entry['best_threshold']:.3f}",
+        f"ensemble    {join(folder, ENSEMBLE_NAME)}, best threshold {entry['best_threshold']:.3f}",
         f"next        python jobs/{following}",
     ]

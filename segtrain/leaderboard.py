@@ -59,7 +59,7 @@ def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
     front = {trial.number for trial in pareto(trials)}
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*FACTS, "memory_bytes", "pareto", *axes, "reason"])
+    rows.writerow([*FACTS, "memory_bytes", "pareto", *map(cell, axes), "reason"])
     for rank, trial in enumerate([*order, *unranked], start=1):
         rows.writerow(
             [

@@ -6,18 +6,22 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from segtrain import cluster, preflight, submit
 from segtrain.config import KaggleSource, Recipe
+from segtrain.csv_cells import cell
 from segtrain.data.pace import Pace
-from segtrain.data_version import with_version
 from segtrain.errors import NoSpaceError, UserError
 from segtrain.fleet import work_through
 from segtrain.inference import ledger, submission
-from segtrain.inference.parts import read_part
+from segtrain.inference.assignment import Assignment
+from segtrain.inference.finished import Finished, Finisher
+from segtrain.inference.outputs import OUTPUT_FOLDERS, Outputs
+from segtrain.inference.stored import StoredNetwork, combined_digest, pooled_threshold, read_networks
 from segtrain.inference.tasks import Inventory, Task, take_inventory
-from segtrain.storage import Storage, join
+from segtrain.storage import Storage, is_remote, join
 
 logger = logging.getLogger(__name__)
 
@@ -47,35 +51,38 @@ def predict(
 ) -> Prediction:
     """Write the masks of all pictures of `target`, a data set or a folder, into `dest`, and what else was asked for.
 
-    `source` is what `inference.loading.load_members` takes. What an earlier call with the same network, settings and
-    pictures has finished is not done again. With `sample`, Kaggle's sample_submission.csv, the file for Kaggle is
-    written as well; `to_kaggle` sends it to the competition of `recipe.source` and waits for the score.
+    `source` is what `inference.stored.read_networks` takes. A picture that an earlier call with the same network and
+    settings has finished is not done again, unless it has changed since. With `sample`, Kaggle's
+    sample_submission.csv, the file for Kaggle is written as well; `to_kaggle` sends it to the competition of
+    `recipe.source` and waits for the score.
 
     Raises UserError, before anything starts where that can be, for a target, network, sample or setting that does not
-    fit, for a `dest` that holds another prediction, and for a picture that cannot be read unless
-    `inference.skip_unreadable` is set; NoSpaceError where `dest` is full; and as `work_through`, `submission.write` and
-    `submit.submit` do.
+    fit, for a `dest` that holds another prediction, that lies among the pictures, or that another call takes over
+    meanwhile, and for a picture that cannot be read unless `inference.skip_unreadable` is set; NoSpaceError where
+    `dest` is full; and as `work_through`, `submission.write` and `submit.submit` do.
     """
     source, target, dest = _absolute(source, target, dest)
     storage = Storage(recipe.storage)
-    _check_submission(storage, sample, to_kaggle)
+    _check_places(target, dest)
     preflight.check_networks(source, storage)
     inventory = take_inventory(storage, target, recipe.inference.folds, recipe.data.version)
-    if inventory.folds is not None:
-        recipe = with_version(recipe, inventory.fingerprint)  # pictures may be added while workers start
-    facts = _facts(recipe, inventory)
-    ledger.check(storage, dest, facts)
-    before = ledger.finished(storage, dest)
-    remaining = [task for task in inventory.tasks if task.name not in before]
-    if before:
-        logger.info("%d of %d tasks were finished before", len(inventory.tasks) - len(remaining), len(inventory.tasks))
-    told = {"source": source, "target": target, "dest": dest, "facts": facts}
-    unreadable = _work(recipe, remaining, told)
-    if recipe.inference.skip_unreadable:
-        unreadable |= _left_out_before(storage, dest, [task for task in inventory.tasks if task.name in before])
-        _list_unreadable(storage, dest, unreadable)
-    made = Prediction(dest, inventory.pictures - len(unreadable), len(remaining), unreadable)
-    return _submit(recipe, storage, made, inventory, sample, to_kaggle)
+    _check_submission(recipe, storage, inventory, sample, to_kaggle)
+    networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
+    finished = _take_up(recipe, storage, dest, inventory, _facts(recipe, networks, inventory))
+    tasks = inventory.tasks(finished.parts)
+    if finished.parts:
+        logger.info("%d of %d pictures were predicted before", len(finished.parts), inventory.pictures)
+    token = ledger.own(storage, dest)
+    places = {"RUN": source, "DATASET_OR_FOLDER": target, "DEST": dest}
+    unreadable = _work(recipe, tasks, Assignment(recipe, networks, target, inventory.manifest, dest, token), places)
+    ledger.check_owner(storage, dest, token)
+    for folder in (dest, *(join(dest, name) for name in (*OUTPUT_FOLDERS, ledger.PARTS))):
+        storage.remove_leftovers(folder)
+    unreadable |= {id: reason for id, reason in finished.unreadable.items() if id not in unreadable}
+    _list_unreadable(storage, dest, unreadable)
+    made = Prediction(dest, inventory.pictures - len(unreadable), len(tasks), unreadable)
+    parts = {**finished.parts, **{id: task.name for task in tasks for id in task.ids}}
+    return _submit(recipe, storage, made, parts, sample, to_kaggle)
 
 
 def closing_lines(made: Prediction) -> list[str]:
@@ -96,18 +103,60 @@ def _absolute(source: str, target: str, dest: str) -> tuple[str, str, str]:
     return sources, preflight.absolute_path(target), preflight.absolute_output("DEST", dest)
 
 
-def _check_submission(storage: Storage, sample: str | None, to_kaggle: bool) -> None:
+def _check_places(target: str, dest: str) -> None:
+    """Raise UserError where what is written would come to lie among what is read."""
+    pictures, results = (_Place.of(url) for url in (target, dest))
+    if results.is_in(pictures):
+        where = (
+            "is the folder of the pictures" if results == pictures else f"lies in {target}, which holds the pictures"
+        )
+        raise UserError(f"DEST: {dest} {where}; give a folder elsewhere, or the masks would be taken for pictures")
+    if any(pictures.is_in(results.below(name)) for name in (*OUTPUT_FOLDERS, ledger.PARTS)):
+        raise UserError(f"{target} is where the masks in DEST go; give the folder of the pictures, or another DEST")
+
+
+class _Place(NamedTuple):
+    """A folder by its parts, with links followed where it is local."""
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, url: str) -> "_Place":
+        if is_remote(url):
+            return cls(tuple(part for part in url.split("/") if part))
+        return cls(Path(url).resolve().parts)
+
+    def below(self, name: str) -> "_Place":
+        return _Place((*self.parts, name))
+
+    def is_in(self, other: "_Place") -> bool:
+        return self.parts[: len(other.parts)] == other.parts
+
+
+def _check_submission(
+    recipe: Recipe, storage: Storage, inventory: Inventory, sample: str | None, to_kaggle: bool
+) -> None:
+    """Everything about the file for Kaggle that can be wrong before hours of predicting."""
     if to_kaggle and sample is None:
         raise UserError("--submit sends the file that --submission SAMPLE.csv writes; give that as well")
-    if sample is not None and not storage.exists(sample):
+    if sample is not None and not storage.is_file(sample):
         raise UserError(f"--submission: {sample} is not there; give Kaggle's sample_submission.csv")
+    if sample is not None:
+        submission.check(sample, inventory.subjects, storage)
+    if to_kaggle:
+        submit.check(_competition(recipe), storage)
 
 
-def _facts(recipe: Recipe, inventory: Inventory) -> dict[str, Any]:
-    """What the results depend on, as far as it is known without the network."""
+def _competition(recipe: Recipe) -> str:
+    return (recipe.source if isinstance(recipe.source, KaggleSource) else KaggleSource()).competition
+
+
+def _facts(recipe: Recipe, networks: Sequence[StoredNetwork], inventory: Inventory) -> dict[str, Any]:
+    """What the masks depend on, besides the pictures."""
     inference = recipe.inference
-    facts = {
-        "pictures": inventory.fingerprint,
+    return {
+        "model": combined_digest(network.digest for network in networks),
+        "threshold": pooled_threshold(networks) if inference.threshold is None else inference.threshold,
         "folds": inventory.folds,
         "flip": inference.flip,
         "tile_height": inference.tile_height,
@@ -116,69 +165,74 @@ def _facts(recipe: Recipe, inventory: Inventory) -> dict[str, Any]:
         "overlays": inference.overlays,
         "probabilities": inference.probabilities,
     }
-    return facts if inference.threshold is None else {**facts, "threshold": inference.threshold}
 
 
-def _work(recipe: Recipe, tasks: Sequence[Task], told: Mapping[str, Any]) -> dict[str, str]:
+def _take_up(recipe: Recipe, storage: Storage, dest: str, inventory: Inventory, facts: Mapping[str, Any]) -> Finished:
+    """What `dest` has already, and is kept; it is a prediction with these facts then.
+
+    Raises UserError where it holds one with others, or of other pictures.
+    """
+    inference = recipe.inference
+    outputs = Outputs(dest, inference.overlays, inference.probabilities)
+    finisher = Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable)
+    older = ledger.claim(storage, dest, facts)
+    return finisher.tidy(inventory, older)
+
+
+def _work(recipe: Recipe, tasks: Sequence[Task], assignment: Assignment, places: Mapping[str, str]) -> dict[str, str]:
     """Let the cluster do the tasks; id -> reason of the pictures that were left out."""
     unreadable: dict[str, str] = {}
+    if not tasks:
+        return unreadable
     pace = Pace("predicted", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
 
     def take(task: Task, done: Any) -> None:
         unreadable.update(done.unreadable)
-        if task.ids:
-            pace.add(len(task.ids), done.bytes)
+        pace.add(len(task.ids), done.bytes)
 
     with cluster.connection():
-        paths = {"RUN": told["source"], "DATASET_OR_FOLDER": told["target"], "DEST": told["dest"]}
-        preflight.check_shared(paths, cluster.offer())
-        make_worker = functools.partial(_make_worker, recipe.to_dict(), dict(told))
-        # Where nothing is left to do, a task without pictures: the network may be another one than what is finished
-        # was made with, which only a worker can tell.
-        todo = tasks or [Task("nothing", (), ())]
+        preflight.check_shared(places, cluster.offer())
+        make_worker = functools.partial(_make_worker, assignment)
         try:
-            work_through(todo, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
+            work_through(tasks, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
         except NoSpaceError as error:
             raise NoSpaceError(f"{error}; what is finished stays, and the same command goes on") from None
     return unreadable
 
 
-def _make_worker(recipe: dict[str, Any], told: dict[str, Any]) -> Callable[[Task], Any]:
+def _make_worker(assignment: Assignment) -> Callable[[Task], Any]:
     """The worker; TensorFlow is imported here, in its process."""
-    from segtrain.inference.worker import Assignment, build_worker
+    from segtrain.inference.worker import build_worker
 
-    return build_worker(Assignment(recipe=Recipe.from_dict(recipe), **told))
-
-
-def _left_out_before(storage: Storage, dest: str, tasks: Sequence[Task]) -> dict[str, str]:
-    """Id -> reason of the pictures that an earlier call has left out."""
-    unreadable: dict[str, str] = {}
-    for task in tasks:
-        unreadable.update(read_part(storage, ledger.part_url(dest, task.name)).unreadable)
-    return unreadable
+    return build_worker(assignment)
 
 
 def _list_unreadable(storage: Storage, dest: str, unreadable: Mapping[str, str]) -> None:
-    """Write `id,reason`, sorted by id, where there is something to list."""
-    if unreadable:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("id", "reason"))
-        writer.writerows(sorted(unreadable.items()))
-        storage.write_bytes(join(dest, UNREADABLE), text.getvalue().encode())
+    """Write `id,reason`, sorted by id, where there is something to list; an earlier list goes in any case."""
+    url = join(dest, UNREADABLE)
+    if not unreadable:
+        storage.delete(url)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "reason"))
+    writer.writerows((cell(id), cell(reason)) for id, reason in sorted(unreadable.items()))
+    storage.write_bytes(url, text.getvalue().encode(errors="backslashreplace"))
 
 
 def _submit(
-    recipe: Recipe, storage: Storage, made: Prediction, inventory: Inventory, sample: str | None, to_kaggle: bool
+    recipe: Recipe, storage: Storage, made: Prediction, parts: Mapping[str, str], sample: str | None, to_kaggle: bool
 ) -> Prediction:
-    """`made` with the file for Kaggle, and its score, where they were asked for."""
+    """`made` with the file for Kaggle, and its score, where they were asked for; `parts` is id -> part."""
     if sample is None:
         return made
     url = join(made.dest, SUBMISSION)
-    rows = submission.write((ledger.part_url(made.dest, task.name) for task in inventory.tasks), sample, url, storage)
+    ids_of: dict[str, set[str]] = {}
+    for id, part in parts.items():
+        ids_of.setdefault(ledger.part_url(made.dest, part), set()).add(id)
+    rows = submission.write(ids_of, sample, url, storage, only=ids_of)
     logger.info("wrote %d rows to %s", rows, url)
     score = None
     if to_kaggle:
-        source = recipe.source if isinstance(recipe.source, KaggleSource) else KaggleSource()
-        score = submit.submit(url, source.competition, f"segtrain {recipe.run.name}", storage)
+        score = submit.submit(url, _competition(recipe), f"segtrain {recipe.run.name}", storage)
     return Prediction(made.dest, made.pictures, made.tasks_done, made.unreadable, url, score)

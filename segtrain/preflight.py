@@ -24,15 +24,11 @@ from segtrain.data.cautions import cautions
 from segtrain.data.manifest import read_index, read_manifest
 from segtrain.data.plan import batch_split
 from segtrain.data.selection import evaluation_selection, training_selection
+from segtrain.ensemble import ENSEMBLE_NAME, members_of
 from segtrain.errors import UserError
-from segtrain.json_text import read_json
 from segtrain.locations import check_given
 from segtrain.memory import Plan, gib, parameters, plan
 from segtrain.storage import Storage, is_remote, join, local_path
-
-ENSEMBLE_NAME = "ensemble.json"
-"""In a folder of runs trained with `folds=all`: names of the members' folders, and their scores."""
-MOST_ENSEMBLE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -174,6 +170,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
 
     That is a run's own recipe, the first member's of an ensemble, and the defaults for a model without one;
     `overrides` come last. No fold is set aside: an ensemble is scored on what was its members' test fold, if any.
+    That SavedModels are to be trusted is for `overrides` alone to say, which the user has typed.
     """
     # The overrides may say how to reach the storage that the run's own recipe lies in.
     storage = Storage(load_recipe(None, [text for text in overrides if text.startswith("storage")]).storage)
@@ -181,7 +178,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     recipe = recipes[0] if recipes else Recipe()
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
     data = {"data.root": dataset, "data.version": None, "data.fold": fold, "data.test_fold": None}
-    here = {"cluster": ClusterConfig().model_dump(), "folds": "one"}
+    here = {"cluster": ClusterConfig().model_dump(), "folds": "one", "inference.trust_saved_model": False}
     return override(recipe.changed({**data, **here}), overrides)
 
 
@@ -220,13 +217,7 @@ def _folders(part: str, storage: Storage) -> list[str]:
     """The folders of the members of an ensemble, or of the one network."""
     if part.endswith(".keras"):
         return [(part.rpartition("/")[0] or ".").removesuffix("/best")]
-    url = join(part, ENSEMBLE_NAME)
-    try:
-        return [join(part, name) for name in read_json(storage.read_bytes(url, at_most=MOST_ENSEMBLE_BYTES))["members"]]
-    except FileNotFoundError:
-        return [part]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{url} is not what folds=all writes; train the folds again") from None
+    return members_of(part, storage) or [part]
 
 
 def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:

@@ -93,9 +93,28 @@ class Storage:
         """Names of the direct children, sorted; empty where there are none."""
         return self._files(url).list(url)
 
+    def marks(self, url: str) -> dict[str, str]:
+        """Name -> mark of the files directly in a folder; empty where there are none.
+
+        A file that was written, replaced or moved there has another mark: size and times, or the ETag of an object. One
+        with another mark may hold the same bytes.
+        """
+        return self._files(url).marks(url)
+
+    def is_file(self, url: str) -> bool:
+        """Whether there is a file, and no folder."""
+        return self._files(url).is_file(url)
+
     def delete(self, url: str) -> None:
         """Remove a file, or everything below a folder; nothing there is fine."""
         self._files(url).delete(url)
+
+    def delete_if_version(self, url: str, version: str | None) -> None:
+        """Remove a file that is still this version, as `read_versioned` gave it; another one stays.
+
+        In object storage a version that is put at the same instant may go as well.
+        """
+        self._files(url).delete_if_version(url, version)
 
     def remove_leftovers(self, url: str) -> None:
         """Remove what writers that were killed have left in a local folder; in object storage they leave nothing."""
@@ -171,12 +190,29 @@ class LocalFiles:
         except FileNotFoundError:
             return []
 
+    def marks(self, url: str) -> dict[str, str]:
+        try:
+            with _errors_name(url), os.scandir(local_path(url)) as entries:
+                return {one.name: _mark(one.stat()) for one in entries if one.is_file()}
+        except FileNotFoundError:
+            return {}
+
+    def is_file(self, url: str) -> bool:
+        with _errors_name(url):
+            return local_path(url).is_file()
+
     def delete(self, url: str) -> None:
         path = local_path(url)
         with contextlib.suppress(FileNotFoundError), _errors_name(url):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
+                path.unlink()
+
+    def delete_if_version(self, url: str, version: str | None) -> None:
+        path = local_path(url)
+        with _errors_name(url), _locked(path):
+            if path.is_file() and _version(path.read_bytes()) == version:
                 path.unlink()
 
     def remove_leftovers(self, url: str) -> None:
@@ -217,6 +253,11 @@ def _open_file(path: Path, url: str) -> BinaryIO:
         raise
 
 
+def _mark(stat: os.stat_result) -> str:
+    """The time of change is the kernel's own: a file that is moved here with its old time of writing has a new one."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+
+
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -238,18 +279,29 @@ def _errors_name(url: str) -> Iterator[None]:
         raise StorageError(f"{url}: {error.strerror or error}") from error
 
 
+def _make_folder(folder: Path) -> None:
+    """Raises UserError where a file is in its place, or in that of a folder above."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), folder)
+        raise UserError(f"{file} is a file where a folder is needed; move it away or use another path") from None
+
+
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error.
 
     It is locked until then: one without a lock is a killed writer's.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     with _new_locked(temporary):
         try:
             yield temporary
             _sync(temporary)
+            if path.is_dir():
+                raise UserError(f"{path} is a folder where a file is to be; move it away or use another path")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -271,7 +323,7 @@ def _new_locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep out all others that lock this path, in any process. The kernel frees the lock when its holder is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     lock = path.with_name(f".{path.name[:100]}.lock{TEMPORARY_SUFFIX}")
     with contextlib.ExitStack() as stack:
         while True:

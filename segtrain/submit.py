@@ -57,6 +57,14 @@ def submit(
     return _score(client, number, poll_s, patience_s)
 
 
+def check(competition: str, storage: Storage) -> None:
+    """Find what `submit` would find wrong with the user's key or the competition, before there is a file.
+
+    Raises `UserError` and `StorageError` as `submit` does.
+    """
+    _submissions(KaggleClient(competition, storage.config))
+
+
 class _Upload:
     """A file on its way to the storage behind Kaggle; `token` is what Kaggle knows it by once it is there."""
 

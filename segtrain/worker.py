@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from segtrain.config import Recipe
 from segtrain.failures import portable
 from segtrain.mailbox import Began, StuckWorker
+from segtrain.process_scratch import temporary_files_in_scratch
 from segtrain.training.status import NOBODY, Driver, Left, Progress, RunSummary
 from segtrain.training.watchdog import Stuck, Watchdog
 from segtrain.training.world import World
@@ -50,7 +51,11 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
     mailbox.put.remote(Began(world.rank, ray.get_runtime_context().get_node_id(), socket.gethostname()))
     end_if_stuck = _ending(mailbox, world.rank)
     try:
-        with Watchdog(recipe.cluster.stuck_after_s, end_if_stuck) as watchdog, _asking(mailbox) as wants_to_leave:
+        with (
+            temporary_files_in_scratch("worker"),
+            Watchdog(recipe.cluster.stuck_after_s, end_if_stuck) as watchdog,
+            _asking(mailbox) as wants_to_leave,
+        ):
             tell = _teller(mailbox) if world.is_chief else NOBODY.tell
             driver = Driver(tell, wants_to_leave, watchdog.beat, config["claim"])
             summary: RunSummary = config["train"](recipe, world, driver)

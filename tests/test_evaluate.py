@@ -1,19 +1,23 @@
 """Scores of a fold over the cluster: those of the masks that predicting writes, from any number of workers."""
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
+from segtrain import evaluate as evaluating
 from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.evaluate import evaluate
+from segtrain.inference.scores import Counts, FoldScores, Scored
 from segtrain.predict import predict
 from segtrain.preflight import recipe_to_score
 from segtrain.storage import Storage
@@ -89,20 +93,82 @@ def test_scores_of_two_workers_are_scikit_learns_of_the_masks_that_are_written(
     assert [first, second] == [row["id"] for row in by_dice[:2]]
     left = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     panels = [f"worst/001-{first}.png", f"worst/002-{second}.png"]
-    assert left == ["pictures.csv", "summary.json", *panels, "worst/notes.txt"]
+    assert left == ["evaluation.owner", "pictures.csv", "summary.json", *panels, "worst/notes.txt"]
 
 
 def predict_here(recipe: Recipe, source: str, root: str, dest: Path) -> None:
     """What `predict` does with `FOLD`, in this process: another one would take ten seconds to start."""
+    from segtrain.inference import ledger
+    from segtrain.inference.assignment import Assignment
+    from segtrain.inference.stored import read_networks
     from segtrain.inference.tasks import take_inventory
-    from segtrain.inference.worker import Assignment, build_worker
+    from segtrain.inference.worker import build_worker
 
-    worker = build_worker(Assignment(recipe, source, root, str(dest), {}))
+    inventory = take_inventory(Storage(), root, [FOLD])
+    token = ledger.own(Storage(), str(dest))
+    networks = read_networks(source, Storage())
+    worker = build_worker(Assignment(recipe, networks, root, inventory.manifest, str(dest), token))
     try:
-        for task in take_inventory(Storage(), root, [FOLD]).tasks:
+        for task in inventory.tasks():
             worker(task)
     finally:
         worker.close()
+
+
+IDS = ["../../../x/pwn", "a\0b", "Car", "car"]
+
+
+def scores_of(*values: int) -> FoldScores:
+    """Of four pictures with ids that nobody should trust, each with a panel."""
+    scores = FoldScores(IDS, worst=4)
+    counts = [Counts(number, (value, 10, 10), (1, 1, 1), (1.0, 1.0, 1.0)) for number, value in enumerate(values)]
+    scores.add(Scored(0.5, "ab", counts, {number: b"%d" % value for number, value in enumerate(values)}))
+    return scores
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestWriting:
+    """Nothing leads out of the folder, and of two evaluations in it one wins."""
+
+    def test_ids_name_no_file_outside_and_no_formula_in_a_table(self, tmp_path: Path) -> None:
+        folder = tmp_path / "a" / "b" / "c"
+        (tmp_path / "x").mkdir()
+        token = evaluating._own(str(folder), Storage())
+        evaluating._write(str(folder), Storage(), scores_of(1, 2, 3, 4), {"x": 1}, token)
+        assert [path for path in tmp_path.rglob("*") if path.is_file() and folder not in path.parents] == []
+        assert len([path for path in (folder / "worst").iterdir() if path.suffix == ".png"]) == 4
+        assert b"=1+1" not in evaluating._csv({"id": ["=1+1"]}).splitlines()
+
+    @pytest.mark.parametrize(
+        ("method", "number"), [*(("write_if_version", number) for number in range(7)), ("delete_if_version", 0)]
+    )
+    def test_of_two_evaluations_the_later_wins_wherever_the_other_is_held(
+        self, tmp_path: Path, method: str, number: int
+    ) -> None:
+        """The first is held at one of its writes while the second does all of its own."""
+        folder, storage, calls = str(tmp_path / "out"), Storage(), itertools.count()
+        evaluating._write(folder, storage, scores_of(1, 2, 3, 5), {"of": "before"}, evaluating._own(folder, storage))
+        (tmp_path / "out" / "worst" / "009-gone.png").write_bytes(b"of an earlier one")
+        first, second = scores_of(5, 6, 7, 8), scores_of(4, 3, 2, 1)
+        token = evaluating._own(folder, Storage())
+        real = getattr(storage, method)
+
+        def held(*arguments: Any) -> None:
+            if next(calls) == number:
+                other = evaluating._own(folder, Storage())
+                evaluating._write(folder, Storage(), second, {"of": "second"}, other)
+            real(*arguments)
+
+        setattr(storage, method, held)
+        with pytest.raises(UserError, match="another evaluation"):
+            evaluating._write(folder, storage, first, {"of": "first"}, token)
+        found = written(tmp_path / "out")
+        assert json.loads(found["summary.json"]) == {"of": "second"}
+        assert found["pictures.csv"] == evaluating._csv(second.per_picture())
+        assert {name: data for name, data in found.items() if name.endswith(".png")} == evaluating._panels(second)
 
 
 @pytest.mark.slow  # 8 processes that each import TensorFlow

@@ -10,7 +10,11 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("segtrain.__init__", "segtrain.data.__init__")
 # Higher than layer 1, and light all the same: preparing and drawing need no TensorFlow.
-ALSO_LIGHT = ["segtrain.data.prepare", "segtrain.data.reader", "segtrain.data.describe", "segtrain.panels"]
+ALSO_LIGHT = [
+    *("segtrain.data.prepare", "segtrain.data.reader", "segtrain.data.describe", "segtrain.panels"),
+    # What the driver of a prediction and of a scoring has in its hands; an actor's results are unpickled there, too.
+    *(f"segtrain.inference.{name}" for name in ("assignment", "finished", "scores", "stored", "submission", "tasks")),
+]
 HEAVY = ("tensorflow", "keras", "ray", "s3fs", "botocore")
 
 

@@ -236,3 +236,9 @@ def test_importance_is_shares_or_nothing(figures: list[tuple[float, int, float]]
         assert sum(shares.values()) == pytest.approx(1.0)
         assert min(shares.values()) >= 0.0
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
+
+
+def test_no_cell_of_the_table_is_a_formula_and_numbers_stay_numbers() -> None:
+    trial = Trial(0, {"data.root": "=1+1", "optimizer.learning_rate": -0.5}, "failed", reason="=cmd()")
+    (row,) = csv.DictReader(io.StringIO(to_csv([trial], ["data.root", "optimizer.learning_rate"])))
+    assert (row["data.root"], row["optimizer.learning_rate"], row["reason"]) == ("'=1+1", "-0.5", "'=cmd()")

@@ -15,12 +15,16 @@ from segtrain.config import Recipe, UNetConfig, override
 from segtrain.data.prepare import prepare
 from segtrain.errors import UserError
 from segtrain.inference import ledger
+from segtrain.inference.assignment import Assignment
+from segtrain.inference.finished import Finished
+from segtrain.inference.stored import read_networks
 from segtrain.inference.tasks import RowGroup, take_inventory
-from segtrain.inference.worker import Assignment, build_worker
+from segtrain.inference.worker import build_worker
 from segtrain.models import build_model
 from segtrain.predict import closing_lines, predict
 from segtrain.preflight import Node, Offer
 from segtrain.storage import Storage
+from tests.kaggle_server import serve_kaggle
 
 PICTURES = 8
 
@@ -68,23 +72,27 @@ def actors() -> list[int]:
     return found
 
 
-def kill_when_there(path: Path, killed: list[int]) -> None:
-    """Kill one worker of the fleet once `path` is there."""
-    while not path.exists():
-        time.sleep(0.01)
+def kill_when_more_than(folder: Path, files: int, killed: list[int]) -> None:
+    """Kill one worker of the fleet once `folder` has so many files and one more."""
+    while len(list(folder.iterdir())) <= files:
+        time.sleep(0.002)
     killed += actors()[:1]
     os.kill(killed[0], signal.SIGKILL)
 
 
-def finish_some(recipe: Recipe, model: str, root: str, dest: Path, count: int) -> dict[Path, int]:
-    """Do the first tasks in this process; the part files with the times at which they were written."""
-    inventory = take_inventory(Storage(), root, None)
-    facts = predicting._facts(recipe, inventory)
-    worker = build_worker(Assignment(recipe, model, root, str(dest), facts))
-    for task in inventory.tasks[:count]:
+def finish_some(recipe: Recipe, model: str, target: str, dest: Path, count: int | None = None) -> Finished:
+    """Do the first tasks of those that are left, or all, in this process; what was there before."""
+    storage, networks = Storage(), read_networks(model, Storage())
+    inventory = take_inventory(storage, target, recipe.inference.folds)
+    finished = predicting._take_up(
+        recipe, storage, str(dest), inventory, predicting._facts(recipe, networks, inventory)
+    )
+    token = ledger.own(storage, str(dest))
+    worker = build_worker(Assignment(recipe, networks, target, inventory.manifest, str(dest), token))
+    for task in inventory.tasks(finished.parts)[:count]:
         worker(task)
     worker.close()
-    return {path: path.stat().st_mtime_ns for path in (dest / "parts").iterdir()}
+    return finished
 
 
 @pytest.mark.ray
@@ -94,23 +102,72 @@ def test_a_killed_workers_row_groups_are_done_again_and_finished_ones_are_not(
 ) -> None:
     recipe = override(Recipe(), ["inference.workers=1", "run.progress_every_s=0.01"])
     dest = tmp_path / "out"
-    before = finish_some(recipe, model, data_root, dest, 5)
-    # A worker has its first tasks before it writes what it predicts with, and all of them are still to do then.
-    (dest / ledger.NAME).unlink()
+    finish_some(recipe, model, data_root, dest, 5)
+    before = {path: path.stat().st_mtime_ns for path in (dest / "parts").glob("*.part")}
     killed: list[int] = []
-    killer = threading.Thread(target=kill_when_there, args=(dest / ledger.NAME, killed), daemon=True)
+    killer = threading.Thread(target=kill_when_more_than, args=(dest / "masks", 5, killed), daemon=True)
     killer.start()
     caplog.set_level("INFO", "segtrain")
     made = predict(recipe, model, data_root, str(dest))
     killer.join()
-    assert f"worker process {killed[0]} died; its unfinished tasks (3) are done again (1 of 3)" in caplog.text
-    assert "5 of 8 tasks were finished before" in caplog.text
+    assert f"worker process {killed[0]} died; its unfinished tasks" in caplog.text
+    assert "5 of 8 pictures were predicted before" in caplog.text
     assert (made.pictures, made.tasks_done, made.unreadable) == (PICTURES, 3, {})
     assert sorted(path.name for path in (dest / "masks").iterdir()) == [f"{n:02d}.png" for n in range(PICTURES)]
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished tasks are not done again"
     assert "predicted 3 pictures" in caplog.text
-    assert " s left" in caplog.text
     assert f"masks       8 in {dest}/masks" in closing_lines(made)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        write_photo(folder / f"{name}.png", seed)
+    return folder
+
+
+def write_photo(path: Path, seed: int) -> None:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 24, 3), np.uint8)).save(path)
+
+
+def test_a_picture_that_was_replaced_gets_a_new_mask(photos: Path, model: str, tmp_path: Path) -> None:
+    recipe = override(Recipe(), ["inference.threshold=0.5"])
+    finish_some(recipe, model, str(photos), tmp_path / "out")
+    first = (tmp_path / "out" / "masks" / "a.png").read_bytes()
+    write_photo(photos / "a.png", 3)
+    finished = finish_some(recipe, model, str(photos), tmp_path / "out")
+    assert (list(finished.parts), finished.again) == (["b"], ["a"])
+    finish_some(recipe, model, str(photos), tmp_path / "fresh")
+    masks = [(tmp_path / place / "masks" / "a.png").read_bytes() for place in ("out", "fresh")]
+    assert masks[0] == masks[1] != first
+
+
+def test_another_network_of_the_same_name_is_refused(photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.keras"
+    build_model(UNetConfig(filters=2, depth=1, convolutions=1), seed=1).save(own)
+    finish_some(Recipe(), str(own), str(photos), tmp_path / "out")
+    build_model(UNetConfig(filters=2, depth=1, convolutions=1), seed=2).save(own)
+    with pytest.raises(UserError, match=r"out holds another prediction \(model: \w{16} there, \w{16} now\)"):
+        predict(Recipe(), str(own), str(photos), str(tmp_path / "out"))
+
+
+def test_where_nothing_is_left_to_do_nothing_starts(
+    photos: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_some(Recipe(), model, str(photos), tmp_path / "out")
+    sample = tmp_path / "sample.csv"
+    sample.write_text("img,rle_mask\nb.png,\na.png,\n")
+    (tmp_path / "out" / "unreadable.csv").write_text("id,reason\na,of an earlier call\n")
+    monkeypatch.setattr(predicting.cluster, "connection", None)  # calling it would fail
+    made = predict(Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(sample))
+    assert (made.pictures, made.tasks_done) == (2, 0)
+    lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["img", "b.png", "a.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "masks", "parts", "prediction.json", "prediction.owner", "submission.csv"
+    ]  # fmt: skip
 
 
 class TestMistakes:
@@ -126,12 +183,66 @@ class TestMistakes:
             str(tmp_path / "photos"), tmp_path / "out", model=model
         )
 
+    def test_a_file_instead_of_a_folder(self, photos: Path, tmp_path: Path, model: str) -> None:
+        told = self.refused(str(photos / "a.png"), tmp_path / "out", model=model)
+        assert told == f"{photos}/a.png is a file; give the folder of pictures that it lies in, or a data set"
+
+    def test_masks_among_the_pictures(self, photos: Path, data_root: str, tmp_path: Path, model: str) -> None:
+        for dest in (photos, photos / "masks", photos / ".." / "photos"):
+            told = self.refused(str(photos), dest, model=model)
+            assert told.startswith(f"DEST: {dest} ")
+            assert told.endswith("give a folder elsewhere, or the masks would be taken for pictures")
+        (tmp_path / "link").symlink_to(photos)
+        assert "is the folder of the pictures" in self.refused(str(photos), tmp_path / "link", model=model)
+        assert "lies in" in self.refused(data_root, Path(data_root) / "out", model=model)
+        finish_some(Recipe(), model, str(photos), tmp_path / "out")
+        told = self.refused(str(tmp_path / "out" / "masks"), tmp_path / "out", model=model)
+        assert told.endswith("is where the masks in DEST go; give the folder of the pictures, or another DEST")
+        assert sorted(path.name for path in photos.iterdir()) == ["a.png", "b.png"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("image,mask\na.png,\n", "has the columns image, mask; a sample_submission"),
+            ("img,rle_mask\na.png,\nc.png,\n", r"names 1 picture of 2 that are not among those to predict \(c\.png\)"),
+        ],
+    )
+    def test_a_sample_that_does_not_fit(
+        self, photos: Path, tmp_path: Path, model: str, text: str, message: str
+    ) -> None:
+        (tmp_path / "sample.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            predict(Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"))
+        assert not (tmp_path / "out").exists()
+
+    def test_no_key_for_kaggle(self, photos: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "sample.csv").write_text("img,rle_mask\na.png,\n")
+        with serve_kaggle() as kaggle:
+            for name, value in kaggle.environment(tmp_path).items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.delenv("KAGGLE_API_TOKEN", raising=False)
+            with pytest.raises(UserError, match="there is no key for Kaggle; make one at"):
+                predict(
+                    Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"),
+                    to_kaggle=True,
+                )  # fmt: skip
+        assert not (tmp_path / "out").exists()
+
+    def test_a_saved_model_that_the_user_does_not_vouch_for(self, photos: Path, tmp_path: Path) -> None:
+        saved = tmp_path / "saved"
+        saved.mkdir()
+        (saved / "saved_model.pb").write_bytes(b"program")
+        assert "type inference.trust_saved_model=true with the command" in self.refused(
+            str(photos), tmp_path / "out", model=str(saved)
+        )
+
     def test_a_fold_that_does_not_exist(self, tmp_path: Path, data_root: str, model: str) -> None:
         told = self.refused(data_root, tmp_path / "out", "inference.folds=[1,7]", model=model)
         assert told == "inference.folds: fold 7 is not in the data set, which has 0, 1"
-        (tmp_path / "a.png").write_bytes(b"x")
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "a.png").write_bytes(b"x")
         assert "it has no manifest.json" in self.refused(
-            str(tmp_path), tmp_path / "out", "inference.folds=[0]", model=model
+            str(tmp_path / "photos"), tmp_path / "out", "inference.folds=[0]", model=model
         )
 
     def test_a_network_that_is_not_there(self, tmp_path: Path, data_root: str) -> None:
@@ -140,10 +251,9 @@ class TestMistakes:
     def test_results_made_with_other_settings_or_of_other_pictures(
         self, tmp_path: Path, data_root: str, model: str
     ) -> None:
-        facts = {"pictures": "0123", "folds": [0, 1], "flip": False, "threshold": 0.5}
+        facts = {"folds": [0, 1], "flip": False, "threshold": 0.5}
         ledger.claim(Storage(), str(tmp_path), facts)
         told = self.refused(data_root, tmp_path, "inference.flip=true", "inference.threshold=0.4", model=model)
-        assert "pictures: 0123 there" in told
         assert "flip: False there, True now" in told
         assert "threshold: 0.5 there, 0.4 now" in told
 
@@ -170,19 +280,25 @@ class TestMistakes:
 class TestTasks:
     def test_a_data_set_has_a_task_for_each_row_group_with_its_ids(self, data_root: str) -> None:
         inventory = take_inventory(Storage(), data_root, None)
-        assert inventory.pictures == len(inventory.tasks) == PICTURES
+        tasks = inventory.tasks()
+        assert inventory.pictures == len(tasks) == PICTURES
         assert inventory.folds == [0, 1]
-        assert sorted(id for task in inventory.tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
-        assert len({task.name for task in inventory.tasks}) == PICTURES
-        assert all(isinstance(task.place, RowGroup) for task in inventory.tasks)
-        one = take_inventory(Storage(), data_root, [1])
-        assert [task.name for task in one.tasks] == [t.name for t in inventory.tasks if t in one.tasks]
+        assert sorted(id for task in tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
+        assert len({task.name for task in tasks}) == PICTURES
+        assert all(isinstance(task.place, RowGroup) for task in tasks)
+        one = take_inventory(Storage(), data_root, [1]).tasks()
+        assert [task.name for task in one] == [task.name for task in tasks if task in one]
+        assert [task.ids for task in inventory.tasks(["03"])] == [task.ids for task in tasks if task.ids != ("03",)]
 
     def test_a_folders_tasks_are_the_same_each_time_until_its_files_change(self, tmp_path: Path) -> None:
         for number in range(40):
             (tmp_path / f"{number:02d}.JPG").write_bytes(b"")
         inventory = take_inventory(Storage(), str(tmp_path), None)
-        assert [len(task.ids) for task in inventory.tasks] == [16, 16, 8]
-        assert inventory == take_inventory(Storage(), str(tmp_path), None)
-        (tmp_path / "new.png").write_bytes(b"")
-        assert take_inventory(Storage(), str(tmp_path), None).fingerprint != inventory.fingerprint
+        tasks = inventory.tasks()
+        assert [len(task.ids) for task in tasks] == [16, 16, 8]
+        assert tasks == take_inventory(Storage(), str(tmp_path), None).tasks()
+        assert [len(task.ids) for task in inventory.tasks({"00", "17"})] == [16, 16, 6]
+        (tmp_path / "39.JPG").write_bytes(b"another")
+        changed = take_inventory(Storage(), str(tmp_path), None).tasks()
+        assert [one == other for one, other in zip(changed, tasks, strict=True)] == [True, True, False]
+        assert changed[2].name != tasks[2].name

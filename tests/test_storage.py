@@ -366,3 +366,56 @@ def test_parts_join_with_single_slashes() -> None:
     assert join("runs") == "runs"
     assert is_remote("s3://bucket/x")
     assert not is_remote("relative/path")
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_files_mark_changes_whenever_it_is_written_or_moved_there(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    root = str(tmp_path) if place == "local" else request.getfixturevalue("s3_root")
+    storage = Storage()
+    assert storage.marks(join(root, "none")) == {}
+    for name, data in (("a", b"1"), ("b", b"2"), ("folder/c", b"3")):
+        storage.write_bytes(join(root, "f", name), data)
+    before = storage.marks(join(root, "f"))
+    assert set(before) == {"a", "b"}
+    storage.write_bytes(join(root, "f", "b"), b"4")
+    after = storage.marks(join(root, "f"))
+    assert (after["a"] == before["a"], after["b"] == before["b"]) == (True, False)
+    assert storage.is_file(join(root, "f", "a"))
+    assert not storage.is_file(join(root, "f"))
+    assert not storage.is_file(join(root, "f", "none"))
+    if place == "local":
+        times = os.stat(tmp_path / "f" / "b")
+        (tmp_path / "moved").write_bytes(b"5")
+        os.utime(tmp_path / "moved", ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(tmp_path / "moved", tmp_path / "f" / "b")  # same size, same time of writing
+        assert storage.marks(join(root, "f"))["b"] != after["b"]
+
+
+def test_only_the_version_that_was_meant_is_removed(root: str, storage: Storage) -> None:
+    url = join(root, "file")
+    storage.write_bytes(url, b"old")
+    version = storage.read_versioned(url)[1]
+    storage.write_bytes(url, b"new")
+    storage.delete_if_version(url, version)
+    assert storage.read_bytes(url) == b"new"
+    storage.delete_if_version(url, storage.read_versioned(url)[1])
+    assert not storage.exists(url)
+    storage.delete_if_version(url, version)
+
+
+@pytest.mark.parametrize("write", ["write_bytes", "write_if_version", "write_file"])
+def test_a_file_where_a_folder_is_needed_is_named_and_the_other_way_round(
+    tmp_path: Path, storage: Storage, write: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    rest = {"write_bytes": [b"x"], "write_if_version": [b"x", None], "write_file": [tmp_path / "file"]}[write]
+    for url in ("file/a", "file/a/b/c"):
+        with pytest.raises(UserError, match=r"/file is a file where a folder is needed; move it away or use another"):
+            getattr(storage, write)(str(tmp_path / url), *rest)
+    if write != "write_if_version":  # which finds something there
+        with pytest.raises(UserError, match=r"/folder is a folder where a file is to be; move it away or use another"):
+            getattr(storage, write)(str(tmp_path / "folder"), *rest)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

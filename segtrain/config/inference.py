@@ -34,6 +34,9 @@ class InferenceConfig(Section):
     """Write probabilities as 8-bit PNG."""
     skip_unreadable: bool = False
     """Leave out pictures that cannot be decoded, and list them, instead of stopping."""
+    trust_saved_model: bool = False
+    """Load SavedModels. A SavedModel is a program: whoever made it may read, write and send whatever you may. Only what
+    is typed with the command counts; a run's own recipe cannot vouch for itself."""
 
     @model_validator(mode="after")
     def _whole_tile(self) -> Self:

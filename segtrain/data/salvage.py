@@ -22,6 +22,13 @@ class LostRow:
     reason: str
 
 
+def row_of(id: str, row: Row | None) -> Row | LostRow:
+    """The row that the index calls `id`, as it was read; lost where it could not be, or is another one."""
+    if row is None:
+        return LostRow(id, "its bytes in storage are damaged")
+    return row if row.id == id else LostRow(id, "its shard holds another picture in its place")
+
+
 def damage_of(row: Row) -> LostRow | None:
     """What a row's own checksums, its id and its size say against it; None where nothing does."""
     reason = check_id(row.id, older=True)

@@ -3,7 +3,8 @@
 import keras
 
 from segtrain.errors import UserError
-from segtrain.inference.loading import METRICS, SAVED_MODEL, Member, load_members, metrics_beside
+from segtrain.inference.loading import load
+from segtrain.inference.stored import KERAS, METRICS, SAVED_MODEL, metrics_beside, read_networks
 from segtrain.scratch import scratch_folder
 from segtrain.storage import Storage, join
 
@@ -22,19 +23,19 @@ def export(source: str, destination: str, storage: Storage) -> None:
     for url in taken:
         if storage.exists(url):
             raise UserError(f"{url} is there already; remove it or give another place to export to")
-    members = load_members(source, storage)
-    if len(members) > 1:
-        raise UserError(f"{source} is an ensemble; export its members one by one: {members[0].name} and so on")
-    member = members[0]
-    if member.model is None:
+    networks = read_networks(source, storage, trust_saved_model=True)  # to be refused, not to be loaded
+    if len(networks) > 1:
+        raise UserError(f"{source} is an ensemble; export its members one by one: {networks[0].name} and so on")
+    network = networks[0]
+    model = None if network.kind == "saved_model" else load(network).model
+    if model is None:
         raise UserError(f"{source} is a SavedModel already; copy it as it is, or export from the run")
-    metrics = _metrics(member, storage)
     if destination.endswith(".keras"):
-        if metrics is not None:
-            storage.write_bytes(metrics_beside(destination), metrics)
-        storage.write_bytes(destination, storage.read_bytes(member.name))
+        if network.metrics is not None:
+            storage.write_bytes(metrics_beside(destination), network.metrics)
+        storage.write_bytes(destination, network.files[KERAS])
     else:
-        _write_saved_model(member.model, destination, metrics, storage)
+        _write_saved_model(model, destination, network.metrics, storage)
 
 
 def _write_saved_model(model: keras.Model, destination: str, metrics: bytes | None, storage: Storage) -> None:
@@ -46,7 +47,3 @@ def _write_saved_model(model: keras.Model, destination: str, metrics: bytes | No
         # A folder is a model once this file is in it, so it comes last.
         for path in sorted(files, key=lambda path: path.name == SAVED_MODEL):
             storage.write_file(join(destination, path.relative_to(folder).as_posix()), path)
-
-
-def _metrics(member: Member, storage: Storage) -> bytes | None:
-    return None if member.facts is None else storage.read_bytes(metrics_beside(member.name))

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain import panels
-from segtrain.storage import join
+from segtrain.storage import Storage, join
 
-MASKS, OVERLAYS, PROBABILITIES = "masks", "overlays", "probabilities"
+MASKS, OVERLAYS, PROBABILITIES = OUTPUT_FOLDERS = "masks", "overlays", "probabilities"
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_GREY = 0
@@ -31,6 +31,23 @@ class Outputs:
     overlays: bool = False
     probabilities: bool = False
 
+    def names(self, name: str) -> Iterator[tuple[str, str]]:
+        """Folder and name of each file of the picture whose outputs are called `name`."""
+        yield MASKS, f"{name}.png"
+        if self.probabilities:
+            yield PROBABILITIES, f"{name}.png"
+        if self.overlays:
+            yield OVERLAYS, f"{name}.jpg"
+
+    def present(self, storage: Storage) -> dict[str, set[str]]:
+        """Folder -> names of the files that are there."""
+        return {folder: set(storage.list(join(self.dest, folder))) for folder, _ in self.names("")}
+
+    def remove(self, storage: Storage, name: str) -> None:
+        """Delete the files of the picture whose outputs are called `name`."""
+        for folder, file in self.names(name):
+            storage.delete(join(self.dest, folder, file))
+
     def files(
         self,
         name: str,
@@ -38,7 +55,7 @@ class Outputs:
         probability: NDArray[np.float32],
         image: NDArray[np.uint8] | None,
     ) -> Iterator[tuple[str, bytes]]:
-        """URL and bytes of each file of the picture called `name`.
+        """URL and bytes of each file of the picture whose outputs are called `name`, a safe file name.
 
         `mask` and `probability` are (H, W), `image` is (H, W, 3) and only needed for overlays.
         """

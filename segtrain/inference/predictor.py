@@ -4,7 +4,6 @@ Three stages, so that a caller can overlap one picture's decoding with another's
 work on the host, in any thread; `forward` uses the device, one caller at a time.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from segtrain.config import InferenceConfig
 from segtrain.data.decode import resize_image
-from segtrain.inference.loading import Member, pooled_threshold
+from segtrain.inference.loading import Member
 from segtrain.inference.network import Network
+from segtrain.inference.stored import combined_digest, pooled_threshold
 from segtrain.probability import upsample_probability
 
 Size = tuple[int, int]
@@ -55,7 +55,7 @@ class Predictor:
         self._flip = inference.flip
         self.threshold: float = pooled_threshold(members) if inference.threshold is None else inference.threshold
         """A pixel is object where its probability is at least this."""
-        self.digest: str = hashlib.sha256(" ".join(member.digest for member in members).encode()).hexdigest()[:16]
+        self.digest: str = combined_digest(member.digest for member in members)
         """16 hex digits over the bytes of the models' files."""
 
     def prepare(self, decode: Callable[[int, int], NDArray[np.uint8]], height: int, width: int) -> Prepared:

@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from segtrain.config import Recipe
 from segtrain.data.decode import decode_image
-from segtrain.data.manifest import read_manifest
+from segtrain.data.manifest import Manifest
 from segtrain.data.reader import RowGroupReader
-from segtrain.data.salvage import LostRow
+from segtrain.data.salvage import row_of
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.inference.forward import Forward
-from segtrain.inference.loading import load_members
+from segtrain.inference.loading import load
 from segtrain.inference.predictor import Logits, Predictor
 from segtrain.inference.scores import Counts, Scored, Task, Worst, count
+from segtrain.inference.stored import StoredNetwork
 from segtrain.panels import panel
 from segtrain.storage import Storage
 
@@ -26,13 +27,13 @@ from segtrain.storage import Storage
 class Scorer:
     """Callable with a task, from several threads at once."""
 
-    def __init__(self, recipe: Recipe, source: str) -> None:
-        """For the pictures of `recipe.data.root` and the networks in `source`; raises as `load_members` does."""
+    def __init__(self, recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest) -> None:
+        """For the pictures of `recipe.data.root`, whose manifest that is; raises as `load` does."""
         assert recipe.data.root is not None, "checked before workers start"
         storage = Storage(recipe.storage)
         self._evaluation = recipe.evaluation
-        self._predictor = Predictor(load_members(source, storage), recipe.inference, recipe.cluster.device_bytes)
-        manifest = read_manifest(storage, recipe.data.root, recipe.data.version)
+        members = [load(network) for network in networks]
+        self._predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
         self._reader = RowGroupReader(manifest, storage, recipe.data.root)
         self._host = ThreadPoolExecutor(recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
         self._forward = Forward(self._predictor, recipe.inference, self._host)
@@ -46,8 +47,7 @@ class Scorer:
         and `StorageError` where a shard is missing or storage fails.
         """
         stored = self._reader.read(task.shard, task.row_group)
-        lost = "its bytes in storage are damaged"
-        rows = [stored[place] or LostRow(name, lost) for place, name in zip(task.rows, task.ids, strict=True)]
+        rows = [row_of(name, stored[place]) for place, name in zip(task.rows, task.ids, strict=True)]
         numbers = dict(zip(task.ids, range(task.first, task.first + len(rows)), strict=True))
         scored = Scored(self._predictor.threshold, self._predictor.digest)
 

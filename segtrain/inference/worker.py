@@ -5,63 +5,35 @@ While the network computes for one task, the host decodes the next one's picture
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from segtrain import rle
-from segtrain.config import Recipe
 from segtrain.data.decode import decode_image
+from segtrain.data.salvage import LostRow
 from segtrain.data.shards import Row
 from segtrain.inference import ledger
+from segtrain.inference.assignment import Assignment, Done
 from segtrain.inference.device import configure_device
 from segtrain.inference.forward import Forward
-from segtrain.inference.loading import load_members
+from segtrain.inference.loading import load
 from segtrain.inference.outputs import Outputs
-from segtrain.inference.parts import Part, PredictedMask, write_part
+from segtrain.inference.parts import Part, PredictedMask, Seen, write_part
 from segtrain.inference.predictor import Logits, Predictor
-from segtrain.inference.tasks import Task, task_reader
+from segtrain.inference.tasks import Task, digest_of, task_reader
 from segtrain.storage import Storage
 
 IO_THREADS = 8
 """Reading and writing wait for storage rather than for a core."""
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker is told before its first task; plain values."""
-
-    recipe: Recipe
-    source: str
-    """The trained network, or several of them joined by commas."""
-    target: str
-    """The data set or folder that the tasks are of."""
-    dest: str
-    facts: dict[str, Any]
-    """What the driver knows that the prediction is made with."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a task."""
-
-    bytes: int = 0
-    """Of the pictures' files."""
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """Id -> reason, of pictures without a mask."""
-
-
 def build_worker(assignment: Assignment) -> "PredictionWorker":
-    """The worker of this process. Raises as `load_members` and `ledger.claim`."""
+    """The worker of this process. Raises as `load`."""
     recipe = assignment.recipe
     configure_device(recipe.cluster)
-    storage = Storage(recipe.storage)
-    members = load_members(assignment.source, storage)
+    members = [load(network) for network in assignment.networks]
     predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
-    made_with = {"model": predictor.digest, "threshold": predictor.threshold, **assignment.facts}
-    ledger.claim(storage, assignment.dest, made_with)
-    return PredictionWorker(assignment, predictor, storage)
+    return PredictionWorker(assignment, predictor, Storage(recipe.storage))
 
 
 class PredictionWorker:
@@ -72,20 +44,21 @@ class PredictionWorker:
         self._predictor = predictor
         self._storage = storage
         self._outputs = Outputs(assignment.dest, inference.overlays, inference.probabilities)
+        self._token = assignment.token
         self._host = ThreadPoolExecutor(assignment.recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
         self._forward = Forward(predictor, inference, self._host)
         self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="segtrain-io")
-        self._read = task_reader(storage, assignment.target, self._io, assignment.recipe.data.version)
+        self._read = task_reader(storage, assignment.target, assignment.manifest, self._io)
 
     def __call__(self, task: Task) -> Done:
         """Predict the pictures of a task and write their files and, last, the part file.
 
-        Raises UserError for a picture that cannot be read, unless they are to be left out; DataError and StorageError
-        where reading or writing fails.
+        Raises UserError for a picture that cannot be read, unless they are to be left out, and where another call owns
+        the folder by now; DataError and StorageError where reading or writing fails.
         """
-        if not task.ids:
-            return Done()
         rows = self._read(task)
+        subjects = {subject.id: subject for subject in task.subjects}
+        ledger.check_owner(self._storage, self._outputs.dest, self._token)
         masks: list[PredictedMask] = []
         unreadable: dict[str, str] = {}
         writing: list[Future[None]] = []
@@ -98,11 +71,15 @@ class PredictionWorker:
         finishing: Iterable[tuple[PredictedMask, list[Future[None]]]] = ()
         for found in self._forward(rows, unreadable):
             take(finishing)  # of the batch before, so that the logits of two at most are in memory
-            finishing = self._host.map(self._finish, *zip(*found, strict=True)) if found else ()
+            finishing = self._host.map(lambda each: self._finish(subjects[each[0].id].file, *each), found)
         take(finishing)
+        for id in unreadable:  # what an earlier content of it gave
+            self._outputs.remove(self._storage, subjects[id].file)
         for write in writing:
             write.result()
-        write_part(self._storage, ledger.part_url(self._outputs.dest, task.name), Part(masks, unreadable))
+        seen = {row.id: Seen(subjects[row.id].mark, _digest(row), subjects[row.id].file) for row in rows}
+        ledger.check_owner(self._storage, self._outputs.dest, self._token)
+        write_part(self._storage, ledger.part_url(self._outputs.dest, task.name), Part(masks, unreadable, seen))
         return Done(sum(len(row.image) for row in rows if isinstance(row, Row)), unreadable)
 
     def close(self) -> None:
@@ -110,11 +87,15 @@ class PredictionWorker:
         self._host.shutdown()
         self._io.shutdown()
 
-    def _finish(self, row: Row, logits: Logits) -> tuple[PredictedMask, list[Future[None]]]:
-        """A picture's run lengths, and the writes of its files, which have been started."""
+    def _finish(self, name: str, row: Row, logits: Logits) -> tuple[PredictedMask, list[Future[None]]]:
+        """A picture's run lengths, and the writes of its files, called `name`, which have been started."""
         probability = self._predictor.finish(logits)
         mask = probability >= np.float32(self._predictor.threshold)
         image = decode_image(row, row.height, row.width) if self._outputs.overlays else None
-        files = self._outputs.files(row.id, mask, probability, image)
+        files = self._outputs.files(name, mask, probability, image)
         writes = [self._io.submit(self._storage.write_bytes, url, data) for url, data in files]
         return PredictedMask(row.id, row.height, row.width, rle.encode(mask)), writes
+
+
+def _digest(row: Row | LostRow) -> str:
+    return digest_of(row.image) if isinstance(row, Row) else ""

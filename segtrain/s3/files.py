@@ -123,8 +123,32 @@ class S3Files:
             return []
         return sorted(path.removeprefix(folder) for path in paths if path.startswith(folder) and path != folder)
 
+    def marks(self, url: str) -> dict[str, str]:
+        folder = _path(url) + "/"
+        try:
+            found: list[dict[str, Any]] = self._run(url, lambda: self._objects.ls(folder, detail=True))
+        except FileNotFoundError:
+            return {}
+        files = [one for one in found if one["type"] == "file" and one["name"] != folder]
+        return {one["name"].removeprefix(folder): f"{one['size']}-{one['ETag']}" for one in files}
+
+    def is_file(self, url: str) -> bool:
+        try:
+            facts: dict[str, Any] = self._run(url, lambda: self._objects.info(_path(url)))
+        except FileNotFoundError:
+            return False
+        return bool(facts["type"] == "file")
+
     def delete(self, url: str) -> None:
         self._run(url, lambda: self._delete_all(_key(url)))
+
+    def delete_if_version(self, url: str, version: str | None) -> None:
+        try:
+            there = self.read_versioned(url)[1]
+        except FileNotFoundError:
+            return
+        if there == version:
+            self.delete(url)
 
     def size(self, url: str) -> int:
         facts: dict[str, Any] = self._run(url, lambda: self._objects.info(_key(url)))

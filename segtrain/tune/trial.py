@@ -14,6 +14,7 @@ from segtrain.environment import before_tensorflow
 from segtrain.errors import TakenOverError
 from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
 from segtrain.launch import run_on
+from segtrain.process_scratch import temporary_files_in_scratch
 from segtrain.run_record import epochs_of
 from segtrain.storage import Storage, join
 from segtrain.training.checkpoint import Checkpoints
@@ -146,7 +147,7 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) ->
     logging.getLogger("segtrain").addHandler(_ToReporter(reporter))
     while True:
         try:
-            with Watchdog(recipe.cluster.stuck_after_s, _end) as watchdog:
+            with temporary_files_in_scratch("trial"), Watchdog(recipe.cluster.stuck_after_s, _end) as watchdog:
                 return train(recipe, world, Driver(reporter.show, beat=watchdog.beat, claim=claim))
         except Exception as error:
             shortage = portable(error, gpus=world.gpus_per_worker > 0)

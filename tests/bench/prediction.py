@@ -75,18 +75,25 @@ def show(threads: int, found: dict[str, Any]) -> None:
 def one(threads: int, folder: str) -> dict[str, Any]:
     """Measure in this process, whose TensorFlow has been told how many threads to use."""
     from segtrain.inference import ledger
+    from segtrain.inference.assignment import Assignment
     from segtrain.inference.device import configure_device
     from segtrain.inference.parts import read_part
+    from segtrain.inference.stored import read_networks
     from segtrain.inference.tasks import take_inventory
-    from segtrain.inference.worker import Assignment, build_worker
+    from segtrain.inference.worker import build_worker
     from segtrain.storage import Storage
 
     configure_device(Recipe().cluster)
     write_model(Path(folder, "best"))
-    tasks = take_inventory(Storage(), f"{folder}/set", None).tasks * REPEATS
+    inventory = take_inventory(Storage(), f"{folder}/set", None)
+    tasks = inventory.tasks() * REPEATS
     settings = [f"inference.batch_size={BATCH}", f"inference.threshold={middle(folder, tasks)}"]
     recipe = override(Recipe(), settings)
-    worker = build_worker(Assignment(recipe, f"{folder}/best/model.keras", f"{folder}/set", f"{folder}/{threads}", {}))
+    networks = read_networks(f"{folder}/best/model.keras", Storage())
+    token = ledger.own(Storage(), f"{folder}/{threads}")
+    worker = build_worker(
+        Assignment(recipe, networks, f"{folder}/set", inventory.manifest, f"{folder}/{threads}", token)
+    )
     pictures = sum(len(task.ids) for task in tasks)
     cpu_s: dict[str, float] = {}
 
@@ -154,13 +161,14 @@ def middle(folder: str, tasks: Sequence["Task"]) -> float:
     import numpy as np
 
     from segtrain.data.decode import decode_image
+    from segtrain.data.manifest import read_manifest
     from segtrain.inference.loading import load_members
     from segtrain.inference.predictor import Predictor
     from segtrain.inference.tasks import task_reader
     from segtrain.storage import Storage
 
     with ThreadPoolExecutor(1) as io:
-        row = task_reader(Storage(), f"{folder}/set", io)(tasks[0])[0]
+        row = task_reader(Storage(), f"{folder}/set", read_manifest(Storage(), f"{folder}/set"), io)(tasks[0])[0]
     assert isinstance(row, Row)
     predictor = Predictor(load_members(f"{folder}/best/model.keras", Storage()), Recipe().inference)
     return float(np.median(predictor.probability(decode_image(row, row.height, row.width))))

@@ -129,12 +129,13 @@ def test_tasks_read_the_version_that_they_were_made_of(source: Path, tmp_path: P
     inventory = take_inventory(STORAGE, dest, None)
     make(source, dest, 1)
     assert take_inventory(STORAGE, dest, None, first.fingerprint) == inventory
+    newest = take_inventory(STORAGE, dest, None)
     with ThreadPoolExecutor(1) as io:
-        read = task_reader(STORAGE, dest, io, inventory.fingerprint)
-        images = {row.id: row.image for task in inventory.tasks for row in read(task) if isinstance(row, Row)}
-        now = task_reader(STORAGE, dest, io)
-        assert images.keys() == {id for task in inventory.tasks for id in task.ids}
-        assert not images.items() & {(row.id, row.image) for row in now(inventory.tasks[0]) if isinstance(row, Row)}
+        read = task_reader(STORAGE, dest, inventory.manifest, io)
+        images = {row.id: row.image for task in inventory.tasks() for row in read(task) if isinstance(row, Row)}
+        now = task_reader(STORAGE, dest, newest.manifest, io)
+        assert images.keys() == inventory.subjects.keys()
+        assert not images.items() & {(row.id, row.image) for row in now(newest.tasks()[0]) if isinstance(row, Row)}
 
 
 def test_a_copy_that_is_damaged_is_passed_over(source: Path, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import tensorflow as tf
 from segtrain.config import InferenceConfig, UNetConfig
 from segtrain.errors import UserError
 from segtrain.inference.export import export
-from segtrain.inference.loading import Facts, Member, load_members, pooled_threshold
+from segtrain.inference.loading import Member, load_members
 from segtrain.inference.predictor import Predictor
+from segtrain.inference.stored import Facts, pooled_threshold
 from segtrain.models import build_model
 from segtrain.storage import Storage, join
 
@@ -56,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(source: str | Path) -> Member:
     """The one network of `source`."""
-    (member,) = load_members(str(source), Storage())
+    (member,) = load_members(str(source), Storage(), trust_saved_model=True)
     return member
 
 
@@ -90,7 +91,7 @@ def test_every_copy_of_a_network_gives_the_same_probabilities(runs: Path, copy: 
 
 @pytest.mark.parametrize("source", ["{0}", "{0}/saved , {0}/fold-1/best/model.keras"])
 def test_an_ensemble_is_the_mean_of_its_members(runs: Path, source: str) -> None:
-    members = load_members(source.format(runs), Storage())
+    members = load_members(source.format(runs), Storage(), trust_saved_model=True)
     assert len(members) == 2
     wanted = (probability(fold(0, runs)) + probability(fold(1, runs))) / 2
     np.testing.assert_allclose(probability(*members), wanted, rtol=0, atol=1e-6)
@@ -107,7 +108,7 @@ def test_the_threshold_of_an_ensemble_is_the_best_over_all_their_pictures(runs: 
 
 def test_the_digest_names_the_networks_and_their_order(runs: Path, tmp_path: Path) -> None:
     digests = [
-        Predictor(load_members(source.format(runs), Storage()), InferenceConfig()).digest
+        Predictor(load_members(source.format(runs), Storage(), trust_saved_model=True), InferenceConfig()).digest
         for source in ("{0}/fold-0", "{0}", "{0}/fold-1,{0}/fold-0", "{0}/saved")
     ]
     assert len(set(digests)) == len(digests)

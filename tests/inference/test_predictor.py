@@ -13,9 +13,10 @@ import tensorflow as tf
 from segtrain.config import InferenceConfig, UNetConfig
 from segtrain.data.decode import resize_image
 from segtrain.errors import UserError
-from segtrain.inference.loading import Facts, Member
+from segtrain.inference.loading import Member
 from segtrain.inference.network import Network
 from segtrain.inference.predictor import Logits, Predictor
+from segtrain.inference.stored import Facts
 from segtrain.memory import inference_footprint
 from segtrain.models import build_model
 from segtrain.probability import upsample_probability

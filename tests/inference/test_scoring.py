@@ -16,6 +16,7 @@ from segtrain.inference.loading import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.scores import Scored, Task
 from segtrain.inference.scoring import Scorer
+from segtrain.inference.stored import read_networks
 from segtrain.metrics import boundary, hard_counts
 from segtrain.storage import Storage
 from tests.labelled import LabelledSet, write_run, write_set
@@ -47,7 +48,8 @@ def tasks_of(root: str) -> list[Task]:
 
 def score(run: str, root: str, *settings: str) -> list[Scored]:
     """Everything, side by side as in an actor."""
-    scorer = Scorer(override(Recipe(), [f"data.root={root}", "inference.batch_size=2", *settings]), run)
+    recipe = override(Recipe(), [f"data.root={root}", "inference.batch_size=2", *settings])
+    scorer = Scorer(recipe, read_networks(run, Storage()), read_manifest(Storage(), root))
     try:
         with ThreadPoolExecutor(3) as threads:
             return list(threads.map(scorer, tasks_of(root)))

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from segtrain import rle
 from segtrain.errors import DataError, UserError
 from segtrain.inference.parts import Part, PredictedMask, write_part
-from segtrain.inference.submission import FETCHED_AT_ONCE, write
+from segtrain.inference.submission import FETCHED_AT_ONCE, check, write
 from segtrain.storage import Storage, join
 
 HEIGHT, WIDTH = 30, 41
@@ -115,6 +115,57 @@ def test_the_sample_may_be_in_kaggles_archive(root: Path) -> None:
         file.writestr("__MACOSX/._sample_submission.csv", b"\0")
         file.writestr("sample_submission.csv", sample_text([0]))
     assert written(root, archive.getvalue()) == "img,rle_mask\n000.x_00.jpg,\n"
+
+
+def packed(
+    data: bytes, *, encrypted: bool = False, size: int | None = None, method: int = zipfile.ZIP_DEFLATED
+) -> bytes:
+    """An archive of one CSV file, whose directory may say that it is encrypted or of another size."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("sample_submission.csv", data)
+    made = bytearray(archive.getvalue())
+    entry = made.index(b"PK\x01\x02")
+    if encrypted:
+        made[entry + 8] |= 1
+        made[6] |= 1
+    if size is not None:
+        made[entry + 24 : entry + 28] = size.to_bytes(4, "little")
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        (lambda: packed(b"a" * 50_000_000), r"says that it unpacks to 48 MiB, more than 200 times its size; unpack it"),
+        (lambda: packed(sample_text([0]).encode(), size=2**31), r"says that it unpacks to 2048 MiB, more than 200"),
+        (lambda: packed(sample_text([0]).encode(), size=5000), r"does not hold the 5000 bytes that it says; d|no CSV"),
+        (lambda: packed(sample_text([0]).encode(), size=5), r"is no CSV file|has the columns"),
+        (lambda: packed(sample_text([0]).encode(), encrypted=True), r"is encrypted; unpack it and give the CSV file"),
+        (lambda: packed(sample_text([0]).encode())[:-40], r"is no CSV file"),
+    ],
+    ids=["bomb", "declared", "more", "less", "encrypted", "cut"],
+)  # fmt: skip
+def test_an_archive_that_cannot_be_trusted_is_refused_before_it_is_unpacked(
+    root: Path, archive: Callable[[], bytes], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        written(root, archive())
+
+
+def test_what_is_wrong_is_found_before_there_is_a_part(tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text(sample_text([0, 1]))
+    check(str(sample), [picture(0), picture(1), picture(2)], Storage())
+    with pytest.raises(UserError, match=r"names 1 picture of 2 that are not among those to predict \(001\.x_01\.jpg\)"):
+        check(str(sample), [picture(0)], Storage())
+
+
+def test_of_a_part_only_the_pictures_are_taken_that_are_wanted(root: Path) -> None:
+    write_parts(str(root / "more"), [3])
+    parts = {str(root / "parts/000.part"): {picture(0)}, str(root / "more/parts/000.part"): {picture(3)}}
+    (root / "sample.csv").write_text(sample_text([0, 3]))
+    assert write(parts, str(root / "sample.csv"), str(root / "out.csv"), Storage(), only=parts) == 2
 
 
 def test_a_name_with_a_comma_is_quoted(tmp_path: Path) -> None:

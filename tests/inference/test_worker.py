@@ -1,9 +1,9 @@
 """What one process of a prediction makes of its tasks: a real network, no Ray."""
 
-import json
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,22 @@ from PIL import Image
 
 from segtrain import rle
 from segtrain.config import Recipe, UNetConfig, override
+from segtrain.data.ids import file_names
 from segtrain.data.prepare import prepare
 from segtrain.errors import NoSpaceError, UserError
 from segtrain.inference import ledger
+from segtrain.inference.assignment import Assignment
 from segtrain.inference.loading import load_members
 from segtrain.inference.parts import Part, read_part
 from segtrain.inference.predictor import Predictor
+from segtrain.inference.stored import read_networks
 from segtrain.inference.tasks import Task, take_inventory
-from segtrain.inference.worker import Assignment, PredictionWorker, build_worker
+from segtrain.inference.worker import PredictionWorker, build_worker
 from segtrain.models import build_model
 from segtrain.storage import Storage, join
 
 HEIGHT, WIDTH = 20, 28
+IDS = [f"{number:02d}" for number in range(17)]
 
 
 def write_pictures(folder: Path, names: list[str]) -> Path:
@@ -46,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """17 pictures: one more than a task has."""
-    return write_pictures(tmp_path / "photos", [f"{number:02d}.png" for number in range(17)])
+    return write_pictures(tmp_path / "photos", [f"{id}.png" for id in IDS])
 
 
 class Run:
@@ -55,8 +59,10 @@ class Run:
     def __init__(self, model: str, target: str, dest: str, *settings: str) -> None:
         self.recipe = override(Recipe(), ["inference.batch_size=3", *settings])
         self.storage = Storage()
-        self.assignment = Assignment(self.recipe, model, target, dest, {"pictures": "x"})
-        self.tasks = take_inventory(self.storage, target, self.recipe.inference.folds).tasks
+        inventory = take_inventory(self.storage, target, self.recipe.inference.folds)
+        networks, token = read_networks(model, self.storage), ledger.own(self.storage, dest)
+        self.assignment = Assignment(self.recipe, networks, target, inventory.manifest, dest, token)
+        self.tasks = inventory.tasks()
 
     def work(self, *tasks: Task) -> dict[str, str]:
         """All tasks, or these, side by side as in an actor; the pictures that were left out."""
@@ -70,9 +76,7 @@ class Run:
 
     def parts(self) -> dict[str, Part]:
         dest = self.assignment.dest
-        return {
-            name: read_part(self.storage, ledger.part_url(dest, name)) for name in ledger.finished(self.storage, dest)
-        }
+        return {name: read_part(self.storage, ledger.part_url(dest, name)) for name in ledger.parts(self.storage, dest)}
 
     def png(self, *path: str) -> np.ndarray:
         import io
@@ -85,8 +89,9 @@ def test_masks_run_lengths_and_probabilities_are_the_predictors_own(folder: Path
     assert run.work() == {}
     predictor = Predictor(load_members(model, Storage()), run.recipe.inference)
     parts = run.parts()
-    assert sorted(parts) == ["pictures-0000000", "pictures-0000016"]
-    masks = [mask for name in sorted(parts) for mask in parts[name].masks]
+    assert sorted(parts) == sorted(task.name for task in run.tasks)
+    masks = [mask for task in run.tasks for mask in parts[task.name].masks]
+    assert {id: seen.file for part in parts.values() for id, seen in part.seen.items()} == {id: id for id in IDS}
     assert [mask.id for mask in masks] == [f"{number:02d}" for number in range(17)]
     for mask in masks:
         expected = predictor.probability(np.asarray(Image.open(folder / f"{mask.id}.png")))
@@ -98,8 +103,6 @@ def test_masks_run_lengths_and_probabilities_are_the_predictors_own(folder: Path
         np.testing.assert_allclose(levels / 255.0, expected, rtol=0, atol=0.51 / 255)
         assert run.png("overlays", f"{mask.id}.jpg").shape == (HEIGHT, WIDTH, 3)
     assert any(0 < run.png("masks", f"{mask.id}.png").mean() < 1 for mask in masks)
-    made_with = json.loads((tmp_path / "out" / "prediction.json").read_text())
-    assert made_with == {"format_version": 1, "model": predictor.digest, "threshold": 0.5, "pictures": "x"}
 
 
 def test_pictures_and_results_may_both_be_in_object_storage(tmp_path: Path, model: str, s3_root: str) -> None:
@@ -111,16 +114,48 @@ def test_pictures_and_results_may_both_be_in_object_storage(tmp_path: Path, mode
     Storage().write_file(join(s3_root, "model.keras"), Path(model))
     remote = Run(join(s3_root, "model.keras"), join(s3_root, "photos"), join(s3_root, "out"))
     remote.work()
-    assert remote.parts() == local.parts()
+    (there,), (here,) = remote.parts().values(), local.parts().values()
+    assert there.masks == here.masks
+    assert [seen.digest for seen in there.seen.values()] == [seen.digest for seen in here.seen.values()]
     np.testing.assert_array_equal(remote.png("masks", "b.png"), local.png("masks", "b.png"))
 
 
-def test_another_network_is_refused_where_results_are(folder: Path, tmp_path: Path, model: str) -> None:
+def test_a_worker_writes_no_more_where_another_call_has_taken_over(folder: Path, tmp_path: Path, model: str) -> None:
+    first = Run(model, str(folder), str(tmp_path / "out"))
+    second = Run(model, str(folder), str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"out was taken over by another process, which began later"):
+        first.work(first.tasks[0])
+    assert second.parts() == {}
+    assert not (tmp_path / "out" / "masks").exists()
+    second.work()
+    assert len(second.parts()) == 2
+
+
+def test_what_an_earlier_content_gave_goes_where_the_picture_is_unreadable_now(
+    folder: Path, tmp_path: Path, model: str
+) -> None:
     Run(model, str(folder), str(tmp_path / "out")).work()
-    other = tmp_path / "other.keras"
-    build_model(UNetConfig(filters=2, depth=1, convolutions=1), seed=2).save(other)
-    with pytest.raises(UserError, match=r"out holds another prediction \(model: \w{16} there, \w{16} now\)"):
-        Run(str(other), str(folder), str(tmp_path / "out")).work()
+    (folder / "02.png").write_bytes(b"no picture")
+    run = Run(model, str(folder), str(tmp_path / "out"), "inference.skip_unreadable=true")
+    assert set(run.work()) == {"02"}
+    assert not (tmp_path / "out" / "masks" / "02.png").exists()
+    assert (tmp_path / "out" / "masks" / "03.png").exists()
+
+
+def test_ids_from_a_foreign_set_lead_nowhere_and_those_that_differ_in_case_get_a_file_each(
+    folder: Path, tmp_path: Path, model: str
+) -> None:
+    (tmp_path / "x").mkdir()
+    run = Run(model, str(folder), str(tmp_path / "deep" / "er" / "out"))
+    ids = ["../../../x/pwn", "/x/pwn", "a\0b", "a\nb", "..", "n" * 300, "Car", "car", "\u00e9", "e\u0301"]
+    names = file_names(ids)
+    sources = [subject for task in run.tasks for subject in task.subjects][: len(ids)]
+    run.work(Task("t", tuple(replace(one, id=id, file=names[id]) for one, id in zip(sources, ids, strict=True))))
+    written = [path.relative_to(tmp_path).parts for path in tmp_path.rglob("*.png") if folder not in path.parents]
+    assert {parts[:-1] for parts in written} == {("deep", "er", "out", "masks")}
+    assert len({parts[-1].casefold() for parts in written}) == len(ids)
+    assert list((tmp_path / "x").iterdir()) == []
+    assert [mask.id for mask in run.parts()["t"].masks] == ids
 
 
 def damage(folder: Path) -> None:
@@ -148,7 +183,7 @@ def test_unreadable_pictures_are_left_out_and_told_if_asked(folder: Path, tmp_pa
     assert "cannot be decoded" in unreadable["05"]
     assert "only 8-bit RGB and grey" in unreadable["07"]
     parts = run.parts()
-    assert parts["pictures-0000000"].unreadable == unreadable
+    assert parts[run.tasks[0].name].unreadable == unreadable
     assert sum(len(part.masks) for part in parts.values()) == 14
     assert not (tmp_path / "out" / "masks" / "02.png").exists()
 

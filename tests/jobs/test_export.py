@@ -1,7 +1,10 @@
 """`jobs/export.py` through its command line."""
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +51,10 @@ def test_what_is_exported_predicts_as_the_run_does(run: Path, saved: Path, tmp_p
     if name != "saved":
         assert export(run, exported) == 0
     picture = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
-    own, other = (Predictor(load_members(str(path), Storage()), InferenceConfig()) for path in (run, exported))
+    own, other = (
+        Predictor(load_members(str(path), Storage(), trust_saved_model=True), InferenceConfig())
+        for path in (run, exported)
+    )
     np.testing.assert_allclose(other.probability(picture), own.probability(picture), rtol=0, atol=1e-6)
     assert other.threshold == own.threshold == 0.25
     metrics = (exported if exported.is_dir() else exported.parent) / "metrics.json"
@@ -84,3 +90,17 @@ def test_what_is_not_one_network_of_keras_is_refused(
         assert export(source, tmp_path / "out") == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow  # imports TensorFlow in a process of its own
+def test_tensorflow_says_nothing_and_leaves_no_temporary_file(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, str(JOB), str(run), str(tmp_path / "out")],
+        env=environment | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(JOB.parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {tmp_path}/out\n", "")
+    assert list((tmp_path / "tmp").iterdir()) == []
