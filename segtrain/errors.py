@@ -1,4 +1,4 @@
-"""The failures that segtrain tells apart: a user's mistake, and faults of the world of four kinds."""
+"""The failures that segtrain tells apart: mistakes of the user, faults of the world; and how foreign text is shown."""
 
 
 class UserError(Exception):
@@ -34,3 +34,17 @@ class DataError(Exception):
 
 class RunError(Exception):
     """A run that lost its workers more often than it may. The message says how to go on."""
+
+
+SHOWN_CHARACTERS = 200
+"""Of a foreign text in a message; a mistyped setting may be a whole file."""
+
+
+def shown(text: str) -> str:
+    """A foreign text for a message of one line: short, with what is no printable character escaped."""
+    return printable(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+
+
+def printable(text: str) -> str:
+    """All of it, on one line, and such that any terminal can be given it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -8,7 +8,7 @@ from segtrain.config.recipe import Recipe
 from segtrain.config.settings import Section
 from segtrain.config.tune import Axis
 from segtrain.config.yaml_text import NULLS, Node, Scalar, YamlError, plain_tree, plain_value, read_yaml
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.locations import without_credentials
 
 
@@ -30,7 +30,7 @@ def typed(field: str, text: str) -> Any:
     except YamlError as error:
         if annotation is Any:
             return text  # of a field that there is not, as will be said
-        raise UserError(f"{field}: the value '{_short(text)}' is not YAML: {error}") from None
+        raise UserError(f"{field}: the value '{shown(without_credentials(text))}' is not YAML: {error}") from None
     if isinstance(node, Scalar) and node.plain:
         return plain_value(text.strip())  # with what YAML takes for a comment
     return _settled(node, annotation)
@@ -111,8 +111,3 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (tuple, dict, Literal) or not get_args(annotation):
         return [annotation]
     return [found for member in get_args(annotation) for found in _members(member)]
-
-
-def _short(text: str) -> str:
-    text = without_credentials(text)
-    return text if len(text) <= 80 else f"{text[:80]}..."

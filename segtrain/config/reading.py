@@ -10,7 +10,7 @@ from segtrain.config.fields import settled, typed
 from segtrain.config.kinds import put
 from segtrain.config.recipe import Recipe
 from segtrain.config.yaml_text import MOST_BYTES, YamlError, read_yaml
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.locations import is_remote, local_path
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     for text in overrides:
         field, separator, value = text.partition("=")
         if not separator or not field:
-            raise UserError(f"'{text}' is not key=value; write for example optimizer.learning_rate=3e-4")
+            raise UserError(f"'{shown(text)}' is not key=value; write for example optimizer.learning_rate=3e-4")
         values[field] = typed(field, value)
         if len(value) > 1 and value == values[field] and value[0] == value[-1] and value[0] in "'\"":
             to_say.append(f"{field}: the quotes are part of the text; leave them out unless that is meant")

@@ -33,7 +33,7 @@ from segtrain.config.settings import (
 )
 from segtrain.config.sources import FolderSource, Source
 from segtrain.config.tune import TuneConfig
-from segtrain.errors import UserError
+from segtrain.errors import UserError, printable, shown
 from segtrain.locations import without_credentials
 
 WHOLE = ("source", "data", "model", "loss", "optimizer", "schedule", "train", "cluster", "run", "storage", "tune")
@@ -193,7 +193,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
     """One sentence, on one line, for the first mistake pydantic found. It shows no user or password of a URL."""
     told = without_credentials(_sentence(error, tree))
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in told)
+    return printable(told)
 
 
 def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:
@@ -202,13 +202,13 @@ def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:
     if first["type"] == "extra_forbidden":
         return _unknown(path, tree)
     if first["type"] == "union_tag_invalid":
-        return f"{path}.kind: {_short(first['ctx']['tag'])} is not one of {first['ctx']['expected_tags']}"
+        return f"{path}.kind: {shown(repr(first['ctx']['tag']))} is not one of {first['ctx']['expected_tags']}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
     if first["type"] in ("int_type", "float_type") and isinstance(given, str) and re.match(r"[-+.]?[0-9.]", given):
         message += "; write it in decimal, in at most 18 digits"
-    return f"{path}: {message} (it is {_short(given)})"
+    return f"{path}: {message} (it is {shown(repr(given))})"
 
 
 def _unknown(path: str, tree: Mapping[str, Any]) -> str:
@@ -217,15 +217,7 @@ def _unknown(path: str, tree: Mapping[str, Any]) -> str:
     if kinds:
         return f"unknown key '{path}'; only {section}.kind {' or '.join(kinds)} has it"
     near = difflib.get_close_matches(path, known_fields(tree), n=1, cutoff=0.5)
-    return f"unknown key '{_shortened(path)}'" + (f"; did you mean '{near[0]}'?" if near else "")
-
-
-def _short(value: Any) -> str:
-    return _shortened(repr(value))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return f"unknown key '{shown(path)}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from segtrain.data.ids import check_id, shown
+from segtrain.data.ids import check_id
 from segtrain.data.manifest import INDEX_SCHEMA, FoldFacts, Manifest
+from segtrain.errors import shown
 
 # The manifest's means are over float64, the index holds float32.
 FOREGROUND_TOLERANCE = 1e-5

@@ -8,14 +8,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segtrain.data.ids import shown
 from segtrain.data.image_files import BadPairError, load, open_image
 from segtrain.data.manifest import Manifest, read_index
 from segtrain.data.pairs import IMAGE_FORMATS, read_header
 from segtrain.data.reader import RowGroupReader
 from segtrain.data.shards import Row, unpack_mask
 from segtrain.data.versions import label
-from segtrain.errors import DataError, UserError
+from segtrain.errors import DataError, UserError, shown
 from segtrain.panels import contact_sheet
 from segtrain.storage import Storage
 

@@ -10,12 +10,11 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.storage import join
 
 MOST_BYTES = 200
 """Of an id in UTF-8, and of the file name made of it: with a suffix and more it stays below 255."""
-SHOWN_CHARACTERS = 80
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -44,16 +43,6 @@ def check_id(name: str, *, older: bool = False) -> str | None:
 def has_control(text: str) -> bool:
     """Whether there is a control character in it: a line break, a tab, NUL and their like."""
     return CONTROL.search(text) is not None
-
-
-def shown(text: str) -> str:
-    """An id or a path for a message of one line: short, with what is no printable character escaped."""
-    return printable(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
-
-
-def printable(text: str) -> str:
-    """All of it, on one line, and such that any terminal can be given it."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def file_names(ids: Iterable[str]) -> dict[str, str]:

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from segtrain.data.ids import shown
 from segtrain.data.soundness import wrong_index, wrong_index_size, wrong_manifest
-from segtrain.errors import DataError, UserError
+from segtrain.errors import DataError, UserError, shown
 from segtrain.storage import Storage, join
 
 FORMAT_VERSION = 1

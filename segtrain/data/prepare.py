@@ -19,7 +19,6 @@ from segtrain.data import checks, writing
 from segtrain.data.cautions import cautions
 from segtrain.data.changes import CHANGES_NAME, Changes
 from segtrain.data.fan_out import FanOut, fan_out
-from segtrain.data.ids import printable
 from segtrain.data.landing import Destination
 from segtrain.data.manifest import FORMAT_VERSION, IndexFile, Manifest, Shard, encode_index
 from segtrain.data.pace import Pace
@@ -29,7 +28,7 @@ from segtrain.data.sources import Picture, carvana, folder, kaggle
 from segtrain.data.splits import GroupSize, assign_folds
 from segtrain.data.stored import Stored, know_shard, stored_pictures
 from segtrain.data.union import Grouping, Member, group_as_stored, kinds_of, merge
-from segtrain.errors import DataError, UserError
+from segtrain.errors import DataError, UserError, printable
 from segtrain.scratch import remove_leftovers, scratch_folder
 from segtrain.storage import Storage, is_remote, join, local_path
 

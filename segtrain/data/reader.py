@@ -19,11 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segtrain.data.cache import NodeCache
-from segtrain.data.ids import shown
 from segtrain.data.manifest import ByteRange, Manifest, Shard, missing_file, read_index
 from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group
-from segtrain.errors import DataError, ShortFileError, StorageError
+from segtrain.errors import DataError, ShortFileError, StorageError, shown
 from segtrain.storage import Storage, join
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segtrain.data.ids import check_id, check_relative, has_control, shown
+from segtrain.data.ids import check_id, check_relative, has_control
+from segtrain.errors import shown
 
 if TYPE_CHECKING:
     from segtrain.data.manifest import Manifest, RowGroups, Shard

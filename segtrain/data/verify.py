@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from segtrain.data.counts import wrong_counts, wrong_names
 from segtrain.data.fan_out import fan_out
-from segtrain.data.ids import shown
 from segtrain.data.image_files import BadPairError
 from segtrain.data.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, load_index
 from segtrain.data.pace import Pace
@@ -23,7 +22,7 @@ from segtrain.data.pairs import crc32c, decode_image, read_header
 from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group, unpack_mask
 from segtrain.data.soundness import MOST_PIXELS, wrong_index
-from segtrain.errors import DataError, ShortFileError, StorageError, UserError
+from segtrain.errors import DataError, ShortFileError, StorageError, UserError, shown
 from segtrain.storage import Storage, is_remote, join
 
 READ_BYTES = 8 * 2**20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segtrain.data.ids import check_id, file_names, shown
+from segtrain.data.ids import check_id, file_names
 from segtrain.data.image_files import BadPairError
 from segtrain.data.manifest import MANIFEST_NAME, Manifest, read_index, read_manifest
 from segtrain.data.pairs import crc32c, read_header
@@ -15,7 +15,7 @@ from segtrain.data.reader import RowGroupReader
 from segtrain.data.salvage import LostRow, row_of
 from segtrain.data.shards import Row
 from segtrain.data.sources import IMAGE_SUFFIXES, files_by_stem
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.storage import Storage, join
 
 TASK_PICTURES = 16

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtrain.data.ids import MOST_BYTES, check_id, check_relative, file_names, join_inside, shown
-from segtrain.errors import UserError
+from segtrain.data.ids import MOST_BYTES, check_id, check_relative, file_names, join_inside
+from segtrain.errors import UserError, shown
 
 FOREIGN = [
     "",

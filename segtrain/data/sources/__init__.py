@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from segtrain.data.ids import printable
-from segtrain.errors import UserError
+from segtrain.errors import UserError, printable
 from segtrain.storage import Storage, join
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")

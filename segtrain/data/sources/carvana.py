@@ -6,10 +6,9 @@ The GIFs are `train_masks/<car>_<view>_mask.gif`; the CSV, `train_masks.csv`, ha
 from pathlib import PurePosixPath
 
 from segtrain.config import CarvanaSource
-from segtrain.data.ids import shown
 from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
 from segtrain.data.sources.csv_files import read_rows
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.locations import within
 from segtrain.storage import Storage, join
 

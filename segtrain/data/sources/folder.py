@@ -4,10 +4,9 @@ import re
 
 from segtrain.config import FolderSource
 from segtrain.csv_cells import text_of
-from segtrain.data.ids import shown
 from segtrain.data.sources import IMAGE_SUFFIXES, MASK_SUFFIXES, Picture, files_by_stem, require_pairs, require_path
 from segtrain.data.sources.csv_files import read_rows
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.locations import within
 from segtrain.storage import Storage
 

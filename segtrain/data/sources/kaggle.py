@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Self
 
 from segtrain.config import CarvanaSource, KaggleSource, StorageConfig
-from segtrain.data.ids import has_control, shown
+from segtrain.data.ids import has_control
 from segtrain.data.sources import require_path
-from segtrain.errors import StorageError, UserError
+from segtrain.errors import StorageError, UserError, shown
 from segtrain.storage import is_remote, local_path
 
 logger = logging.getLogger(__name__)
