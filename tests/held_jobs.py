@@ -112,7 +112,7 @@ def running(
     number: int = 1,
     **environment: str,
 ) -> Iterator[HeldJob]:
-    """A job inside the block; with `hold`, it waits at its write of that `number` whose kind the pattern finds."""
+    """A job inside the block; with `hold`, it waits at its write of that `number` whose URL, or kind, it finds."""
     folder.mkdir(parents=True, exist_ok=True)
     if hold is not None:
         (folder / "hold").write_text(json.dumps({"when": when, "pattern": hold, "number": number}))

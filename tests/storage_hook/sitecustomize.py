@@ -5,7 +5,7 @@ only where HOOK_FOLDER names a folder. It waits for `segtrain.storage` to be imp
 
 - each write is a line of `writes` in the folder: before or after, method, URL;
 - where the folder has a file `hold` (JSON: `when`, `pattern`, `number`), the process that comes to the write of that
-  number whose kind the pattern finds makes `reached` and waits until there is a file `go`. One is held, once.
+  number whose URL or kind the pattern finds makes `reached` and waits until there is a file `go`. One is held, once.
 """
 
 import importlib.abc
@@ -37,7 +37,9 @@ class _Hook:
         if not hold.exists() or (self.folder / "reached").exists():
             return
         wanted = json.loads(hold.read_text())
-        if when != wanted["when"] or not re.search(wanted["pattern"], kind_of(method, url)):
+        if when != wanted["when"] or not any(
+            re.search(wanted["pattern"], text) for text in (url, kind_of(method, url))
+        ):
             return
         with (self.folder / "matched").open("a") as matched:
             matched.write("x")
