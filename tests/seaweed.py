@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 READY_WITHIN_S = 60.0
 SEAWEED_PORTS = 5
+STARTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +52,35 @@ class S3Server:
 @contextmanager
 def serve_s3() -> Iterator[S3Server]:
     """A server for the block; nothing of it is left afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="segtrain-s3-"))
-    port = _free_ports(SEAWEED_PORTS)
-    server = S3Server(f"http://127.0.0.1:{port}")
-    process = _start_seaweed(folder, port, server)
-    try:
-        _wait_until_writable(server, process, folder / "weed.log")
-        yield dataclasses.replace(server, process=process.pid)
-    finally:
-        process.kill()  # SIGTERM takes seconds, and nothing here is worth keeping
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    for attempt in range(STARTS):
+        folder = Path(tempfile.mkdtemp(prefix="segtrain-s3-"))
+        port = _free_ports(SEAWEED_PORTS)
+        server = S3Server(f"http://127.0.0.1:{port}")
+        process = _start_seaweed(folder, port, server)
+        try:
+            try:
+                _wait_until_writable(server, process, folder / "weed.log")
+            except RuntimeError as error:
+                if "address already in use" not in str(error) or attempt == STARTS - 1:
+                    raise
+                continue  # somebody took a port between the look and the server's start
+            yield dataclasses.replace(server, process=process.pid)
+            return
+        finally:
+            process.kill()  # SIGTERM takes seconds, and nothing here is worth keeping
+            process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free, as are those 10,000 above, which SeaweedFS takes for gRPC."""
-    for first in range(20000 + os.getpid() % 20000, 54000, count):
+    """The first of `count` ports in a row that are free, as are those 10,000 above, which SeaweedFS takes for gRPC.
+
+    All are below 32768, where Linux begins to give ports to whoever asks for any.
+    """
+    lowest, highest = 11000, 22000
+    start = random.randrange(lowest, highest)
+    for number in range(0, highest - lowest, count):
+        first = lowest + (start - lowest + number) % (highest - lowest)
         try:
             for port in range(first, first + count):
                 for each in (port, port + 10000):

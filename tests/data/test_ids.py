@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.data.ids import MOST_BYTES, check_id, check_relative, file_names, join_inside
-from segtrain.errors import UserError, shown
+from segtrain.errors import UserError
 
 FOREIGN = [
     "",
@@ -80,8 +80,3 @@ def test_a_path_that_leads_out_of_its_folder_is_refused(path: str) -> None:
 
 def test_a_path_below_its_folder_is_joined() -> None:
     assert join_inside("s3://bucket/set/", "fold=0/part.parquet") == "s3://bucket/set/fold=0/part.parquet"
-
-
-def test_an_odd_name_is_shown_on_one_line() -> None:
-    assert shown("a\nb\udcff\x1b[0m") == "a\\nb\\udcff\\x1b[0m"
-    assert len(shown("x" * 5000)) < 100

@@ -72,7 +72,8 @@ def test_a_run_is_trained_shown_and_scored_again(
     assert (scored.returncode, scored.stderr) == (0, "")
     assert "was trained on" not in scored.stdout
     results = folder / "evaluation" / f"{Path(data_root).name}-fold-0"
-    assert sorted(path.name for path in results.iterdir()) == ["pictures.csv", "summary.json", "worst"]
+    found = {path.name for path in results.iterdir()}
+    assert found == {"evaluation.owner", "pictures.csv", "summary.json", "worst"}
     figures = dict(line.split() for line in scored.stdout.splitlines() if line.startswith(("dice", "iou")))
     assert float(figures["dice_hard_original"]) == pytest.approx(metrics["dice_hard_original"], abs=1e-6)
     refused = call(*train, "model.filters=4", folder=tmp_path)
