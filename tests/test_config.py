@@ -1,5 +1,6 @@
 """Recipes: defaults, files, overrides, errors that name the field, identity."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,22 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(text: str, tmp_path
 def test_a_missing_recipe_says_where_recipes_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no such recipe; see jobs/recipes/"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_pipe_without_a_writer_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match=r"pipe\.yaml is no file but a pipe; give a recipe file"):
+        load_recipe(tmp_path / "pipe.yaml")
+
+
+def test_a_pipe_of_a_shell_is_read_to_its_end() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"model: {filters: 3}\nrun: {name: piped}\n")
+    os.close(writer)
+    try:
+        assert load_recipe(f"/proc/self/fd/{reader}").model.filters == 3
+    finally:
+        os.close(reader)
 
 
 def test_two_ways_of_grouping_are_one_too_many() -> None:

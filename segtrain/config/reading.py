@@ -72,8 +72,12 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 def _read_file(path: str) -> dict[str, Any]:
     if is_remote(path):
         raise UserError(f"{path}: recipes are read from this machine; copy it here and give its local path")
+    file_path = local_path(path)
+    # A shell's `<(...)` is a pipe too, with a writer, but no name in the file system behind its path.
+    if file_path.is_fifo() and file_path.resolve().exists():
+        raise UserError(f"{path} is no file but a pipe; give a recipe file")
     try:
-        with local_path(path).open("rb") as file:
+        with file_path.open("rb") as file:
             return _tree(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe; see jobs/recipes/") from None

@@ -196,9 +196,10 @@ class _Job:
         self._storage.write_bytes(url, checks.duplicates_csv(duplicates))
         shown = "; ".join(" = ".join(f"{one.id} (group {one.group})" for one in same) for same in duplicates[:5])
         logger.warning(
-            "warning: %d pictures stand in more than one group, byte for byte the same, and so may leak between folds "
+            "warning: %d picture%s in more than one group, byte for byte the same, and so may leak between folds "
             "(all in %s): %s",
             len(duplicates),
+            " stands" if len(duplicates) == 1 else "s stand",
             url,
             shown,
         )

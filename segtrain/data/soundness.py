@@ -96,7 +96,7 @@ def _wrong_shard(shard: "Shard") -> str | None:
     parts = shard.row_groups
     ends = [start + length for start, length in zip(parts.offset, parts.length, strict=True)]
     in_order = all(end <= start for end, start in zip(ends, [*parts.offset[1:], shard.footer.offset], strict=True))
-    if not in_order or shard.footer.offset + shard.footer.length > shard.bytes:
+    if not in_order or shard.footer.offset + shard.footer.length != shard.bytes:
         return "its parts do not lie one after the other in its bytes"
     if shard.rows != sum(parts.rows):
         return f"rows is {shard.rows}; its row groups have {sum(parts.rows)}"

@@ -21,6 +21,7 @@ from segtrain.data.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.data.shards import Row, parse_footer, parse_row_group
 from segtrain.data.sources import Picture
 from segtrain.errors import DataError, ShortFileError
+from segtrain.json_text import read_json
 from segtrain.storage import Storage, join
 
 # Rows of a new shard lie in the order of the old ones, so that one or two row groups serve a while.
@@ -75,7 +76,7 @@ def know_shard(storage: Storage, root: str, shard: Shard, ids: Sequence[str], fo
     """
     url = join(folder, f"stored-{shard.sha256[:32]}.json")
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-        facts = [Checked(**one) for one in json.loads(storage.read_bytes(url))]
+        facts = [Checked(**one) for one in read_json(storage.read_bytes(url))]
         return Known({one.id: one for one in facts}, {}, shard.rows, 0)
     known = Known({}, {}, shard.rows, shard.bytes)
     rows = StoredRows(storage, root)

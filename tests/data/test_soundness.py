@@ -50,6 +50,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "offset": (lambda tree: tree["shards"][0]["row_groups"]["offset"].__setitem__(0, -1), "outside of any file"),
     "order": (lambda tree: tree["shards"][0]["row_groups"]["offset"].reverse(), "one after the other"),
     "footer": (lambda tree: tree["shards"][0]["footer"].update(length=10**9), "one after the other"),
+    "bytes": (lambda tree: tree["shards"][0].update(bytes=HUGE_BYTES), "one after the other"),
     "shard rows": (lambda tree: tree["shards"][0].update(rows=8), "rows is 8; its row groups have 9"),
     "pictures": (lambda tree: tree.update(pictures=48), "pictures is 48; its shards have 47 rows"),
     "empty": (lambda tree: tree.update(shards=[], pictures=0), "no picture in it"),
