@@ -13,20 +13,23 @@ from typing import TextIO
 
 from segtrain.environment import check_temporary_folder, keras_as_the_recipe_says
 from segtrain.errors import DataError, RunError, StorageError, UserError
+from segtrain.stop_signal import stop_signals
 
 USER_ERROR = 2
 FAILURE = 1
-INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
+OF_A_SIGNAL = 128
+"""Added to a signal's number, as shells do."""
+SENT_AGAIN_AFTER_S = 0.05
 
 
 def main(run: Callable[[], None], *, debug: bool = False) -> int:
     """Call `run` and return the job's exit code.
 
     0 when it returns; 2 with one message on stderr for a `UserError`; 1 with one message for a fault of storage, a
-    file that is gone, damaged data, or workers lost too often; with one message 130 on Ctrl-C and 143 on SIGTERM,
-    after everything that `with` and `finally` tidy up. `debug` shows the traceback too. Any other exception is a bug
-    and passes through with its traceback. Log lines go to stdout, so that stderr holds the one message alone.
+    file that is gone, damaged data, or workers lost too often; with one message 130 on Ctrl-C, 143 on SIGTERM and
+    129 on SIGHUP, after everything that `with` and `finally` tidy up. `debug` shows the traceback too. Any other
+    exception is a bug and passes through with its traceback. Log lines go to stdout, so that stderr holds the one
+    message alone.
     """
     with _signals() as first_signal:
         return _run(run, first_signal, debug)
@@ -47,7 +50,7 @@ def _run(run: Callable[[], None], first_signal: Callable[[], int | None], debug:
         return _fail(f"{error.filename} is not there", FAILURE, debug)
     except (KeyboardInterrupt, SystemExit):  # by which Ray ends a driver that gets SIGTERM
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return TERMINATED if first_signal() == signal.SIGTERM else INTERRUPTED
+        return OF_A_SIGNAL + (first_signal() or signal.SIGINT)
     except BrokenPipeError:
         # `| head` closed stdout; point it at nothing so that the interpreter's last flush does not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,9 +60,9 @@ def _run(run: Callable[[], None], first_signal: Callable[[], int | None], debug:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int | None]]:
-    """Inside the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does, unless Ray or a run takes it over.
+    """Inside the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, unless Ray or a run takes them over.
 
-    Yields a function that says which of the two came first, whoever has handled it: Python notes the number of every
+    Yields a function that says which of them came first, whoever has handled it: Python notes the number of every
     signal in the pipe. Signals come to a process's main thread; in any other one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -69,11 +72,14 @@ def _signals() -> Iterator[Callable[[], int | None]]:
     for end in (reader, writer):
         os.set_blocking(end, False)
     noted_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    handled_before = signal.signal(signal.SIGTERM, _interrupt)
+    numbers = [number for number in stop_signals() if number != signal.SIGINT]
+    handled_before = [signal.signal(number, _interrupt) for number in numbers]
     try:
-        yield lambda: _first_of(reader)
+        with _none_is_lost():
+            yield lambda: _first_of(reader)
     finally:
-        signal.signal(signal.SIGTERM, handled_before)
+        for number, handler in zip(numbers, handled_before, strict=True):
+            signal.signal(number, handler)
         signal.set_wakeup_fd(noted_before)
         os.close(reader)
         os.close(writer)
@@ -83,12 +89,38 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _none_is_lost() -> Iterator[None]:
+    """A signal whose exception Python ignores comes again inside the block, a moment later.
+
+    A handler runs wherever the main thread is. In a `__del__`, or between fork and exec's callbacks as often in
+    `ray.init`, what it raises goes to `sys.unraisablehook`, and the job would go on.
+    """
+    process, before = os.getpid(), sys.unraisablehook
+
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        ends = issubclass(unraisable.exc_type, KeyboardInterrupt | SystemExit)
+        if not ends or os.getpid() != process or threading.current_thread() is not threading.main_thread():
+            before(unraisable)
+            return
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler does nothing the second time
+        timer = threading.Timer(SENT_AGAIN_AFTER_S, os.kill, (process, signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def _first_of(reader: int) -> int | None:
     try:
         numbers = os.read(reader, 64)
     except BlockingIOError:
         return None
-    return next((number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)), None)
+    return next((number for number in numbers if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)), None)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run goes on: the first lets its workers save and leave, the second ends them at once."""
+"""Ctrl-C, SIGTERM and SIGHUP while a run goes on: the first lets its workers save and leave, the second ends them."""
 
 import signal
 import threading
@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def stop_signals() -> list[signal.Signals]:
+    """Those that ask a job to end; SIGHUP is a terminal that closed. Without those that `nohup` or a shell ignores."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StopSignal:
@@ -52,7 +56,7 @@ class StopSignal:
         """Returns the handlers before."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return {number: signal.signal(number, self._handle) for number in stop_signals()}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.wanted = not self.wanted, True

@@ -19,6 +19,7 @@ from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
 from segtrain.memory import parameters
 from segtrain.scratch import scratch_folder
+from segtrain.stop_signal import stop_signals
 from segtrain.storage import Storage, is_remote, join
 from segtrain.trials import SweepState, Trial, trial_folder
 from segtrain.tune import record, space
@@ -304,7 +305,7 @@ def _resources(recipe: Recipe) -> tune.PlacementGroupFactory:
 
 @contextmanager
 def _interruptible(budget: Budget) -> Iterator[None]:
-    """Ctrl-C and SIGTERM count as a spent budget inside the block: Tune ends its trials and returns."""
+    """Ctrl-C, SIGTERM and SIGHUP count as a spent budget inside the block: Tune ends its trials and returns."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -312,7 +313,7 @@ def _interruptible(budget: Budget) -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> None:
         budget.interrupted = True
 
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = stop_signals()
     before = [signal.signal(number, interrupt) for number in signals]
     try:
         yield
