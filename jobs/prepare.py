@@ -42,6 +42,9 @@ def run(source: str, dest: str, overrides: Sequence[str]) -> None:
 
     check_given({"DEST": dest})
     if source in KINDS:
+        other = [text for text in overrides if text.startswith("source.kind=") and text != f"source.kind={source}"]
+        if other:
+            raise UserError(f"SOURCE is {source}, and {other[-1]} says otherwise; leave one of them out")
         recipe = load_recipe(None, [f"source.kind={source}", *overrides])
     elif source.endswith((".yaml", ".yml")):
         recipe = load_recipe(source, overrides)

@@ -39,6 +39,16 @@ from segtrain.locations import without_credentials
 WHOLE = ("source", "data", "model", "loss", "optimizer", "schedule", "train", "cluster", "run", "storage", "tune")
 """A tree with all of these sections is one that segtrain has written; nobody writes so much by hand."""
 
+WORDS = {
+    "model_type": "should be a mapping of settings",
+    "dict_type": "should be a mapping",
+    "int_type": "should be a whole number",
+    "float_type": "should be a finite number",
+    "finite_number": "should be a finite number",
+    "bool_type": "should be true or false",
+}
+"""For pydantic's own, by the type of its error."""
+
 
 class Recipe(Section):
     """The whole tree."""
@@ -203,12 +213,14 @@ def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:
         return _unknown(path, tree)
     if first["type"] == "union_tag_invalid":
         return f"{path}.kind: {shown(repr(first['ctx']['tag']))} is not one of {first['ctx']['expected_tags']}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    message = WORDS.get(first["type"])
+    if message is None:
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
     if first["type"] in ("int_type", "float_type") and isinstance(given, str) and re.match(r"[-+.]?[0-9.]", given):
         message += "; write it in decimal, in at most 18 digits"
-    return f"{path}: {message} (it is {shown(repr(given))})"
+    return f"{path}: {message} (it is {'empty' if given is None else shown(repr(given))})"
 
 
 def _unknown(path: str, tree: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from segtrain.config.texts import Endpoint, LocalFolder, Location, Text
+from segtrain.config.texts import Endpoint, Fingerprint, FolderName, LocalFolder, Location, Text
 
 MIB = 2**20
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -62,7 +62,7 @@ class DataConfig(Section):
 
     root: Location | None = None
     """Data set: a local folder or an `s3://` URL that holds `manifest.json`."""
-    version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    version: Fingerprint | None = None
     """Fingerprint of the version of the data set to read; the run's own, else the newest, where nothing is given."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Validation fold: chooses the best epoch, the threshold, the trial."""
@@ -370,7 +370,7 @@ class ClusterConfig(Section):
 class RunConfig(Section):
     """Where a run's folder is: `<storage>/<name>`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: FolderName = "run"
     storage: Location = "runs"
     progress_every_s: Seconds = 5.0
     """How often a line of progress is printed where there is no terminal."""

@@ -28,6 +28,7 @@ MOST_VALUES = 20_000
 NULLS = ("", "~", "null", "Null", "NULL")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_SPECIAL = re.compile(r"(^|:|-)\s+[\[\]{}&*!|>%@`]")
 _TAG = "tag:yaml.org,2002:"
 _OF_TEXT = ("!", f"{_TAG}str")
 _OF_VALUES = tuple(f"{_TAG}{name}" for name in ("int", "float", "bool", "null"))
@@ -87,9 +88,7 @@ def read_yaml(data: str | bytes) -> Node:
     except UnicodeDecodeError:
         raise YamlError("it is not UTF-8 text") from None
     except yaml.MarkedYAMLError as error:
-        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        told = " ".join(filter(None, (error.context, error.problem)))
-        raise YamlError(f"{without_credentials(told)}{line}") from None
+        raise _marked(error, text) from None
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())) from None
 
@@ -142,7 +141,9 @@ class _Reader:
                 raise YamlError(f"a key is a list or a mapping (line {_line(event)})")
             name = f"{path}.{key.text}" if path else key.text
             if key.text in lines:
-                raise YamlError(f"{name} stands twice (lines {lines[key.text]} and {_line(event)})")
+                first, second = lines[key.text], _line(event)
+                where = f"line {first}" if first == second else f"lines {first} and {second}"
+                raise YamlError(f"{name} stands twice ({where})")
             lines[key.text] = _line(event)
             value = self._node(next(self._events), name, depth + 1)
             if key.plain and key.text == "<<":
@@ -174,6 +175,18 @@ class _Reader:
         self._values += values
         if self._values > MOST_VALUES:
             raise YamlError(f"it holds more than {MOST_VALUES} values, aliases written out (line {_line(event)})")
+
+
+def _marked(error: yaml.MarkedYAMLError, text: str) -> YamlError:
+    """What the parser says, its line, and that a text which begins like something else has to be quoted."""
+    told = without_credentials(" ".join(filter(None, (error.context, error.problem))))
+    if error.problem_mark is None:
+        return YamlError(told)
+    marks = [mark for mark in (error.context_mark, error.problem_mark) if mark is not None]
+    lines = text.splitlines()
+    odd = any(_SPECIAL.search(line) for mark in marks for line in lines[mark.line : mark.line + 1])
+    hint = "; a text that begins with one of [ ] { } & * ! | > % @ ` has to be in quotes" if odd else ""
+    return YamlError(f"{told} (line {error.problem_mark.line + 1}){hint}")
 
 
 def _scalar(event: ScalarEvent) -> Scalar:

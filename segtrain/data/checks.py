@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from segtrain.csv_cells import cell
 from segtrain.data.decodable import MOST_PIXELS
-from segtrain.data.image_files import BadPairError
+from segtrain.data.image_files import BadMaskError, BadPairError
 from segtrain.data.pairs import RULES, Checked, check, read_sources, unchanged
 from segtrain.data.sources import Picture
 from segtrain.storage import Storage, join
@@ -31,7 +31,11 @@ class Rejected:
 
     id: str
     image: str
+    mask: str
+    """Its file; empty where it comes as run lengths."""
     reason: str
+    file: str
+    """Of the two the one that the reason is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ def check_chunk(
             else:
                 fresh.append(check(picture, image, mask, most_pixels))
         except BadPairError as error:
-            bad.append(Rejected(picture.id, picture.image, str(error)))
+            file = picture.mask if isinstance(error, BadMaskError) and picture.mask else picture.image
+            bad.append(Rejected(picture.id, picture.image, picture.mask or "", str(error), file))
     return Findings(good + _keep_masks(storage, folder, fresh), bad, read_bytes)
 
 
@@ -146,9 +151,9 @@ def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Che
 
 
 def rejected_csv(bad: Iterable[Rejected]) -> bytes:
-    """`id,image,reason`, sorted by id; text that is no UTF-8 is escaped."""
-    rows = sorted((one.id, one.image, one.reason) for one in bad)
-    return _csv(("id", "image", "reason"), rows)
+    """`id,image,mask,reason`, sorted by id; text that is no UTF-8 is escaped."""
+    rows = sorted((one.id, one.image, one.mask, one.reason) for one in bad)
+    return _csv(("id", "image", "mask", "reason"), rows)
 
 
 def duplicates_csv(duplicates: Iterable[Sequence[Picture]]) -> bytes:

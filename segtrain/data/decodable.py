@@ -121,6 +121,8 @@ def _wrong_pixels(parts: list[memoryview], wanted_bytes: int) -> str | None:
         return "is a PNG with damaged pixels; save it again"
     if got < wanted_bytes:
         return f"is truncated: its pixels need {wanted_bytes} bytes and {got} are there"
+    if not stream.eof and got > wanted_bytes:
+        return f"is a PNG with more bytes of pixels than the {wanted_bytes} that its size needs; save it again"
     if not stream.eof:
         return "is a PNG whose pixels lack the checksum at their end; save it again"
     return None
@@ -134,7 +136,8 @@ def _bmp_header_reason(data: bytes, height: int, width: int) -> str | None:
     if header_bytes not in BMP_HEADERS:
         return "is a BMP with a header of OS/2; save it as an ordinary BMP, or as PNG"
     if bits not in (8, 24, 32):
-        return f"is a BMP with {bits} bits a pixel, which TensorFlow cannot decode; save it with 24, or as PNG"
+        depth = f"{bits} bit{'s' * (bits != 1)}"
+        return f"is a BMP with {depth} a pixel, which TensorFlow cannot decode; save it with 24, or as PNG"
     if compression == BMP_BITFIELDS and struct.unpack_from("<III", data[:66].ljust(66, b"\0"), 54) != BMP_ORDER:
         return "is a BMP whose colours are not in the order blue, green, red; save it with 24 bits a pixel, or as PNG"
     if compression not in (0, BMP_BITFIELDS):

@@ -10,7 +10,7 @@ import zlib
 
 from PIL import BmpImagePlugin, ExifTags, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
-from segtrain.data.decodable import JPEG_START, PNG_START
+from segtrain.data.decodable import JPEG_START, MOST_PIXELS, PNG_START
 
 READERS: dict[str, tuple[tuple[bytes, ...], type[ImageFile.ImageFile]]] = {
     "JPEG": ((JPEG_START,), JpegImagePlugin.JpegImageFile),
@@ -40,6 +40,10 @@ class BadPairError(Exception):
     """Why a picture or its mask cannot be taken."""
 
 
+class BadMaskError(BadPairError):
+    """Why a mask cannot be taken."""
+
+
 def open_image(what: str, data: bytes, formats: tuple[str, ...], most_pixels: int) -> ImageFile.ImageFile:
     """A picture of which only the header has been read. `what` it is comes first in the reason against it."""
     name = next((name for name in formats if data.startswith(READERS[name][0])), None)
@@ -50,7 +54,8 @@ def open_image(what: str, data: bytes, formats: tuple[str, ...], most_pixels: in
     except DAMAGE as error:
         raise _undecodable(what, error) from None
     if image.width * image.height > most_pixels:
-        raise BadPairError(f"{what} is {image.width}x{image.height}, more than {most_pixels:,} pixels")
+        fix = f"{'raise prepare.max_pixels, or ' * (what == 'image' and most_pixels < MOST_PIXELS)}make it smaller"
+        raise BadPairError(f"{what} is {image.width}x{image.height}, more than {most_pixels:,} pixels; {fix}")
     if image.tile and image.tile[0].extents not in (None, (0, 0, *image.size)):
         raise BadPairError(f"{what} is a {name} whose first frame does not cover all of it; save it again")
     return image
@@ -77,4 +82,6 @@ def orientation_of(what: str, image: ImageFile.ImageFile) -> int:
 
 
 def _undecodable(what: str, error: Exception) -> BadPairError:
-    return BadPairError(f"{what} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}")
+    return BadPairError(
+        f"{what} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}; save it again"
+    )

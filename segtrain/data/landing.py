@@ -135,7 +135,7 @@ class Destination:
         try:
             current = read_manifest(self.storage, self.url)
             versions = [version.manifest for version in replaced_versions(self.storage, self.url)]
-        except UserError as error:
+        except (UserError, DataError) as error:
             logger.warning("left the files of this attempt where they are: %s", error)
             return
         self._remove(written - files_of([current, *versions]) | {UNFINISHED + self.token})

@@ -143,8 +143,8 @@ class VersionGoneError(UserError):
 def read_manifest(storage: Storage, root: str, fingerprint: str | None = None) -> Manifest:
     """The manifest of the data set at `root`, or of its version `fingerprint`, whether or not that was replaced.
 
-    Raises `UserError` where there is none, where it is not JSON, and where its version is not `FORMAT_VERSION`;
-    `VersionGoneError` where the version is not there.
+    Raises `UserError` where there is none, and where its format is not `FORMAT_VERSION`; `DataError` where it is
+    damaged; `VersionGoneError` where the version is not there.
     """
     current = read_manifest_version(storage, root)[0]
     if fingerprint in (None, current.fingerprint):
@@ -175,12 +175,17 @@ def read_manifest_version(storage: Storage, root: str) -> tuple[Manifest, str]:
 
 
 def parse_manifest(text: bytes, url: str) -> Manifest:
-    """The manifest that the file `url` holds. Raises `UserError` where it is none that this segtrain reads."""
+    """The manifest that the file `url` holds.
+
+    Raises `UserError` where it is none that this segtrain reads, and `DataError` where it is damaged.
+    """
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError):
-        raise UserError(f"{url} is not JSON; make the data set again with jobs/prepare.py") from None
-    format_version = tree.get("format_version") if isinstance(tree, dict) else None
+        raise DataError(f"{url} is not JSON; make the data set again with jobs/prepare.py") from None
+    if not isinstance(tree, dict) or "format_version" not in tree:
+        raise UserError(f"{url} is no manifest of a data set; name the folder of one that jobs/prepare.py made")
+    format_version = tree["format_version"]
     if format_version != FORMAT_VERSION:
         raise UserError(
             f"{url} has format_version {shown(str(format_version))}, this segtrain reads {FORMAT_VERSION}; "
@@ -191,10 +196,10 @@ def parse_manifest(text: bytes, url: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = shown(".".join(str(part) for part in first["loc"]))
-        raise UserError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
+        raise DataError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
     reason = wrong_manifest(manifest)
     if reason is not None:
-        raise UserError(f"{url} is damaged: {reason}; make the data set again")
+        raise DataError(f"{url} is damaged: {reason}; make the data set again")
     return manifest
 
 
@@ -246,7 +251,7 @@ def missing_file(storage: Storage, root: str, manifest: Manifest, url: str) -> D
     """What to raise where a file of a data set is not there: it is damaged, or this version of it was removed."""
     try:
         current = read_manifest(storage, root).fingerprint
-    except UserError:
+    except (UserError, DataError):
         current = manifest.fingerprint
     if current == manifest.fingerprint:
         return DataError(f"{url} is named in the manifest but is not there; make the data set again (jobs/prepare.py)")

@@ -13,17 +13,18 @@ from PIL import Image, ImageFile
 
 from segtrain import rle
 from segtrain.data.decodable import MOST_PIXELS, header_reason, png_bit_depth, whole_reason
-from segtrain.data.ids import check_id
-from segtrain.data.image_files import BadPairError, load, open_image, orientation_of
+from segtrain.data.ids import check_id, has_control
+from segtrain.data.image_files import BadMaskError, BadPairError, load, open_image, orientation_of
 from segtrain.data.masks import decode_mask, kind_of
 from segtrain.data.shards import Row, pack_mask
 from segtrain.data.sources import Picture
+from segtrain.errors import shown
 from segtrain.storage import Storage
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP")
 # Start of a JPEG scan and end of the image: neither can occur within the coded pixels.
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
-RULES = 2
+RULES = 3
 """Of judging a pair: what other rules have found good is looked at again."""
 
 
@@ -115,8 +116,13 @@ def check(picture: Picture, image: bytes, mask: bytes, most_pixels: int = MOST_P
         raise BadPairError(f"the id, which is its name, {reason}; rename image and mask")
     if not picture.group:
         raise BadPairError("has no group: the grouping of the source gives an empty name")
+    if has_control(picture.group):
+        raise BadPairError(f"its group '{shown(picture.group)}' has a control character; give it another name")
     height, width, orientation = decode_image(image, most_pixels)
-    pixels = _decode_mask_of(picture, mask, height, width, turned=orientation >= 5)
+    try:
+        pixels = _decode_mask_of(picture, mask, height, width, turned=orientation >= 5)
+    except BadPairError as error:
+        raise BadMaskError(str(error)) from None
     packed = pack_mask(pixels)
     checked = Checked(
         id=picture.id,

@@ -28,7 +28,7 @@ from segtrain.data.sources import Picture, carvana, folder, kaggle
 from segtrain.data.splits import GroupSize, assign_folds
 from segtrain.data.stored import Stored, know_shard, stored_pictures
 from segtrain.data.union import Grouping, Member, group_as_stored, kinds_of, merge
-from segtrain.errors import DataError, UserError, printable
+from segtrain.errors import DataError, StorageError, UserError, printable, shown
 from segtrain.scratch import remove_leftovers, scratch_folder
 from segtrain.storage import Storage, is_remote, join, local_path
 
@@ -167,21 +167,23 @@ class _Job:
             good.update((checked.id, checked) for checked in found.good)
             bad += found.bad
             pace.add(len(found.good) + len(found.bad), found.bytes)
-        self._report_rejected(bad)
+        self._report_rejected(bad, len(pictures))
         return good
 
-    def _report_rejected(self, bad: Sequence[checks.Rejected]) -> None:
+    def _report_rejected(self, bad: Sequence[checks.Rejected], pictures: int) -> None:
         url = join(self._dest, REJECTED_NAME)
         if not bad:
             self._storage.delete(url)
             return
         self._storage.write_bytes(url, checks.rejected_csv(bad))
         shown = "; ".join(
-            f"{printable(one.image)}: {one.reason}" for one in sorted(bad, key=lambda one: one.id)[:SHOWN_REJECTED]
+            f"{printable(one.file)}: {one.reason}" for one in sorted(bad, key=lambda one: one.id)[:SHOWN_REJECTED]
         )
         more = f"; and {len(bad) - SHOWN_REJECTED} more" if len(bad) > SHOWN_REJECTED else ""
         text = f"{len(bad)} bad pair{'s' * (len(bad) > 1)} (all in {url}): {shown}{more}"
         if len(bad) > self._config.allow_rejected:
+            if len(bad) == pictures:
+                raise UserError(f"{text}. No pair of the source is good: mend them")
             raise UserError(f"{text}. Mend or remove them, or set prepare.allow_rejected={len(bad)} to leave them out")
         logger.warning("left out %s", text)
 
@@ -217,7 +219,8 @@ class _Job:
             (self._storage, self._dest, plan, finished.get(name), target.unfinished)
             for plan, name in zip(plans, names, strict=True)
         ]
-        pace = Pace("wrote", sum(len(group) for plan in plans for group in plan.row_groups), self._every_s)
+        verb = "found" if all(name in finished for name in names) else "wrote"
+        pace = Pace(verb, sum(len(group) for plan in plans for group in plan.row_groups), self._every_s)
         shards: dict[str, Shard] = {}
         for shard in self._side_by_side(writing.write_one, calls):
             shards[writing.without_token(shard.path)] = shard
@@ -246,7 +249,10 @@ def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
     with contextlib.ExitStack() as stack:
         path = source.path or str(stack.enter_context(scratch_folder("synthetic")))
         logger.info("drawing %d pictures of %d cars", source.cars * source.views, source.cars)
-        draw(source, local_path(path), workers=os.cpu_count() or 1)
+        try:
+            draw(source, local_path(path), workers=os.cpu_count() or 1)
+        except OSError as error:
+            raise StorageError(f"source.path: {shown(error.filename or path)}: {error.strerror}") from None
         yield CarvanaSource(path=path)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from segtrain.data.manifest import VERSION_NAME, Manifest, parse_manifest, read_manifest, version_name
-from segtrain.errors import UserError
+from segtrain.errors import DataError, UserError
 from segtrain.storage import Storage, join
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def replaced_versions(storage: Storage, root: str) -> list[Version]:
             found.append(Version(name, parse_manifest(text, join(root, name)), text))
         except FileNotFoundError:  # pruned meanwhile
             continue
-        except UserError as error:
+        except (UserError, DataError) as error:
             logger.warning("passed over: %s", error)
     return sorted(found, key=lambda version: _made_at(version.manifest), reverse=True)
 
@@ -85,7 +85,7 @@ def kept_and_dropped(
 def prune(storage: Storage, root: str) -> list[str]:
     """Remove all versions of a data set but the current one; a line for each.
 
-    Raises `UserError` where there is no data set.
+    Raises `UserError` where there is no data set, `DataError` where its manifest is damaged.
     """
     current = read_manifest(storage, root)
     needed = files_of([current])
@@ -97,7 +97,9 @@ def prune(storage: Storage, root: str) -> list[str]:
         remove_copy(storage, root, version)
         for path in sorted(unneeded):
             storage.delete(join(root, path))
-        lines.append(f"removed version {label(version.manifest)}: {len(unneeded)} files")
+        is_current = version.manifest.fingerprint == current.fingerprint
+        what = "earlier files of the current version" if is_current else "version"
+        lines.append(f"removed {what} {label(version.manifest)}: {len(unneeded)} files")
     return lines or [f"{root} has no other version than {current.fingerprint}"]
 
 

@@ -22,8 +22,12 @@ def mistake(text: str | bytes) -> str:
     [
         ("train: {epochs: 5}\nrun: {}\n\ntrain: {global_batch_size: 4}\n", "train stands twice (lines 1 and 4)"),
         ("train:\n  epochs: 5\n  seed: 1\n  epochs: 6\n", "train.epochs stands twice (lines 2 and 4)"),
-        ("tune: {space: {model.depth: {choice: [{a: 1, a: 2}]}}}", "model.depth.choice.a stands twice (lines 1 and 1)"),
+        ("tune: {space: {model.depth: {choice: [{a: 1, a: 2}]}}}", "model.depth.choice.a stands twice (line 1)"),
         ("a: 1\n'a': 2\n", "a stands twice (lines 1 and 2)"),
+        (
+            "source:\n  group_regex: [0-9]+\n",
+            "(line 2); a text that begins with one of [ ] { } & * ! |",
+        ),
     ],
 )
 def test_a_key_that_stands_twice_is_named_with_its_lines(text: str, told: str) -> None:

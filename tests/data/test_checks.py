@@ -88,18 +88,28 @@ def test_what_was_found_good_and_is_too_large_now_is_judged_again(tmp_path: Path
     picture = Picture("a", "g", str(tmp_path / "a.png"), run_lengths="")
     (good,) = check_chunk(Storage(), [picture], {}, str(tmp_path / "kept")).good
     found = check_chunk(Storage(), [picture], {"a": good}, str(tmp_path / "kept"), 47)
-    assert [one.reason for one in found.bad] == ["image is 8x6, more than 47 pixels"]
+    assert [one.reason for one in found.bad] == [
+        "image is 8x6, more than 47 pixels; raise prepare.max_pixels, or make it smaller"
+    ]
 
 
 def test_no_cell_of_a_list_is_a_formula_and_names_that_are_no_text_are_escaped() -> None:
-    bad = [Rejected("=1+1", "@x.jpg", "-"), Rejected("\udcff", "\udcff.jpg", "the id is not UTF-8")]
+    bad = [
+        Rejected("=1+1", "@x.jpg", "+x.png", "-", ""),
+        Rejected("\udcff", "\udcff.jpg", "", "the id is not UTF-8", ""),
+    ]
     assert rejected_csv(bad).decode().splitlines()[1:] == [
-        "'=1+1,'@x.jpg,'-",
-        "\\udcff,\\udcff.jpg,the id is not UTF-8",
+        "'=1+1,'@x.jpg,'+x.png,'-",
+        "\\udcff,\\udcff.jpg,,the id is not UTF-8",
     ]
     assert duplicates_csv([[Picture("+a", "=g", "a")]]).decode().splitlines()[1:] == ["0,'+a,'=g"]
 
 
 def test_the_list_of_rejected_pictures_is_sorted_and_quoted() -> None:
-    bad = [Rejected("b", "b.jpg", "mask has 3 values (0, 1, 2)"), Rejected("a", "a.jpg", "truncated")]
-    assert rejected_csv(bad) == b'id,image,reason\na,a.jpg,truncated\nb,b.jpg,"mask has 3 values (0, 1, 2)"\n'
+    bad = [
+        Rejected("b", "b.jpg", "b.png", "mask has 3 values (0, 1, 2)", ""),
+        Rejected("a", "a.jpg", "", "truncated", ""),
+    ]
+    assert (
+        rejected_csv(bad) == b'id,image,mask,reason\na,a.jpg,,truncated\nb,b.jpg,b.png,"mask has 3 values (0, 1, 2)"\n'
+    )

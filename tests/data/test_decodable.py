@@ -79,7 +79,7 @@ TAKEN = {
 REFUSED = {
     "bmp 16": (bmp(bits=16), "16 bits a pixel"),
     "bmp 16 bitfields": (bmp(bits=16, compression=3, order=(0xF800, 0x7E0, 0x1F)), "16 bits a pixel"),
-    "bmp 1": (bmp(bits=1, palette=b"\0\0\0\0\xff\xff\xff\0"), "1 bits a pixel"),
+    "bmp 1": (bmp(bits=1, palette=b"\0\0\0\0\xff\xff\xff\0"), "1 bit a pixel"),
     "bmp rle": (bmp(4, 2, 8, compression=1, palette=GREY_PALETTE, data=b"\4\7\0\0\2\1\2\3\0\1"), "with RLE"),
     "bmp os/2": (bmp(header=12), "OS/2"),
     "bmp os/2 v2": (bmp(header=64), "OS/2"),
@@ -94,6 +94,7 @@ REFUSED = {
     "png palette": (png(colours=3, before=[(b"PLTE", noise(768))]), r"PNG \(P\)"),
     "png alpha": (png(colours=6), r"PNG \(RGBA\)"),
     "png without its checksum": (png(stream=STREAM[:-4]), "lack the checksum"),
+    "png of many more rows": (png(rows=bytes(2**21 + 200)), "more bytes of pixels than the 100 that"),
     "png with too few rows": (png(rows=b"".join(b"\0" + noise(24) for _ in range(2))), "is truncated"),
     "png with a critical chunk": (png(before=[(b"ABCD", b"x")]), "unknown chunk 'ABCD'"),
     "png with two palettes": (png(before=[(b"PLTE", noise(768))] * 2), "two chunks PLTE"),

@@ -48,6 +48,21 @@ def rejected(source: Path) -> dict[str, str]:
     return {row["id"]: row["reason"] for row in csv.DictReader(text.splitlines())}
 
 
+def test_a_group_with_a_control_character_is_refused(source: Path) -> None:
+    rows = "".join(f"p{number},{'a' if number else 'a' + chr(0)}\n" for number in range(8))
+    (source / "groups.csv").write_text(f"id,patient\n{rows}")
+    grouped = ["source.group_csv=groups.csv", "source.group_column=patient"]
+    with pytest.raises(UserError, match=r"its group 'a\\x00' has a control character"):
+        made(source, *grouped)
+
+
+def test_a_fold_most_of_whose_masks_are_black_is_named(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(4):
+        Image.new("L", SIZE[::-1]).save(source / f"masks/p{number}.png")
+    made(source, "source.group_run=4")
+    assert sum("masks have no object; its scores say little" in message for message in caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     ("empty", "words"), [(8, "all 8 masks have no object"), (2, "2 of 8 masks have no object (p0, p1)")]
 )

@@ -274,20 +274,25 @@ def spoil_jpeg(source: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (spoil_size, r"image is 24x20 and mask 5x5"),
-        (spoil_values, r"mask has 256 values"),
-        (spoil_jpeg, r"image (is truncated|cannot be decoded)"),
+        (spoil_size, r"masks/g03_0\.png: image is 24x20 and mask 5x5"),
+        (spoil_values, r"masks/g03_0\.png: mask has 256 values"),
+        (spoil_jpeg, r"images/g03_0\.jpg: image (is truncated|cannot be decoded)"),
     ],
 )
 def test_a_bad_pair_fails_the_job_and_leaves_only_the_list(
     source: Path, tmp_path: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(source)
-    with pytest.raises(UserError, match=rf"1 bad pair .*g03_0\.jpg: {reason}.*prepare\.allow_rejected=1"):
+    with pytest.raises(UserError, match=rf"1 bad pair .*{reason}.*prepare\.allow_rejected=1"):
         prepare(recipe(source), str(tmp_path / "set"))
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["rejected.csv"]
     (line,) = csv.DictReader(io.StringIO((tmp_path / "set/rejected.csv").read_text()))
-    assert line["id"] == "g03_0"
+    assert (line["id"], line["mask"]) == ("g03_0", f"{source}/masks/g03_0.png")
+
+
+def test_where_no_pair_is_good_nobody_is_told_to_leave_them_out(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no group.* No pair of the source is good: mend them$"):
+        prepare(recipe(source, "source.group_regex=x?"), str(tmp_path / "set"))
 
 
 def test_allowed_bad_pairs_are_left_out_listed_and_counted(

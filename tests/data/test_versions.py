@@ -95,6 +95,17 @@ def test_prune_removes_all_versions_but_the_current_one(source: Path, dest: str)
     assert prune(STORAGE, dest) == [f"{dest} has no other version than {made[2].fingerprint}"]
 
 
+def test_prune_tells_earlier_files_of_the_current_version_from_other_versions(source: Path, tmp_path: Path) -> None:
+    dest = str(tmp_path / "set")
+    first, second, again = (make(source, dest, shade, "prepare.keep_versions=3") for shade in (0, 1, 0))
+    assert first.fingerprint == again.fingerprint
+    assert sorted(line.split(" of ")[0] for line in prune(STORAGE, dest)) == [
+        "removed earlier files",
+        f"removed version {second.fingerprint}",
+    ]
+    assert_whole(dest, again)
+
+
 def test_prune_removes_nothing_but_shards_and_indices(source: Path, tmp_path: Path) -> None:
     """Whatever a manifest from somewhere else names."""
     dest = str(tmp_path / "set")

@@ -124,6 +124,13 @@ def test_damage_is_one_message_and_code_1(data_set: str, tmp_path: Path, capsys:
     assert not (tmp_path / "sheet.png").exists()
 
 
+@pytest.mark.parametrize("text", ["{", '{"format_version": 1, "pictures": -1}'])
+def test_a_damaged_manifest_is_damage_too(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    assert runpy.run_path(str(JOB))["main"](["verify", str(tmp_path)]) == 1
+    assert "manifest.json is " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["data.py", "prepare.py"])
 def test_help_answers_within_a_second(name: str) -> None:
     best_s = 9.0

@@ -41,6 +41,26 @@ def test_a_folder_becomes_a_data_set(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "set/manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["folder", "set", "source.kind=carvana"], 2, "SOURCE is folder, and source.kind=carvana says otherwise"),
+        (["synthetic", "set", f"source.path=drawn/{'x' * 300}"], 1, "source.path: drawn/xxxx"),
+    ],
+)
+def test_a_mistake_with_the_source_is_one_message(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runpy.run_path(str(JOB))["main"](arguments) == code
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_the_next_command_can_be_pasted_into_a_shell(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

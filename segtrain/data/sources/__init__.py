@@ -1,5 +1,6 @@
 """Sources of raw pictures. Each is a module whose `scan(config, storage)` lists the pictures, reading none of them."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from pathlib import PurePosixPath
 
 from segtrain.errors import UserError, printable
 from segtrain.storage import Storage, join
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MASK_SUFFIXES = (".png", ".gif", ".bmp", ".jpg", ".jpeg")
@@ -28,17 +31,27 @@ class Picture:
 def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], ending: str = "") -> dict[str, str]:
     """Stem -> URL of the files in `folder`, sorted by stem, where stems all end in `ending`, which is cut off.
 
-    Hidden files are passed over. Raises `UserError` for a folder that is missing or empty, a file that is none of
-    `suffixes`, and two files of one stem.
+    Hidden files are passed over, which is said of those that may be pictures. Raises `UserError` for a folder that is
+    missing or empty, a file that is none of `suffixes`, and two files of one stem.
     """
-    names = [name for name in storage.list(folder) if not name.startswith(".")]
+    listed = storage.list(folder)
+    names = [name for name in listed if not name.startswith(".")]
+    # What begins with `._` macOS adds to the files of other systems' disks: no pictures, whatever they are called.
+    hidden = [name for name in sorted({*listed} - {*names}) if _is_picture(name, suffixes) and name[:2] != "._"]
+    if hidden:
+        more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
+        logger.warning(
+            "warning: passed over %s%s: a name that begins with a dot is hidden; rename what is a picture",
+            printable(join(folder, hidden[0])),
+            more,
+        )
     if not names:
         state = "empty" if storage.exists(folder) else "not there"
         raise UserError(f"the folder {folder} is {state}; set source.path to the folder that holds the pictures")
     found: dict[str, str] = {}
     for name in names:
         path, url = PurePosixPath(name), join(folder, name)
-        if path.suffix.lower() not in suffixes:
+        if not _is_picture(name, suffixes):
             if _is_folder(storage, url):
                 raise UserError(f"{printable(url)} is a folder; move its files into {folder}, or move it away")
             kinds = ", ".join(suffix.lstrip(".") for suffix in suffixes)
@@ -51,6 +64,10 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
             raise UserError(f"{both} have the same id '{printable(stem)}'; remove one of them")
         found[stem] = url
     return dict(sorted(found.items()))
+
+
+def _is_picture(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
 
 
 def _is_folder(storage: Storage, url: str) -> bool:

@@ -5,11 +5,13 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from segtrain.errors import UserError
+from segtrain.errors import UserError, shown
 from segtrain.storage import Storage
 
 # A field of the csv module holds 128 KiB by default; a ragged mask's run lengths, or a note, may be longer.
 FIELD_LIMIT_BYTES = 2**27
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+"""That spreadsheets write in place of commas."""
 
 
 def read_rows(
@@ -27,7 +29,7 @@ def read_rows(
     except UnicodeDecodeError:
         raise UserError(f"{about} is not UTF-8 text; {fix}") from None
     # Lines may end in a bare carriage return, as old spreadsheets end them.
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         with _long_fields():
             header = next(reader, [])
@@ -41,7 +43,10 @@ def read_rows(
 
 def _place(header: Sequence[str], column: str, about: str) -> int:
     if column not in header:
-        raise UserError(f"{about} has no column '{column}'; its columns are {', '.join(header)[:300] or '(none)'}")
+        separator = next((name for sign, name in SEPARATORS.items() if len(header) == 1 and sign in header[0]), None)
+        fix = f"; {separator} seem to separate its columns: save it with commas" if separator else ""
+        columns = shown(", ".join(header)) or "(none)"
+        raise UserError(f"{about} has no column '{column}'; its columns are {columns}{fix}")
     if header.count(column) > 1:
         raise UserError(f"{about} has the column '{column}' {header.count(column)} times; keep one of them")
     return header.index(column)

@@ -47,9 +47,22 @@ def test_other_folder_names_and_upper_case_endings_do(root: Path) -> None:
     assert [picture.id for picture in pictures] == ["x"]
 
 
-def test_hidden_files_are_passed_over(root: Path) -> None:
+def test_hidden_files_are_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(root / "images" / ".DS_Store")
+    touch(root / "images" / "._car1_a.jpg")
     assert len(groups(root)) == 5
+    assert caplog.messages == []
+
+
+def test_hidden_files_that_may_be_pictures_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(root / "images" / ".hid.jpg")
+    touch(root / "images" / "....png")
+    touch(root / "masks" / ".hid.png")
+    assert len(groups(root)) == 5
+    assert [message.split(": a name")[0] for message in caplog.messages] == [
+        f"warning: passed over {root}/images/....png and 1 more",
+        f"warning: passed over {root}/masks/.hid.png",
+    ]
 
 
 def test_a_regular_expression_names_the_group(root: Path) -> None:
@@ -115,6 +128,16 @@ def test_a_csv_of_an_old_spreadsheet_and_one_of_long_fields_are_read(root: Path)
             lambda root: touch(root / "g.csv", "id,c,c\n"),
             {"group_csv": "g.csv", "group_column": "c"},
             "has the column 'c' 2 times",
+        ),
+        (
+            lambda root: touch(root / "g.csv", "id;c\n"),
+            {"group_csv": "g.csv", "group_column": "c"},
+            "its columns are id;c; semicolons seem to separate its columns: save it with commas",
+        ),
+        (
+            lambda root: touch(root / "g.csv", 'id,c\ncar1_a,x\ncar1_b,"y\n'),
+            {"group_csv": "g.csv", "group_column": "c"},
+            r"is no CSV in line 3: unexpected end of data",
         ),
         (lambda root: (root / "images/sub").mkdir(), {}, r"images/sub is a folder; move its files into .*images"),
         (
