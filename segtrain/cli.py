@@ -13,7 +13,7 @@ from typing import TextIO
 
 from segtrain.environment import check_temporary_folder, keras_as_the_recipe_says
 from segtrain.errors import DataError, RunError, StorageError, UserError
-from segtrain.stop_signal import stop_signals
+from segtrain.stop_signal import SIGNALS, stop_signals
 
 USER_ERROR = 2
 FAILURE = 1
@@ -93,8 +93,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _none_is_lost() -> Iterator[None]:
     """A signal whose exception Python ignores comes again inside the block, a moment later.
 
-    A handler runs wherever the main thread is. In a `__del__`, or between fork and exec's callbacks as often in
-    `ray.init`, what it raises goes to `sys.unraisablehook`, and the job would go on.
+    A handler runs wherever the main thread is. In a `__del__`, or in a callback of `fork` (as often in `ray.init`),
+    what it raises goes to `sys.unraisablehook`, and the job would go on.
     """
     process, before = os.getpid(), sys.unraisablehook
 
@@ -120,7 +120,7 @@ def _first_of(reader: int) -> int | None:
         numbers = os.read(reader, 64)
     except BlockingIOError:
         return None
-    return next((number for number in numbers if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)), None)
+    return next((number for number in numbers if number in SIGNALS), None)
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""That ask a job to end; SIGHUP comes when a terminal closes."""
+
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that ask a job to end; SIGHUP is a terminal that closed. Without those that `nohup` or a shell ignores."""
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
+    """`SIGNALS` without those that `nohup` or a shell has this process ignore."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StopSignal:

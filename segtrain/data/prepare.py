@@ -176,11 +176,11 @@ class _Job:
             self._storage.delete(url)
             return
         self._storage.write_bytes(url, checks.rejected_csv(bad))
-        shown = "; ".join(
+        first = "; ".join(
             f"{printable(one.file)}: {one.reason}" for one in sorted(bad, key=lambda one: one.id)[:SHOWN_REJECTED]
         )
         more = f"; and {len(bad) - SHOWN_REJECTED} more" if len(bad) > SHOWN_REJECTED else ""
-        text = f"{len(bad)} bad pair{'s' * (len(bad) > 1)} (all in {url}): {shown}{more}"
+        text = f"{len(bad)} bad pair{'s' * (len(bad) > 1)} (all in {url}): {first}{more}"
         if len(bad) > self._config.allow_rejected:
             if len(bad) == pictures:
                 raise UserError(f"{text}. No pair of the source is good: mend them")
@@ -196,14 +196,14 @@ class _Job:
             self._storage.delete(url)
             return
         self._storage.write_bytes(url, checks.duplicates_csv(duplicates))
-        shown = "; ".join(" = ".join(f"{one.id} (group {one.group})" for one in same) for same in duplicates[:5])
+        first = "; ".join(" = ".join(f"{one.id} (group {one.group})" for one in same) for same in duplicates[:5])
         logger.warning(
             "warning: %d picture%s in more than one group, byte for byte the same, and so may leak between folds "
             "(all in %s): %s",
             len(duplicates),
             " stands" if len(duplicates) == 1 else "s stand",
             url,
-            shown,
+            first,
         )
 
     def write(self, plans: Sequence[writing.ShardPlan]) -> list[Shard]:

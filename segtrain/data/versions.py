@@ -92,12 +92,12 @@ def prune(storage: Storage, root: str) -> list[str]:
     lines = []
     for version in replaced_versions(storage, root):
         unneeded = {path for path in files_of([version.manifest]) - needed if DATA_FILE.fullmatch(path)}
-        if version.manifest.fingerprint == current.fingerprint and not unneeded:
+        is_current = version.manifest.fingerprint == current.fingerprint
+        if is_current and not unneeded:
             continue  # of a `prepare` that is about to replace the current one
         remove_copy(storage, root, version)
         for path in sorted(unneeded):
             storage.delete(join(root, path))
-        is_current = version.manifest.fingerprint == current.fingerprint
         what = "earlier files of the current version" if is_current else "version"
         lines.append(f"removed {what} {label(version.manifest)}: {len(unneeded)} files")
     return lines or [f"{root} has no other version than {current.fingerprint}"]
