@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine that nobody else can join."""
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -9,12 +10,13 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import _raylet
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import (
@@ -46,41 +48,62 @@ def connection() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with _sigterm_as_before() as take_back:
-        address = _address()
-        with _own_ray() if address is None else _joined(address):
-            take_back()
-            yield
+    address = _address()
+    with _sigterm_as_before(), _own_ray() if address is None else _joined(address):
+        yield
 
 
 @contextmanager
-def _sigterm_as_before() -> Iterator[Callable[[], None]]:
-    """Yields what takes SIGTERM back from Ray, once that is there; also when the block ends, and Ray with it.
-
-    Ray's libraries would print a stack and abort the process three seconds later, in the midst of tidying up; and once
-    Ray is gone nobody handles it. Where nobody did before, Ray's own handler in Python has it, which raises SystemExit.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
+def _sigterm_as_before() -> Iterator[None]:
+    """After the block SIGTERM is handled as before. Where nobody did, Ray's own handler in Python has it inside."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        yield lambda: _handle_sigterm(before if callable(before) else signal.getsignal(signal.SIGTERM))
+        yield
     finally:
-        _handle_sigterm(before)
-
-
-def _handle_sigterm(handler: Any) -> None:
-    signal.signal(signal.SIGTERM, handler)
+        if _handles_signals():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
-    _join(address)
     try:
+        _join(address)
         yield
     finally:
-        ray.shutdown()
+        _leave()
+
+
+def _init(address: str, **options: Any) -> None:
+    """`ray.init`, after which SIGTERM is handled as before."""
+    before = signal.getsignal(signal.SIGTERM)
+    _without_ray("_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb", None, False)
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    if _handles_signals() and callable(before):
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave() -> None:
+    _without_ray("_ZN3ray6RayLog21UninstallSignalActionEv")
+    ray.shutdown()
+
+
+def _without_ray(function: str, *arguments: Any) -> None:
+    """Call what Ray's library has to take SIGTERM, or to give it back, and let Python handle it as before.
+
+    Ray would call it for milliseconds before `ray.init` returns, and from then on print a stack and abort the process;
+    and a second before `ray.shutdown` returns, from when on SIGTERM would end it at once. What it finds done it does
+    not do again.
+    """
+    called = getattr(ctypes.CDLL(_raylet.__file__), function, None)
+    if called is None or not _handles_signals():  # a library may keep its functions to itself
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    called(*arguments)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _handles_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _address() -> str | None:
@@ -129,7 +152,7 @@ def _join(address: str) -> None:
     try:
         ensure_token_if_auth_enabled(create_token_if_missing=False)  # without a token the next line ends the process
         GcsClient(address=address)  # `ray.init` would try a wrong token for 20 s
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        _init(address)
     except RpcError:
         raise UserError(
             f"RAY_ADDRESS: what answers at {address} is no head of Ray; RAY_ADDRESS=local starts an own one"
@@ -155,7 +178,7 @@ def _own_ray() -> Iterator[None]:
             _start(folder)
             yield
         finally:
-            ray.shutdown()
+            _leave()
     _read_variables_again()
 
 
@@ -164,13 +187,7 @@ def _start(folder: Path) -> None:
     names = ("RAY_prestart_worker_first_driver", "RAY_enable_worker_prestart")
     unset = {name: "0" for name in names if name not in os.environ}
     with _variables(unset), _on_loopback():
-        ray.init(
-            "local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder / "r"),
-        )
+        _init("local", include_dashboard=False, _temp_dir=str(folder / "r"))
 
 
 @contextmanager
