@@ -27,6 +27,7 @@ from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ig
 from ray.exceptions import AuthenticationError, RpcError
 
 from segtrain.errors import StorageError, UserError
+from segtrain.scratch import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,10 @@ def _init(address: str, **options: Any) -> None:
 
 
 def _leave() -> None:
+    """`ray.shutdown`. Ray's workers are killed, so what they have left in the temporary folder goes as well."""
     _without_ray("_ZN3ray6RayLog21UninstallSignalActionEv")
     ray.shutdown()
+    remove_leftovers()
 
 
 def _without_ray(function: str, *arguments: Any) -> None:

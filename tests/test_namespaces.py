@@ -121,12 +121,12 @@ def test_a_node_that_is_killed_is_noticed_and_another_takes_its_place(cluster: N
 def test_a_node_that_is_cut_off_is_noticed_within_40_s_and_one_healed_too_late_is_replaced(
     cluster: NamespacedCluster, time_: str
 ) -> None:
-    pids = cluster.pids("second")
+    raylet = cluster.pids("second", "raylet/raylet")  # idle workers end by themselves
     cluster.cut("second")
     took_s = _wait_until(lambda: "second" not in cluster.alive_nodes(), 40)
     print(f"a cut-off node was noticed after {took_s:.1f} s, {time_}")
     assert took_s > 10  # nobody told the head
-    assert all(_running(pid) for pid in pids)
+    assert all(_running(pid) for pid in raylet)
     cluster.heal("second")
     # The node learns that it was given up, and ends itself.
     raylet_ended_s = _wait_until(lambda: not cluster.pids("second", "raylet/raylet"), 60)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from segtrain import ray_connection
 from segtrain.errors import StorageError, UserError
 from segtrain.ray_connection import connection
+from segtrain.scratch import PREFIX
 
 REPOSITORY = Path(__file__).parents[1]
 NOBODY = 65534
@@ -130,6 +132,16 @@ def test_a_killed_processs_folder_goes_with_the_next_start_and_one_in_use_stays(
         with connection():
             assert not killed.exists()
             assert alive.exists()
+
+
+def test_what_killed_workers_leave_in_the_temporary_folder_goes_when_ray_goes(
+    started: list[str], address_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / f"{PREFIX}model-killed"
+    with connection():
+        left.mkdir()
+    assert not left.exists()
 
 
 def test_a_temporary_folder_with_a_long_path_gives_way_to_a_short_one(

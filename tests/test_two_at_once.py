@@ -45,7 +45,7 @@ def test_of_two_predictions_one_goes_on_and_the_other_says_so(
     assert 0 in codes
     assert all("was taken over by another process" in text for code, text in codes.items() if code)
     with running("predict", run, labelled.root, tmp_path / "alone", folder=tmp_path / "3") as alone:
-        assert alone.wait() == 0
+        assert alone.wait() == 0, alone.output
     assert made(tmp_path / "out") == made(tmp_path / "alone")
 
 

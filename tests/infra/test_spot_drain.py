@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -192,33 +193,55 @@ def test_a_link_in_the_place_of_its_log_is_not_followed(machine: Machine, tmp_pa
     assert not (tmp_path / "elsewhere").exists()
 
 
+BUSY_NODE = """
+import json, time
+import ray
+from ray._private.state import state
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0}, connect=True)
+node = cluster.add_node(num_cpus=1)
+work = ray.remote(lambda: time.sleep(300)).remote()  # a node without work would end at once
+while ray.available_resources().get("CPU"):
+    time.sleep(0.1)
+print("\\n" + json.dumps([node.node_id, node.all_processes["raylet"][0].process.pid]), flush=True)
+input()
+print(json.dumps(state.get_draining_nodes()), flush=True)
+ray.cancel(work, force=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+"""In a process and a folder of its own: Ray leaves its address where other jobs look for one."""
+
+
 @pytest.mark.slow
 def test_ray_knows_the_deadline_of_a_node_whose_machine_got_a_notice(
-    machine: Machine, ec2: Ec2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, ec2: Ec2, tmp_path: Path
 ) -> None:
-    import ray
-    from ray._private.state import state
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0}, connect=True)
-    try:
-        node = cluster.add_node(num_cpus=1)
-        work = ray.remote(lambda: time.sleep(60)).remote()  # a node without work would end at once
-        wait_until(lambda: not ray.available_resources().get("CPU"), 60)
-        pid = node.all_processes["raylet"][0].process.pid
-        real = tmp_path / "real"  # this node only: other raylets on this machine are none of our business
-        real.mkdir()
-        (real / str(pid)).symlink_to(f"/proc/{pid}")
-        ec2.give_notice(60)
-        before = time.time()
-        ray_command = ["--ray", str(Path(sys.executable).with_name("ray")), "--proc", str(real)]
-        ended = subprocess.run(machine.watcher(*ray_command), timeout=120, check=False)
-        assert ended.returncode == 0, machine.log.read_text()
-        draining = state.get_draining_nodes()
-        assert list(draining) == [node.node_id]
-        assert 30 < draining[node.node_id] / 1000 - before < 60
-        ray.cancel(work, force=True)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with (
+        tempfile.TemporaryDirectory(prefix="sr", ignore_cleanup_errors=True) as folder,  # short, as sockets need
+        subprocess.Popen(
+            [sys.executable, "-c", BUSY_NODE],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"},
+        ) as driver,
+    ):
+        try:
+            assert driver.stdout
+            node, pid = json.loads(next(line for line in driver.stdout if line.startswith("[")))
+            real = tmp_path / "real"  # this node only: other raylets on this machine are none of our business
+            real.mkdir()
+            (real / str(pid)).symlink_to(f"/proc/{pid}")
+            ec2.give_notice(60)
+            before = time.time()
+            ray_command = ["--ray", str(Path(sys.executable).with_name("ray")), "--proc", str(real)]
+            ended = subprocess.run(machine.watcher(*ray_command), timeout=120, check=False)
+            assert ended.returncode == 0, machine.log.read_text()
+            said, _ = driver.communicate("\n", timeout=60)
+            draining = json.loads(said.splitlines()[0])  # Ray's own lines come after it
+            assert list(draining) == [node]
+            assert 30 < draining[node] / 1000 - before < 60
+        finally:
+            driver.kill()
