@@ -31,6 +31,9 @@ from segtrain.scratch import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
+TAKES_SIGTERM = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
+"""`ray::RayLog::InstallFailureSignalHandler(char const*, bool)` of Ray's library, and what undoes it."""
+GIVES_SIGTERM_BACK = "_ZN3ray6RayLog21UninstallSignalActionEv"
 CONNECT_TIMEOUT_S = 5.0
 OWN_PREFIX = "segray-"
 LONGEST_FOLDER = 43
@@ -77,7 +80,7 @@ def _joined(address: str) -> Iterator[None]:
 def _init(address: str, **options: Any) -> None:
     """`ray.init`, after which SIGTERM is handled as before."""
     before = signal.getsignal(signal.SIGTERM)
-    _without_ray("_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb", None, False)
+    _call_keeping_sigterm(TAKES_SIGTERM, None, False)
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     if _handles_signals() and callable(before):
         signal.signal(signal.SIGTERM, before)
@@ -85,23 +88,24 @@ def _init(address: str, **options: Any) -> None:
 
 def _leave() -> None:
     """`ray.shutdown`. Ray's workers are killed, so what they have left in the temporary folder goes as well."""
-    _without_ray("_ZN3ray6RayLog21UninstallSignalActionEv")
+    _call_keeping_sigterm(GIVES_SIGTERM_BACK)
     ray.shutdown()
     remove_leftovers()
 
 
-def _without_ray(function: str, *arguments: Any) -> None:
-    """Call what Ray's library has to take SIGTERM, or to give it back, and let Python handle it as before.
+def _call_keeping_sigterm(name: str, *arguments: Any) -> None:
+    """Call the function of Ray's library now, and let Python handle SIGTERM as before; Ray finds it done later.
 
-    Ray would call it for milliseconds before `ray.init` returns, and from then on print a stack and abort the process;
-    and a second before `ray.shutdown` returns, from when on SIGTERM would end it at once. What it finds done it does
-    not do again.
+    Ray itself calls `TAKES_SIGTERM` milliseconds before `ray.init` returns: from then on SIGTERM prints a stack and
+    aborts the process. It calls `GIVES_SIGTERM_BACK` a second before `ray.shutdown` returns: until Python takes it,
+    SIGTERM ends the process at once. Where the library keeps the functions to itself, that stays so.
     """
-    called = getattr(ctypes.CDLL(_raylet.__file__), function, None)
-    if called is None or not _handles_signals():  # a library may keep its functions to itself
+    # `PyDLL`: no other thread of Python gets its turn before the handler is back.
+    function = getattr(ctypes.PyDLL(_raylet.__file__), name, None)
+    if function is None or not _handles_signals():
         return
     handler = signal.getsignal(signal.SIGTERM)
-    called(*arguments)
+    function(*arguments)
     signal.signal(signal.SIGTERM, handler)
 
 

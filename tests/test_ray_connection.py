@@ -275,10 +275,12 @@ from segtrain import cli
 from segtrain.ray_connection import connection
 handlers = set()
 def watch():
-    library, action = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+    library, action, before = ctypes.CDLL(None), ctypes.create_string_buffer(256), None
     while True:
         library.sigaction(signal.SIGTERM, None, action)
-        handlers.add(action.raw[:8])
+        if action.raw[:8] == before:  # it lasts
+            handlers.add(before)
+        before = action.raw[:8]
         time.sleep(0.0005)
 def ask(when):
     try:
