@@ -32,13 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
-    from segtrain.data import describe
-    from segtrain.data.manifest import read_index, read_manifest
-    from segtrain.data.verify import verify
-    from segtrain.data.versions import prune, replaced_versions
+    from segtrain.dataset import describe
+    from segtrain.dataset.manifest import read_index, read_manifest
+    from segtrain.dataset.verify import verify
+    from segtrain.dataset.versions import prune, replaced_versions
     from segtrain.errors import DataError
     from segtrain.locations import check_given
-    from segtrain.storage import Storage
+    from segtrain.storage.files import Storage
 
     check_given({"DATASET": args.dataset, "--out": args.out})
     recipe = load_recipe(None, args.overrides)

@@ -34,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     from segtrain.locations import check_given
-    from segtrain.preflight import recipe_to_score
+    from segtrain.runs.networks import recipe_to_score
 
     check_given({"RUN": args.run, "DATASET": args.dataset, "--out": args.out})
     recipe = recipe_to_score(args.run, args.dataset, args.overrides)
-    from segtrain.evaluate import evaluate  # a mistake above shows before Ray takes its second to import
+    from segtrain.scoring.evaluate_run import evaluate  # a mistake above shows before Ray takes its second to import
 
     for name, value in evaluate(recipe, args.run, args.out).items():
         print(f"{name:24} {value:.6g}")

@@ -34,12 +34,12 @@ def run(source: str, destination: str, overrides: Sequence[str]) -> None:
 
     check_given({"RUN": source, "DEST": destination})
     recipe = load_recipe(None, overrides)
-    from segtrain.environment import before_tensorflow, quiet_tensorflow_import
+    from segtrain.process import before_tensorflow, quiet_tensorflow_import
 
     before_tensorflow()
     with quiet_tensorflow_import():
         from segtrain.inference.export import export  # a mistake in a setting shows before these seconds
-    from segtrain.storage import Storage
+    from segtrain.storage.files import Storage
 
     export(source, destination, Storage(recipe.storage))
     print(f"wrote {destination}")

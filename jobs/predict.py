@@ -37,14 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     from segtrain.locations import check_given
-    from segtrain.preflight import recipe_to_score
+    from segtrain.runs.networks import recipe_to_score
 
     check_given({"RUN": args.run, "DATASET_OR_FOLDER": args.target, "DEST": args.dest, "SAMPLE.csv": args.submission})
     recipe = recipe_to_score(args.run, args.target, args.overrides)
-    from segtrain.predict import closing_lines, predict  # a mistake above shows before Ray takes its second to import
+    from segtrain.prediction.predict_masks import (  # a mistake above shows before Ray takes its second to import
+        predict,
+        prediction_lines,
+    )
 
     made = predict(recipe, args.run, args.target, args.dest, sample=args.submission, to_kaggle=args.submit)
-    print("\n".join(closing_lines(made)))
+    print("\n".join(prediction_lines(made)))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(source: str, dest: str, overrides: Sequence[str]) -> None:
     from segtrain.config import load_recipe
-    from segtrain.data.describe import overview
-    from segtrain.data.prepare import prepare
+    from segtrain.dataset.describe import overview
     from segtrain.errors import UserError
     from segtrain.locations import check_given
+    from segtrain.prepare.prepare_set import prepare
 
     check_given({"DEST": dest})
     if source in KINDS:

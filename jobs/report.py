@@ -29,14 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    from segtrain import report
     from segtrain.config import load_recipe
     from segtrain.locations import check_given
-    from segtrain.storage import Storage
+    from segtrain.report.write import write_report
+    from segtrain.storage.files import Storage
 
     check_given({"RUN_OR_SWEEP": args.folder, "--out": args.out})
     recipe = load_recipe(None, args.overrides)
-    print(f"wrote {report.write(args.folder, Storage(recipe.storage), args.out)}")
+    print(f"wrote {write_report(args.folder, Storage(recipe.storage), args.out)}")
 
 
 if __name__ == "__main__":

@@ -35,17 +35,17 @@ def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    from segtrain import folds, launch, upload  # a mistake in the recipe shows before Ray takes its second to import
+    from segtrain.launch import train_folds, train_run, upload_size
 
     every_fold = recipe.folds == "all"
     if args.dry_run:
         if Path("jobs/train.py").exists():  # in the folder that `ray job submit --working-dir .` would send
-            print("\n".join(upload.describe(".")))
-        print("\n".join((folds if every_fold else launch).dry_run(recipe, extend=args.extend)))
+            print("\n".join(upload_size.describe(".")))
+        print("\n".join((train_folds if every_fold else train_run).dry_run(recipe, extend=args.extend)))
     elif every_fold:
-        folds.train_folds(recipe, extend=args.extend)
+        train_folds.train_folds(recipe, extend=args.extend)
     else:
-        launch.launch(recipe, extend=args.extend)
+        train_run.launch(recipe, extend=args.extend)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe, args.overrides)
     from segtrain.tune import sweep  # a mistake in the recipe shows before Ray takes its seconds to import
 
-    resume = args.resume or (args.resume_if_there and sweep.is_there(recipe))
+    resume = args.resume or (args.resume_if_there and sweep.sweep_exists(recipe))
     if args.dry_run:
         print("\n".join(sweep.dry_run(recipe, resume=resume)))
     else:

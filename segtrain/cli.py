@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
 
-from segtrain.environment import check_temporary_folder, keras_as_the_recipe_says
+from segtrain.cluster.stop_signal import SIGNALS, stop_signals
 from segtrain.errors import DataError, RunError, StorageError, UserError
-from segtrain.stop_signal import SIGNALS, stop_signals
+from segtrain.process import check_temporary_folder, keras_as_the_recipe_says
 
 USER_ERROR = 2
 FAILURE = 1

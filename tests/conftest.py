@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_proxy import FaultProxy
-from tests.seaweed import S3Server, serve_s3
+from tests.support.data_sets import make_data_set, make_row, tiny  # noqa: F401  these are fixtures
+from tests.support.fault_proxy import FaultProxy
+from tests.support.seaweed import S3Server, serve_s3
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -44,7 +44,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 def test_log_lines_go_to_stdout_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
-        assert cli.main(lambda: logging.getLogger("segtrain.data.prepare").info("checked 3 pictures")) == 0
+        assert cli.main(lambda: logging.getLogger("segtrain.prepare.prepare_set").info("checked 3 pictures")) == 0
     assert capsys.readouterr() == ("checked 3 pictures\n" * 2, "")
 
 

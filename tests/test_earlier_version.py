@@ -14,11 +14,11 @@ from PIL import Image
 
 from jobs import evaluate, predict, prepare, train, tune
 from segtrain.config import Recipe, StorageConfig
-from segtrain.data.manifest import read_index, read_manifest
-from segtrain.data.verify import verify
-from segtrain.preflight import recipe_of
-from segtrain.storage import Storage
-from segtrain.trials import read_trials
+from segtrain.dataset.manifest import read_index, read_manifest
+from segtrain.dataset.verify import verify
+from segtrain.runs.run_folder import recipe_of
+from segtrain.runs.trials import read_trials
+from segtrain.storage.files import Storage
 
 ARCHIVE = Path(__file__).parent / "earlier_version" / "segtrain-e885e46.tar.xz"
 MADE_IN = "/tmp/segtrain-e885e46"

@@ -6,8 +6,8 @@ What YAML a recipe may hold is in `yaml_text`, which of it is a text in `fields`
 another kind in `kinds`.
 """
 
-from segtrain.config.inference import InferenceConfig
-from segtrain.config.reading import load_recipe, override, recorded
+from segtrain.config.inference_settings import InferenceConfig
+from segtrain.config.load import load_recipe, override, recorded
 from segtrain.config.recipe import Recipe, flatten, identity, identity_differences, known_fields
 from segtrain.config.settings import (
     AdamConfig,
@@ -34,8 +34,8 @@ from segtrain.config.settings import (
     TrainConfig,
     UNetConfig,
 )
-from segtrain.config.sources import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
-from segtrain.config.tune import Axis, TuneConfig
+from segtrain.config.source_settings import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
+from segtrain.config.sweep_settings import Axis, TuneConfig
 from segtrain.config.yaml_text import MOST_BYTES as MOST_RECIPE_BYTES
 
 __all__ = [

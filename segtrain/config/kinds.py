@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from segtrain.config.settings import Model, Optimizer, Schedule, Section
-from segtrain.config.sources import Source
+from segtrain.config.source_settings import Source
 from segtrain.errors import UserError
 
 

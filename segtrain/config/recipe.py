@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import ValidationError, model_validator
 
-from segtrain.config.inference import InferenceConfig
+from segtrain.config.inference_settings import InferenceConfig
 from segtrain.config.kinds import KINDS, kinds_with, put, without_defaults
 from segtrain.config.settings import (
     AdamConfig,
@@ -31,8 +31,8 @@ from segtrain.config.settings import (
     TrainConfig,
     UNetConfig,
 )
-from segtrain.config.sources import FolderSource, Source
-from segtrain.config.tune import TuneConfig
+from segtrain.config.source_settings import FolderSource, Source
+from segtrain.config.sweep_settings import TuneConfig
 from segtrain.errors import UserError, printable, shown
 from segtrain.locations import without_credentials
 

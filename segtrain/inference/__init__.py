@@ -1,1 +1,1 @@
-"""From a trained network and pictures to probabilities, masks, scores and submissions."""
+"""A trained network on a picture: loading, the whole picture or tiles, export."""

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from segtrain.config import ClusterConfig
-from segtrain.data.allocator import keep_freed_memory
 from segtrain.errors import UserError
+from segtrain.process import keep_freed_memory
 
 
 def configure_device(asked: ClusterConfig) -> None:

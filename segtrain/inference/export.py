@@ -3,10 +3,11 @@
 import keras
 
 from segtrain.errors import UserError
-from segtrain.inference.loading import load
-from segtrain.inference.stored import KERAS, METRICS, SAVED_MODEL, metrics_beside, read_networks
-from segtrain.scratch import scratch_folder
-from segtrain.storage import Storage, join
+from segtrain.inference.load_networks import load_network
+from segtrain.inference.stored_networks import SAVED_MODEL, metrics_beside, read_networks
+from segtrain.runs.run_folder import METRICS_NAME, MODEL_NAME
+from segtrain.storage.files import Storage, join
+from segtrain.storage.scratch import scratch_folder
 
 
 def export(source: str, destination: str, storage: Storage) -> None:
@@ -27,13 +28,13 @@ def export(source: str, destination: str, storage: Storage) -> None:
     if len(networks) > 1:
         raise UserError(f"{source} is an ensemble; export its members one by one: {networks[0].name} and so on")
     network = networks[0]
-    model = None if network.kind == "saved_model" else load(network).model
+    model = None if network.kind == "saved_model" else load_network(network).model
     if model is None:
         raise UserError(f"{source} is a SavedModel already; copy it as it is, or export from the run")
     if destination.endswith(".keras"):
         if network.metrics is not None:
             storage.write_bytes(metrics_beside(destination), network.metrics)
-        storage.write_bytes(destination, network.files[KERAS])
+        storage.write_bytes(destination, network.files[MODEL_NAME])
     else:
         _write_saved_model(model, destination, network.metrics, storage)
 
@@ -43,7 +44,7 @@ def _write_saved_model(model: keras.Model, destination: str, metrics: bytes | No
         model.export(str(folder), format="tf_saved_model", verbose=False)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         if metrics is not None:
-            storage.write_bytes(join(destination, METRICS), metrics)
+            storage.write_bytes(join(destination, METRICS_NAME), metrics)
         # A folder is a model once this file is in it, so it comes last.
         for path in sorted(files, key=lambda path: path.name == SAVED_MODEL):
             storage.write_file(join(destination, path.relative_to(folder).as_posix()), path)

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import InferenceConfig
-from segtrain.data.decode import resize_image
-from segtrain.inference.loading import Member
-from segtrain.inference.network import Network
-from segtrain.inference.stored import combined_digest, pooled_threshold
-from segtrain.probability import upsample_probability
+from segtrain.inference.apply import FittedNetwork
+from segtrain.inference.load_networks import Member
+from segtrain.inference.stored_networks import combined_digest, threshold_of
+from segtrain.models.probability import upsample_probability
+from segtrain.pipeline.decode import resize_image
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -51,9 +51,9 @@ class Predictor:
     def __init__(self, members: Sequence[Member], inference: InferenceConfig, device_bytes: int | None = None) -> None:
         if not members:
             raise ValueError("a predictor needs at least one member")
-        self._networks = [Network(member, inference, device_bytes) for member in members]
+        self._networks = [FittedNetwork(member, inference, device_bytes) for member in members]
         self._flip = inference.flip
-        self.threshold: float = pooled_threshold(members) if inference.threshold is None else inference.threshold
+        self.threshold: float = threshold_of(members) if inference.threshold is None else inference.threshold
         """A pixel is object where its probability is at least this."""
         self.digest: str = combined_digest(member.digest for member in members)
         """16 hex digits over the bytes of the models' files."""

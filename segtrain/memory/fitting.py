@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segtrain.config import Recipe, UNetConfig
-from segtrain.data.plan import batch_split, slots_per_worker
 from segtrain.errors import UserError
 from segtrain.memory.footprint import Footprint, inference_footprint, kernels_of, training_footprint
+from segtrain.pipeline.plan import batch_split, slots_per_worker
 
 HEADROOM = 0.1
 """Part of a device that stays free: predictions are not exact, and allocators leave gaps."""

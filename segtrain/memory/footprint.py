@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
 from segtrain.memory.kernels import DNN, Kernels, cpu_kernels
 from segtrain.memory.liveness import Moment, Pass
-from segtrain.memory.network import Network, Operation, Tensor, network
+from segtrain.memory.operations import Operation, OperationList, Tensor, network
 
 CHANNELS = 3
 MASK_MAPS = 3
@@ -110,7 +110,7 @@ def slots(optimizer: Optimizer) -> int:
     return int(optimizer.momentum > 0)
 
 
-def _loss(net: Network, masks: Tensor) -> Operation:
+def _loss(net: OperationList, masks: Tensor) -> Operation:
     """From logits and masks to one number; its gradient starts from the probabilities."""
     probability = Tensor("probability", masks.batch, masks.height, masks.width, 1, masks.itemsize)
     scratch = MASK_MAPS * masks.bytes

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from segtrain.environment import onednn
+from segtrain.process import onednn
 
 EIGEN_TARGET_BYTES = 30 * 2**20
 """Of patches: TensorFlow lays out pictures together until they are so much (`conv_grad_filter_ops.cc`)."""

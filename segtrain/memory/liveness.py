@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from segtrain.memory.network import Operation, Tensor
+from segtrain.memory.operations import Operation, Tensor
 
 LATE_GRADIENTS = 3
 """Weights' gradients that the chain of activations' gradients runs ahead of: 2 to 5 come within 20 % of measured peaks

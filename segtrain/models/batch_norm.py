@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from segtrain.models import forward
+from segtrain.models import step_context
 
 
 class Moments(NamedTuple):
@@ -54,7 +54,7 @@ class BatchNorm(keras.layers.Layer):
         if not training:
             mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
             return _affine(x, gamma, beta, mean, variance, self.epsilon)
-        facts = forward.current()
+        facts = step_context.current()
         weights = tf.ones(tf.shape(x)[:1], gamma.dtype) if facts is None else tf.cast(facts.weights, gamma.dtype)
         moments = self._moments(tf.stop_gradient(x), weights)
         if facts is None or facts.update_statistics:

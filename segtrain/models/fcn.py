@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from segtrain.config import FCNConfig
-from segtrain.models.blocks import PadToMultiple, he_normal, logits_head
+from segtrain.models.layers import PadToMultiple, he_normal, logits_head
 
 
 def build_fcn(config: FCNConfig, channels: int, dtype: keras.DTypePolicy, seed: int) -> keras.Model:

@@ -14,7 +14,7 @@ import keras
 
 from segtrain.config import UNetConfig
 from segtrain.models.batch_norm import BatchNorm
-from segtrain.models.blocks import Dropout, JoinedConv2D, PadToMultiple, he_normal, logits_head
+from segtrain.models.layers import Dropout, JoinedConv2D, PadToMultiple, he_normal, logits_head
 from segtrain.models.rematerialize import Rematerialized
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 
-from segtrain.goodput import Goodput
-from segtrain.report.reading import RunFolder
+from segtrain.report.folders import RunContent
+from segtrain.runs.goodput import Goodput
 
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 INK, FAINT, RULE, GHOST = "#1a1a1a", "#5c5c5c", "#e4e4e4", "#d0d5da"
@@ -59,7 +59,7 @@ def safe(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def run_charts(run: RunFolder) -> Charts:
+def run_charts(run: RunContent) -> Charts:
     """Every chart that there are figures for."""
     charts: Charts = {}
     if run.steps:
@@ -120,18 +120,18 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> 
     return [fmean(x[part]) for part in stretches], [fmean(y[part]) for part in stretches]
 
 
-def _over_steps(run: RunFolder, name: str) -> tuple[list[float], list[float]]:
+def _over_steps(run: RunContent, name: str) -> tuple[list[float], list[float]]:
     """A column of the steps over epochs; over steps before the first epoch has ended."""
     lines = [line for line in run.steps if isinstance(line.get(name), int | float)]
     per_epoch = run.steps_per_epoch or 1.0
     return thinned([line["step"] / per_epoch for line in lines], [line[name] for line in lines])
 
 
-def _epoch_axis(run: RunFolder) -> str:
+def _epoch_axis(run: RunContent) -> str:
     return "epoch" if run.epochs else "step"
 
 
-def _loss(run: RunFolder) -> dict[str, Any]:
+def _loss(run: RunContent) -> dict[str, Any]:
     x, y = _over_steps(run, "loss")
     traces = [go.Scatter(x=x, y=y, name="each step", mode="lines", line={"color": SKY, "width": 1})]
     if run.epochs:
@@ -140,7 +140,7 @@ def _loss(run: RunFolder) -> dict[str, Any]:
     return figure(traces, x=_epoch_axis(run), y="training loss")
 
 
-def _dice(run: RunFolder) -> dict[str, Any]:
+def _dice(run: RunContent) -> dict[str, Any]:
     traces = [_line(*_column(run.epochs, "dice_training"), "training, soft", SKY)]
     at, scores = _column(run.epochs, "dice_hard_original")
     if at:
@@ -151,7 +151,7 @@ def _dice(run: RunFolder) -> dict[str, Any]:
     return figure(traces, x="epoch", y="dice")
 
 
-def _learning_rate(run: RunFolder) -> dict[str, Any]:
+def _learning_rate(run: RunContent) -> dict[str, Any]:
     x, y = _over_steps(run, "learning_rate")
     line = go.Scatter(x=x, y=y, mode="lines", line={"color": BLUE, "width": 2}, showlegend=False)
     return figure([line], x=_epoch_axis(run), y="learning rate", yaxis_rangemode="tozero", yaxis_exponentformat="e")

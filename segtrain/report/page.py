@@ -21,7 +21,7 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"clock": clock, "count": lambda value: f"{value:,}", "short": short, "size": size}
+    templates.filters |= {"count": lambda value: f"{value:,}", "short": short, "size": size}
     return templates.get_template(template).render(
         style=_file(templates, "style.css"),
         script=_file(templates, "page.js"),
@@ -33,7 +33,7 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
     )
 
 
-def clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`42 s`, `12 min 5 s`, `3 h 20 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, left = divmod(minutes, 60)

@@ -4,14 +4,15 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from segtrain import goodput
-from segtrain.data.cautions import cautions
+from segtrain.dataset.cautions import cautions
 from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.charts import run_charts
-from segtrain.report.pictures import panel_url
-from segtrain.report.reading import Panel, RunFolder
-from segtrain.storage import is_remote, join
+from segtrain.report.embedded import panel_url
+from segtrain.report.folders import Panel, RunContent
+from segtrain.runs import goodput
+from segtrain.runs.run_folder import RECIPE_NAME, RunFolder
+from segtrain.storage.files import is_remote
 
 LOWEST = 10
 """Pictures of the lowest dice that are named."""
@@ -25,7 +26,7 @@ class Shown(NamedTuple):
     url: str
 
 
-def render(run: RunFolder) -> str:
+def render(run: RunContent) -> str:
     """The whole page as HTML."""
     return page.render(
         "run.html",
@@ -41,7 +42,7 @@ def render(run: RunFolder) -> str:
         lowest=_lowest(run.best),
         facts=_facts(run),
         attempts=goodput.rows(run.goodput),
-        goodput=goodput.sentence(run.goodput),
+        goodput=goodput.goodput_sentence(run.goodput),
         remote=is_remote(run.folder),
         command=command(run),
         recipe=run.recipe_text,
@@ -74,16 +75,16 @@ def cautions_of(best: dict[str, Any]) -> list[str]:
     return cautions(shares, [best.get("fold", 0)] * len(shares), best.get("validation_ids", ()))
 
 
-def command(run: RunFolder) -> str:
+def command(run: RunContent) -> str:
     """What trains the same again, beside the first one."""
-    path = "recipe.yaml" if is_remote(run.folder) else join(run.folder, "recipe.yaml")
+    path = RECIPE_NAME if is_remote(run.folder) else RunFolder(run.folder).recipe
     parts = ["python", "jobs/train.py", path, f"run.name={run.recipe.run.name}-again"]
     if run.recipe.folds == "all":
         parts.append("folds=one")
     return shlex.join(parts)
 
 
-def _state(run: RunFolder) -> str:
+def _state(run: RunContent) -> str:
     epochs = run.recipe.train.epochs
     if not run.epochs:
         steps = f"; {run.steps[-1]['step']} steps are" if run.steps else ""
@@ -92,7 +93,7 @@ def _state(run: RunFolder) -> str:
     return f"{done} epochs" if done == epochs else f"{done} of {epochs} epochs recorded"
 
 
-def _cards(run: RunFolder) -> list[tuple[str, str, str]]:
+def _cards(run: RunContent) -> list[tuple[str, str, str]]:
     """Figure, what it is, and a word on it; the first is the score."""
     best, cards = run.best, []
     if best:
@@ -101,7 +102,7 @@ def _cards(run: RunFolder) -> list[tuple[str, str, str]]:
             (f"{best['iou_hard_original']:.4f}", "IoU", "hard, mean over pictures"),
             (f"{best['dice_soft']:.4f}", "soft dice", "original size"),
             (str(best["epoch"]), "best epoch", f"of {run.epochs[-1]['epoch'] if run.epochs else best['epoch']}"),
-            (page.clock(best["train_seconds"]), "training", "up to the best epoch"),
+            (page.duration(best["train_seconds"]), "training", "up to the best epoch"),
         ]
     if run.epochs:
         last = run.epochs[-1]
@@ -121,7 +122,7 @@ def _lowest(best: dict[str, Any]) -> list[tuple[str, float, float | None]]:
     return sorted(zip(ids, dice, shares, strict=True), key=lambda one: one[1])[:LOWEST]
 
 
-def _facts(run: RunFolder) -> list[list[tuple[str, list[tuple[str, str]]]]]:
+def _facts(run: RunContent) -> list[list[tuple[str, list[tuple[str, str]]]]]:
     """Columns of groups of facts: title, and names with values."""
     left = [("Data", _data_facts(run))]
     if run.best.get("versions"):
@@ -129,7 +130,7 @@ def _facts(run: RunFolder) -> list[list[tuple[str, list[tuple[str, str]]]]]:
     return [left, [("Training", _training_facts(run))]]
 
 
-def _data_facts(run: RunFolder) -> list[tuple[str, str]]:
+def _data_facts(run: RunContent) -> list[tuple[str, str]]:
     data, best = run.recipe.data, run.best
     facts = [("data set", without_credentials(str(data.root)))]
     if run.epochs:
@@ -154,7 +155,7 @@ def _data_facts(run: RunFolder) -> list[tuple[str, str]]:
     return facts
 
 
-def _training_facts(run: RunFolder) -> list[tuple[str, str]]:
+def _training_facts(run: RunContent) -> list[tuple[str, str]]:
     recipe = run.recipe
     train, cluster = recipe.train, recipe.cluster
     kind = "GPU" if cluster.gpus_per_worker else "CPU device"

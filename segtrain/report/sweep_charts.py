@@ -7,11 +7,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from segtrain.leaderboard import importance, pareto, ranked
 from segtrain.report.charts import BLUE, GREEN, ORANGE, SKY, VERMILION, Charts, figure, safe
-from segtrain.report.parallel import parallel
-from segtrain.report.reading import SweepFolder
-from segtrain.trials import Scored, Trial, label, short_name
+from segtrain.report.coordinates import parallel
+from segtrain.report.folders import SweepContent
+from segtrain.runs.leaderboard import importance, pareto, ranked
+from segtrain.runs.trials import ScoredEpoch, Trial, point_label, short_name
 
 COLOURS = {
     "stopped early": "#8f9aa3",
@@ -28,7 +28,7 @@ LOG_FROM = 30.0
 """Costs that differ by this factor are drawn on a logarithmic axis."""
 
 
-def sweep_charts(sweep: SweepFolder) -> Charts:
+def sweep_charts(sweep: SweepContent) -> Charts:
     """Every chart that there are figures for."""
     order = ranked(sweep.trials)
     if not order:
@@ -45,7 +45,7 @@ def sweep_charts(sweep: SweepFolder) -> Charts:
     return charts
 
 
-def cost_unit(sweep: SweepFolder) -> str:
+def cost_unit(sweep: SweepContent) -> str:
     """What `gpu_s` counts in this sweep."""
     on_cpu = sweep.recipe is not None and not sweep.recipe.cluster.gpus_per_worker
     return "CPU device" if on_cpu else "GPU"
@@ -125,7 +125,7 @@ def _history(name: str, trials: Sequence[Trial], *, color: str, width: float) ->
     )
 
 
-def _thinned(history: Sequence[Scored]) -> Sequence[Scored]:
+def _thinned(history: Sequence[ScoredEpoch]) -> Sequence[ScoredEpoch]:
     """At most `MOST_EPOCHS` of a trial's epochs, evenly spread, the last among them."""
     stride = -(-len(history) // MOST_EPOCHS)
     return history if stride <= 1 else list(reversed(history[::-stride]))
@@ -165,7 +165,7 @@ def _by_standing(trials: Sequence[Trial]) -> list[tuple[str, list[Trial]]]:
 
 def words(trial: Trial) -> str:
     """A trial that has a dice as the charts show it under the pointer; the page puts it where they have its number."""
-    point = "<br>".join(safe(label({axis: value})) for axis, value in trial.point.items())
+    point = "<br>".join(safe(point_label({axis: value})) for axis, value in trial.point.items())
     head = f"<b>trial {trial.number}</b>, {standing(trial)}, dice {trial.dice:.4f} in epoch {trial.best_epoch}"
     lines = [head, f"{trial.gpu_s:.0f} s x devices, {trial.parameters:,} parameters", point]
     if trial.reason:

@@ -7,18 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from typing import NamedTuple
 
-from segtrain.leaderboard import BEST_NAME, pareto, ranked
 from segtrain.locations import without_credentials
 from segtrain.report import page
-from segtrain.report.pictures import Thumbnail, bytes_each, thumbnail
-from segtrain.report.reading import SweepFolder
+from segtrain.report.embedded import Thumbnail, bytes_each, thumbnail
+from segtrain.report.folders import SweepContent
 from segtrain.report.run_page import cautions_of, shown_panels
 from segtrain.report.sweep_charts import cost_unit, standing, sweep_charts, words
-from segtrain.storage import is_remote, join
-from segtrain.trials import Trial, short_name, short_value, trial_folder
+from segtrain.runs.leaderboard import BEST_NAME, pareto, ranked
+from segtrain.runs.run_folder import RECIPE_NAME
+from segtrain.runs.trials import Trial, short_name, short_value, trial_folder
+from segtrain.storage.files import is_remote, join
 
 
-class Row(NamedTuple):
+class TrialRow(NamedTuple):
     """A trial in the leaderboard."""
 
     rank: int
@@ -29,7 +30,7 @@ class Row(NamedTuple):
     """Its value on each axis; empty where the axis does not apply."""
 
 
-def render(sweep: SweepFolder) -> str:
+def render(sweep: SweepContent) -> str:
     """The whole page as HTML."""
     order = ranked(sweep.trials)
     axes = list(dict.fromkeys(axis for trial in sweep.trials for axis in trial.point))
@@ -58,7 +59,7 @@ def render(sweep: SweepFolder) -> str:
     )
 
 
-def _cards(sweep: SweepFolder, order: Sequence[Trial]) -> list[tuple[str, str, str]]:
+def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, str]]:
     """Figure, what it is, and a word on it; the first is the score."""
     counts = Counter(map(standing, sweep.trials))
     cards = []
@@ -72,17 +73,17 @@ def _cards(sweep: SweepFolder, order: Sequence[Trial]) -> list[tuple[str, str, s
     return [
         *cards,
         (f"{len(sweep.trials)}", "trials", told),
-        (page.clock(sweep.sweep.seconds), "time", "of the sweep's driver"),
+        (page.duration(sweep.sweep.seconds), "time", "of the sweep's driver"),
         (f"{hours:.2f}", f"{cost_unit(sweep)}-hours", "training and scoring, all trials"),
         (f"{epochs:,}", "epochs", f"{epochs / full:.0%} of full length" if full else "all trials"),
     ]
 
 
-def _full_length(sweep: SweepFolder) -> int:
+def _full_length(sweep: SweepContent) -> int:
     return 0 if sweep.recipe is None else sweep.recipe.train.epochs
 
 
-def _rows(sweep: SweepFolder, order: Sequence[Trial], axes: Sequence[str]) -> list[Row]:
+def _rows(sweep: SweepContent, order: Sequence[Trial], axes: Sequence[str]) -> list[TrialRow]:
     front = {trial.number for trial in pareto(order)}
     most = bytes_each(len(sweep.pictures))
 
@@ -93,7 +94,7 @@ def _rows(sweep: SweepFolder, order: Sequence[Trial], axes: Sequence[str]) -> li
     with ThreadPoolExecutor(cpu_count() or 1) as pool:  # Pillow leaves Python's lock while it works
         pictures = pool.map(picture, order)
     return [
-        Row(
+        TrialRow(
             rank,
             trial,
             small,
@@ -118,7 +119,7 @@ def _unranked(trials: Sequence[Trial]) -> list[tuple[Trial, list[tuple[str, str]
     ]
 
 
-def _commands(sweep: SweepFolder) -> list[tuple[str, str]]:
+def _commands(sweep: SweepContent) -> list[tuple[str, str]]:
     """What each command does, and the command."""
 
     def path(name: str) -> str:
@@ -128,7 +129,7 @@ def _commands(sweep: SweepFolder) -> list[tuple[str, str]]:
     if sweep.has_best_recipe:
         commands.append(("train the best trial again", ["python", "jobs/train.py", path(BEST_NAME)]))
     if sweep.recipe is not None:
-        again = ["python", "jobs/tune.py", path("recipe.yaml")]
+        again = ["python", "jobs/tune.py", path(RECIPE_NAME)]
         if sweep.sweep.state != "finished":
             commands.append(("go on with the sweep", [*again, "--resume"]))
         commands.append(("search again", [*again, f"run.name={sweep.recipe.run.name}-again"]))

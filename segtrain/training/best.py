@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segtrain.best_files import MODEL, metrics_url
-from segtrain.data.decode import decode_image
-from segtrain.data.ids import file_names, join_inside
-from segtrain.data.shards import Row, unpack_mask
+from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.metrics import THRESHOLDS, best_threshold
-from segtrain.ownership import write_while
 from segtrain.panels import panel
-from segtrain.storage import join
+from segtrain.pipeline.decode import decode_image
+from segtrain.runs.ownership import write_while
+from segtrain.runs.run_folder import RunFolder
+from segtrain.storage.ids import file_names, join_inside
 from segtrain.training.evaluation import Scores, evenly_spread
 from segtrain.training.run import Run
 
@@ -44,13 +43,13 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
 
     The metrics have the model's checksum, so that nobody takes those of one epoch for those of another.
     """
-    digest = run.export(join(run.folder, "best", MODEL))
+    digest = run.export(RunFolder(run.folder).best_model)
     files = file_names(scores.ids)
     for name, picture in panels.items():
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
         run.check_owner()
-        run.storage.write_bytes(join_inside(join(run.folder, "panels"), f"{files[name]}.png"), buffer.getvalue())
+        run.storage.write_bytes(join_inside(RunFolder(run.folder).panels, f"{files[name]}.png"), buffer.getvalue())
     data, curve = run.recipe.data, scores.threshold_curve()
     threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
     facts = {
@@ -76,5 +75,5 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
             "pictures": len(scores.ids),
         },
     }
-    write_while(run.check_owner, metrics_url(run.folder), json.dumps(facts, indent=1).encode(), run.storage)
+    write_while(run.check_owner, RunFolder(run.folder).best_metrics, json.dumps(facts, indent=1).encode(), run.storage)
     run.kept_step = run.cursor.best_step

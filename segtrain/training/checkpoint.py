@@ -25,13 +25,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from segtrain.config import Recipe, TrainConfig
 from segtrain.errors import DataError, UserError
-from segtrain.json_text import read_json
-from segtrain.ownership import write_while
-from segtrain.storage import Storage, join
+from segtrain.runs.ownership import write_while
+from segtrain.runs.run_folder import RECIPE_NAME, RunFolder
+from segtrain.storage.files import Storage, join
+from segtrain.storage.json_text import read_json
 
 log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
-ARRAYS, STATE, RECIPE, CHECKSUMS = "arrays.npz", "state.json", "recipe.yaml", "checksums.json"
+ARRAYS, STATE, CHECKSUMS = "arrays.npz", "state.json", "checksums.json"
 DAMAGE = (FileNotFoundError, ValueError, KeyError)
 """What reading a checkpoint raises where that is damaged; a fault of storage is something else."""
 Read = TypeVar("Read")
@@ -109,7 +110,7 @@ class Checkpoints:
     ) -> None:
         """`check_owner` is called before each file is written, and raises where the folder is another process's."""
         self._folder = folder
-        self._root = join(folder, "checkpoints")
+        self._root = RunFolder(folder).checkpoints
         self._storage = storage
         self._keep = keep
         self._check_owner = check_owner
@@ -206,7 +207,7 @@ class Checkpoints:
         try:
             buffer = io.BytesIO()
             np.savez(buffer, **arrays)  # type: ignore[arg-type]
-            files = {ARRAYS: buffer.getvalue(), STATE: state.encode(), RECIPE: recipe.encode()}
+            files = {ARRAYS: buffer.getvalue(), STATE: state.encode(), RECIPE_NAME: recipe.encode()}
             sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
             for file, data in (files | {CHECKSUMS: json.dumps(sums, indent=1).encode()}).items():
                 write_while(self._check_owner, join(self._root, name, file), data, self._storage)
@@ -228,7 +229,7 @@ class Checkpoints:
                 self._storage.delete(join(self._root, name))
 
     def _read(self, name: str) -> Checkpoint:
-        files = self._checked(name, ARRAYS, STATE, RECIPE)
+        files = self._checked(name, ARRAYS, STATE, RECIPE_NAME)
         cursor, facts = self._state(name, files)
         return Checkpoint(read_arrays(files[ARRAYS]), cursor, facts)
 
@@ -261,7 +262,7 @@ class Checkpoints:
         for file, data in files.items():
             if hashlib.sha256(data).hexdigest() != sums.get(file):
                 raise ValueError(f"the sha256 of {file} is not the recorded one")
-        known = {ARRAYS, STATE, RECIPE}
+        known = {ARRAYS, STATE, RECIPE_NAME}
         unknown = set(sums) - known
         if unknown and known <= set(sums):  # else it is a name that was damaged
             raise self._newer(name, f"has the file {min(unknown)[:80]}, which this segtrain does not know")

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from segtrain.data.augment import to_float
-from segtrain.data.pipeline import EvaluationData
-from segtrain.data.shards import Row, unpack_mask
+from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.metrics import THRESHOLDS, counts_by_threshold, dice, hard_counts, iou, soft_sums
-from segtrain.probability import upsample_probability
+from segtrain.models.probability import upsample_probability
+from segtrain.pipeline.augment import to_float
+from segtrain.pipeline.worker_data import EvaluationData
 from segtrain.training.strategy import local_value, place
 
 # Columns of a picture's scores: whether it was seen, then (overlap, predicted, true) of the hard masks at original
@@ -60,7 +60,7 @@ class Scores:
         }
 
 
-def evaluate(
+def score_fold(
     forward: Callable[[Any], Any],
     strategy: tf.distribute.Strategy,
     data: EvaluationData,

@@ -6,19 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from segtrain.best_files import why_unusable
 from segtrain.config import PlateauSchedule, Recipe
-from segtrain.data.batches import StepBatch
 from segtrain.errors import DataError, UserError
-from segtrain.training import reading
+from segtrain.pipeline.batches import StepBatch
+from segtrain.runs.best_files import why_unusable
+from segtrain.runs.status import NOBODY, Driver, Left, Progress, RunSummary, World
+from segtrain.training import quarantine
 from segtrain.training.best import PanelArtist, keep_best
-from segtrain.training.evaluation import Scores, evaluate
+from segtrain.training.clock import Watch
+from segtrain.training.evaluation import Scores, score_fold
 from segtrain.training.run import Run
-from segtrain.training.status import NOBODY, Driver, Left, Progress, RunSummary
 from segtrain.training.step import StepResult
 from segtrain.training.strategy import place
-from segtrain.training.watch import Watch
-from segtrain.training.world import World
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
             with watch.evaluating():
                 measured |= evaluate_epoch(run, artist, driver)
             watch.tell("evaluating", dice=measured["dice_hard_original"])
-        measured |= reading.measured(run)
+        measured |= quarantine.measured(run)
         run.check_owner()
         if run.record is not None:
             run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
@@ -128,7 +127,7 @@ def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: 
             f"lower optimizer.learning_rate or set train.clip_norm"
         )
     run.cursor.add(loss * run.recipe.train.global_batch_size, dice, samples)
-    reading.check_left_out(run.recipe, run.training_data, batch.step, run.cursor.samples)
+    quarantine.check_left_out(run.recipe, run.training_data, batch.step, run.cursor.samples)
     if run.record is not None:
         skipped = {} if bool(result.applied) else {"skipped": "overflow"}
         run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
@@ -191,7 +190,7 @@ def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
 
 def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> Scores:
     """Of the validation fold, by the weights that the model holds."""
-    scores = evaluate(
+    scores = score_fold(
         run.forward,
         run.strategy,
         run.validation_data,
@@ -199,7 +198,7 @@ def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> S
         watch=artist,
         after_batch=after_batch,
     )
-    reading.check_scored(run.recipe, run.validation_data, len(scores.ids))
+    quarantine.check_scored(run.recipe, run.validation_data, len(scores.ids))
     return scores
 
 

@@ -15,22 +15,23 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.config import Recipe
-from segtrain.data.manifest import Manifest, read_manifest
-from segtrain.data.pipeline import EvaluationData, TrainingData
-from segtrain.data.plan import batch_split
-from segtrain.data.reader import ReadCounts
+from segtrain.dataset.manifest import Manifest, read_manifest
+from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import DataError, TakenOverError, UserError
 from segtrain.models import build_model
-from segtrain.optimizers import build_optimizer, learning_rate
-from segtrain.ownership import RunClaim, take_run, write_while
-from segtrain.scratch import scratch_folder
-from segtrain.storage import Storage, join
+from segtrain.pipeline.plan import batch_split
+from segtrain.pipeline.worker_data import EvaluationData, TrainingData
+from segtrain.runs.ownership import RunClaim, take_run, write_while
+from segtrain.runs.run_folder import MODEL_NAME, RunFolder
+from segtrain.runs.status import World
+from segtrain.storage.files import Storage, join
+from segtrain.storage.scratch import scratch_folder
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
 from segtrain.training.evaluation import compiled_forward, sum_over_workers, summing_over_workers
+from segtrain.training.metrics_log import Record
+from segtrain.training.optimizers import build_optimizer, learning_rate
 from segtrain.training.step import TrainStep
 from segtrain.training.strategy import build_strategy, configure_process, local_value
-from segtrain.training.tracking import Record
-from segtrain.training.world import World
 
 log = logging.getLogger(__name__)
 DAMAGED_MODEL = (
@@ -67,7 +68,7 @@ class Run:
         self.record: Record | None = None
         if world.is_chief:
             text = recipe.to_yaml().encode()
-            write_while(self.check_owner, join(self.folder, "recipe.yaml"), text, self.storage)
+            write_while(self.check_owner, RunFolder(self.folder).recipe, text, self.storage)
             self.record = Record(self.folder, self.storage, resumed_step=self.cursor.step, owned=self.check_owner)
         # One iterator for the whole run: it reads ahead into the next epoch while this one is scored. It starts
         # threads, so it comes last: what fails before it leaves nothing behind.
@@ -133,8 +134,9 @@ class Run:
         """The folder is this chief's from here on, before it looks at a checkpoint: an older chief saves no more."""
         claim = RunClaim(self.folder, self.storage, driver or take_run(self.folder, self.storage))
         claim.begin_chief()
-        checkpoints = join(self.folder, "checkpoints")
-        written = [self.folder, *(join(self.folder, name) for name in ("best", "panels", "stuck"))]
+        mine = RunFolder(self.folder)
+        written = [self.folder, mine.best, mine.panels, mine.stuck]
+        checkpoints = mine.checkpoints
         for folder in [*written, *(join(checkpoints, name) for name in self.storage.list(checkpoints))]:
             self.storage.remove_leftovers(folder)
         return claim
@@ -249,7 +251,7 @@ class Run:
         plain = build_model(self.recipe.model, dtype_policy=precision, seed=self.recipe.train.seed)
         plain.set_weights([local_value(self.strategy, variable.value).numpy() for variable in self.model.variables])
         with scratch_folder("export") as folder:
-            local = folder / "model.keras"
+            local = folder / MODEL_NAME
             plain.save(local)
             data = local.read_bytes()
         write_while(self.check_owner, url, data, self.storage)
@@ -270,13 +272,13 @@ def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:
 
 def _load_weights(model: keras.Model, source: str, storage: Storage) -> None:
     """Weights of a run's best model, or of a `.keras` file, into `model`. Raises UserError where they do not fit."""
-    url = source if source.endswith(".keras") else join(source, "best", "model.keras")
+    url = source if source.endswith(".keras") else RunFolder(source).best_model
     try:
         data = storage.read_bytes(url)
     except FileNotFoundError:
         raise UserError(f"train.init_from: there is no {url}") from None
     with scratch_folder("init") as folder:
-        local = folder / "model.keras"
+        local = folder / MODEL_NAME
         local.write_bytes(data)
         try:
             other = keras.models.load_model(local, compile=False)

@@ -10,15 +10,15 @@ import keras
 import tensorflow as tf
 
 from segtrain.config import Recipe
-from segtrain.data import augment
-from segtrain.data.batches import ReplicaBatch
-from segtrain.losses import bce_per_image, dice_loss_from_sums, dice_sums_per_image
-from segtrain.models.forward import forward_pass
+from segtrain.models.step_context import forward_pass
+from segtrain.pipeline import augment
+from segtrain.pipeline.batches import ReplicaBatch
+from segtrain.training.losses import bce_per_image, dice_loss_from_sums, dice_sums_per_image
 
 LOSS_SCALE_GROWTH_STEPS = 2000
 
 
-class Part(NamedTuple):
+class ReplicaPass(NamedTuple):
     """What a replica puts through the network at once: B pictures, augmented."""
 
     images: tf.Tensor
@@ -182,12 +182,12 @@ class TrainStep:
             reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
         return reduced, tf.unstack(totals), finite
 
-    def _augmented(self, part: ReplicaBatch) -> Part:
+    def _augmented(self, part: ReplicaBatch) -> ReplicaPass:
         images, masks = augment.apply(self.recipe.augment, part.images, part.masks, part.draws)
-        return Part(images, masks, part.weights, part.keys)
+        return ReplicaPass(images, masks, part.weights, part.keys)
 
     def _gradients(
-        self, part: Part, step: tf.Tensor, dice_totals: tf.Tensor | None
+        self, part: ReplicaPass, step: tf.Tensor, dice_totals: tf.Tensor | None
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples)."""
         with (
@@ -201,7 +201,7 @@ class TrainStep:
         return gradients, totals
 
     def _share_of_loss(
-        self, part: Part, logits: tf.Tensor, dice_totals: tf.Tensor | None
+        self, part: ReplicaPass, logits: tf.Tensor, dice_totals: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """This part's share of the global loss, and its (loss, dice, samples) as they are reported."""
         config = self.recipe.loss

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy as collective
 from tensorflow.python.distribute import collective_util
 
-from segtrain.data.allocator import keep_freed_memory
 from segtrain.errors import UserError
-from segtrain.training.world import World
+from segtrain.process import keep_freed_memory
+from segtrain.runs.status import World
 
 log = logging.getLogger(__name__)
 

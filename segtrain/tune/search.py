@@ -11,10 +11,10 @@ from ray.tune.search import Searcher
 
 from segtrain.config import Recipe
 from segtrain.errors import UserError
-from segtrain.storage import join
-from segtrain.trials import TRIAL_NAME, Trial, label, trial_folder
+from segtrain.runs.trials import TRIAL_NAME, Trial, point_label, trial_folder
+from segtrain.storage.files import join
 from segtrain.tune import space
-from segtrain.tune.record import SweepRecord
+from segtrain.tune.sweep_record import SweepRecord
 
 TRIES = 200
 """So many points in a row that were tried before, and the space counts as exhausted."""
@@ -228,6 +228,6 @@ class PointSearch(Searcher):
 
 def _nothing_fits(count: int, trial: Trial, verdict: Verdict) -> str:
     return (
-        f"tune.space: {count} points in a row are infeasible, the last of them {label(trial.point)}: {verdict.reason}; "
-        f"search smaller values, or give the trials more (cluster.device_bytes)"
+        f"tune.space: {count} points in a row are infeasible, the last of them {point_label(trial.point)}: "
+        f"{verdict.reason}; search smaller values, or give the trials more (cluster.device_bytes)"
     )

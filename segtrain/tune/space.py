@@ -10,7 +10,7 @@ import optuna
 from segtrain.config import Axis, Recipe, TuneConfig
 from segtrain.config.kinds import put
 from segtrain.errors import UserError
-from segtrain.trials import short_name, short_value
+from segtrain.runs.trials import short_name, short_value
 
 Point = dict[str, Any]
 """Axis name -> value, of the axes that apply."""

@@ -7,8 +7,8 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from segtrain.config import Recipe, TuneConfig
-from segtrain.trials import Scored, Trial
-from segtrain.tune.record import SweepRecord
+from segtrain.runs.trials import ScoredEpoch, Trial
+from segtrain.tune.sweep_record import SweepRecord
 
 FAILED = "failed"
 """Key of a report that ends a trial: why another attempt would end in the same way."""
@@ -56,7 +56,7 @@ class Stopping(FIFOScheduler):
             return str(TrialScheduler.CONTINUE)
         if result.get("done"):  # Tune repeats the last result of a trial that has come to its end
             return str(TrialScheduler.CONTINUE)
-        scored = Scored(*(result[name] for name in ("epoch", "dice", "gpu_s", "images_per_s")))
+        scored = ScoredEpoch(*(result[name] for name in ("epoch", "dice", "gpu_s", "images_per_s")))
         now = self._record.scored(number, scored)
         decision = self._decide(tune_controller, now)
         if now.epochs >= result["epochs"]:

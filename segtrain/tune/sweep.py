@@ -11,26 +11,31 @@ from typing import Any
 
 from ray import tune
 
-from segtrain import cluster, leaderboard, preflight, report
+from segtrain.cluster import nodes
+from segtrain.cluster.offer import check_offer, needs
+from segtrain.cluster.stop_signal import stop_signals
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
-from segtrain.data_version import pinned
 from segtrain.errors import RunError, UserError
-from segtrain.launch import train_with_tensorflow, warn_of_hasty_stops
-from segtrain.leaderboard import BEST_NAME, LEADERBOARD_NAME
+from segtrain.launch import preflight
+from segtrain.launch.data_version import pinned
+from segtrain.launch.train_run import train_with_tensorflow, warn_of_hasty_stops
+from segtrain.launch.train_worker import Train
 from segtrain.memory import parameters
-from segtrain.scratch import scratch_folder
-from segtrain.stop_signal import stop_signals
-from segtrain.storage import Storage, is_remote, join
-from segtrain.trials import SweepState, Trial, trial_folder
-from segtrain.tune import record, space
-from segtrain.tune.groups import TrialGroups
-from segtrain.tune.record import SweepRecord, check_folder_is_new
+from segtrain.report.write import write_report
+from segtrain.runs import leaderboard
+from segtrain.runs.leaderboard import BEST_NAME, LEADERBOARD_NAME
+from segtrain.runs.run_folder import RECIPE_NAME, recipe_of
+from segtrain.runs.trials import SweepState, Trial, trial_folder
+from segtrain.storage.files import Storage, is_remote, join
+from segtrain.storage.scratch import scratch_folder
+from segtrain.tune import space, sweep_record
+from segtrain.tune.callback import Watching
+from segtrain.tune.display import SweepDisplay, final_table, open_sweep_display
+from segtrain.tune.placement_groups import TrialGroups
 from segtrain.tune.search import PointSearch, Verdict
 from segtrain.tune.stopping import Budget, Stopping
-from segtrain.tune.table import SweepDisplay, final_table, open_sweep_display
+from segtrain.tune.sweep_record import SweepRecord, check_folder_is_new
 from segtrain.tune.trial import run_trial
-from segtrain.tune.watching import Watching
-from segtrain.worker import Train
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +55,9 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     """
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
-    starts = check(recipe, storage, resume=resume)
+    starts = check_sweep(recipe, storage, resume=resume)
     recipe, told = pinned(recipe, storage)
-    with cluster.connection():
+    with nodes.connection():
         concurrent = _check_cluster(recipe)
         display = open_sweep_display(recipe.run.progress_every_s)
         if told is not None:
@@ -63,19 +68,19 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
             display.close()
 
 
-def is_there(recipe: Recipe) -> bool:
+def sweep_exists(recipe: Recipe) -> bool:
     """Whether the run's folder holds a sweep already."""
-    return record.is_there(preflight.absolute(recipe).run.folder, Storage(recipe.storage))
+    return sweep_record.holds_sweep(preflight.absolute(recipe).run.folder, Storage(recipe.storage))
 
 
 def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
     """Lines that say what `run_sweep` would do. Raises what it would raise before anything starts."""
     recipe = preflight.absolute(recipe)
     storage = Storage(recipe.storage)
-    starts = check(recipe, storage, resume=resume)
-    with cluster.connection():
+    starts = check_sweep(recipe, storage, resume=resume)
+    with nodes.connection():
         concurrent = _check_cluster(recipe)
-        offer = cluster.offer()
+        offer = nodes.offer()
     config = recipe.tune
     points = f", {len(list(space.grid(recipe)))} points" if config.search == "grid" else ""
     return [
@@ -83,7 +88,7 @@ def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
         *(f"axis      {name}: {_axis(axis.model_dump(exclude_none=True))}" for name, axis in config.space.items()),
         f"search    {config.search}{points}, {config.max_trials} trials at most, {len(starts)} starting points",
         f"stopping  {config.stop} on {config.clock} of {recipe.train.epochs} epochs at most",
-        f"at once   {concurrent} trials, each {preflight.needs(recipe.cluster)}",
+        f"at once   {concurrent} trials, each {needs(recipe.cluster)}",
         f"cluster   {offer}",
         f"folder    {recipe.run.folder}",
     ]
@@ -93,7 +98,7 @@ def _axis(given: Mapping[str, Any]) -> str:
     return ", ".join(f"{kind} {value}" for kind, value in given.items() if value)
 
 
-def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point]:
+def check_sweep(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point]:
     """Raise UserError for what can be known to fail before Ray is there. Returns the points to start from."""
     if recipe.folds == "all":
         raise UserError("folds: a sweep scores its trials on one fold; leave folds=all out and train best.yaml with it")
@@ -107,7 +112,7 @@ def check(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space.Point
         logger.warning(line)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
-        _check_same_sweep(recipe, preflight.recipe_of(recipe.run.folder, storage))
+        _check_same_sweep(recipe, recipe_of(recipe.run.folder, storage))
     return [space.point_of(recipe, _start(source, storage), source) for source in recipe.tune.start_from]
 
 
@@ -128,7 +133,7 @@ def _start(source: str, storage: Storage) -> Recipe:
     if source.endswith((".yaml", ".yml")) and not is_remote(source):
         return load_recipe(source)
     try:
-        return preflight.recipe_of(source, storage)
+        return recipe_of(source, storage)
     except FileNotFoundError:
         raise UserError(f"tune.start_from: {source} is neither a recipe file nor the folder of a run") from None
 
@@ -138,8 +143,8 @@ def _check_cluster(recipe: Recipe) -> int:
 
     Raises UserError where it can never hold one.
     """
-    offer = cluster.offer()
-    preflight.check_offer(recipe.cluster, offer)
+    offer = nodes.offer()
+    check_offer(recipe.cluster, offer)
     preflight.check_shared_paths(recipe, offer)
     room = offer.room(recipe.cluster)
     if room is None and recipe.tune.max_concurrent is None:
@@ -177,7 +182,7 @@ class _Driver:
     def run(self, *, resume: bool) -> Trial:
         """Until all trials are over, the budget is spent, the user stops it, or another driver takes it over."""
         self._record.claim(resume=resume)
-        self._record.put_file("recipe.yaml", self._recipe.to_yaml())
+        self._record.put_file(RECIPE_NAME, self._recipe.to_yaml())
         warn_of_hasty_stops(self._display.note)
         self._display.note(f"{'resuming' if self._record.trials else 'starting'} {self._folder}")
         most = self._recipe.tune.max_trials
@@ -207,7 +212,7 @@ class _Driver:
         try:
             with (
                 scratch_folder("tune") as scratch,
-                cluster.environment(
+                nodes.environment(
                     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
                     TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
                     RAY_AIR_NEW_OUTPUT="0",
@@ -277,14 +282,14 @@ class _Driver:
         if not ranked:
             raise RunError(f"no trial of {self._folder} was scored; {LEADERBOARD_NAME} there has the reasons")
         best = ranked[0]
-        own = preflight.recipe_of(trial_folder(self._folder, best.number), self._storage)
+        own = recipe_of(trial_folder(self._folder, best.number), self._storage)
         url = join(self._folder, BEST_NAME)
         run = self._recipe.run
         text = leaderboard.best_yaml(own, best, self._folder, name=f"{run.name}-best", storage=run.storage)
         self._record.put_file(BEST_NAME, text)
         self._record.raise_fault()
         self._display.note(f"leaderboard {join(self._folder, LEADERBOARD_NAME)}")
-        self._display.note(f"report      {report.write(self._folder, self._storage)}")
+        self._display.note(f"report      {write_report(self._folder, self._storage)}")
         self._display.note(f"best        {url}")
         here = "best.yaml, copied to this machine" if is_remote(url) else shlex.quote(url)
         self._display.note(f"next        python jobs/train.py {here}")

@@ -9,21 +9,22 @@ from typing import Any
 
 from ray import tune
 
+from segtrain.cluster.failures import DeviceMemoryError, WorkerError, comes_again, portable
+from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe, recorded
-from segtrain.environment import before_tensorflow
 from segtrain.errors import TakenOverError
-from segtrain.failures import DeviceMemoryError, WorkerError, comes_again, portable, with_smaller_batch
-from segtrain.launch import run_on
-from segtrain.process_scratch import temporary_files_in_scratch
-from segtrain.run_record import epochs_of
-from segtrain.storage import Storage, join
+from segtrain.launch.train_run import run_on
+from segtrain.launch.train_worker import STUCK_EXIT_CODE, Train
+from segtrain.memory.smaller_batch import with_smaller_batch
+from segtrain.process import before_tensorflow
+from segtrain.runs.run_folder import RunFolder
+from segtrain.runs.run_record import epochs_of
+from segtrain.runs.status import Driver, Progress, RunSummary, World
+from segtrain.storage.files import Storage
+from segtrain.storage.process_scratch import temporary_files_in_scratch
 from segtrain.training.checkpoint import Checkpoints
-from segtrain.training.status import Driver, Progress, RunSummary
-from segtrain.training.watchdog import Stuck, Watchdog
-from segtrain.training.world import World
-from segtrain.tune.groups import TrialGroups
+from segtrain.tune.placement_groups import TrialGroups
 from segtrain.tune.stopping import FAILED, TAKEN
-from segtrain.worker import STUCK_EXIT_CODE, Train
 
 
 def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) -> None:
@@ -68,7 +69,7 @@ def untold_epochs(recipe: Recipe, storage: Storage, known_epochs: int) -> list[t
     can be read.
     """
     try:
-        lines = storage.read_bytes(join(recipe.run.folder, "metrics.jsonl"))
+        lines = storage.read_bytes(RunFolder(recipe.run.folder).metrics_log)
     except FileNotFoundError:
         return []
     done = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep).cursor()
@@ -81,7 +82,7 @@ def untold_epochs(recipe: Recipe, storage: Storage, known_epochs: int) -> list[t
 
 
 class Reporter:
-    """A display (`segtrain.progress.Display`) that passes each scored epoch on to Ray Tune."""
+    """A display (`segtrain.launch.progress.Display`) that passes each scored epoch on to Ray Tune."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.label = ""
@@ -154,6 +155,6 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) ->
             if not isinstance(shortage, DeviceMemoryError):
                 raise
         # Outside of the handler: its exception holds the tensors of the step that did not fit.
-        recipe, change = with_smaller_batch(recipe, shortage)
+        recipe, change = with_smaller_batch(recipe, shortage.headline, scoring=shortage.scoring)
         reporter.note(change)
         gc.collect()

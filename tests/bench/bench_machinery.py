@@ -35,14 +35,14 @@ PAIRED = """
 import sys, time
 import numpy as np, tensorflow as tf
 from segtrain.config import Recipe, override
-from segtrain.losses import loss_per_image
+from segtrain.training.losses import loss_per_image
 from segtrain.models import build_model
-from segtrain.optimizers import build_optimizer
+from segtrain.training.optimizers import build_optimizer
 from segtrain.training.loop import train_epoch
 from segtrain.training.run import Run
-from segtrain.training.status import NOBODY
-from segtrain.training.watch import Watch
-from segtrain.training.world import World
+from segtrain.runs.status import NOBODY
+from segtrain.training.clock import Watch
+from segtrain.runs.status import World
 
 recipe = override(Recipe(), sys.argv[2:])
 random = np.random.default_rng(0)
@@ -78,7 +78,7 @@ LOOP = """
 import sys
 from segtrain.config import Recipe, override
 from segtrain.training.loop import train
-from segtrain.training.world import World
+from segtrain.runs.status import World
 
 train(override(Recipe(), sys.argv[1:]), World())
 """

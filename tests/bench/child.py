@@ -18,10 +18,10 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
-from segtrain.data.manifest import read_manifest
-from segtrain.data.pipeline import TrainingData
-from segtrain.data.plan import batch_split
-from segtrain.storage import Storage
+from segtrain.dataset.manifest import read_manifest
+from segtrain.pipeline.plan import batch_split
+from segtrain.pipeline.worker_data import TrainingData
+from segtrain.storage.files import Storage
 from tests.bench import other_readers
 from tests.bench.feed import SMALL_BATCH, full_recipe, small_recipe, steady_epochs
 from tests.bench.measuring import REPOSITORY, Measured, steady, touch

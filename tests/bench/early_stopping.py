@@ -11,9 +11,9 @@ import argparse
 import os
 
 from segtrain.config import load_recipe
-from segtrain.leaderboard import ranked
-from segtrain.storage import Storage, join
-from segtrain.trials import read_sweep, read_trials
+from segtrain.runs.leaderboard import ranked
+from segtrain.runs.trials import read_sweep, read_trials
+from segtrain.storage.files import Storage, join
 from tests.bench.measuring import REPOSITORY
 
 FULL = ("tune.search=random", "tune.stop=none")

@@ -7,12 +7,12 @@ from typing import Any
 import tensorflow as tf
 
 from segtrain.config import Recipe
-from segtrain.data import augment
-from segtrain.data.batches import ReplicaBatch
-from segtrain.data.manifest import read_manifest
-from segtrain.data.pipeline import TrainingData
-from segtrain.data.plan import batch_split
-from segtrain.storage import Storage
+from segtrain.dataset.manifest import read_manifest
+from segtrain.pipeline import augment
+from segtrain.pipeline.batches import ReplicaBatch
+from segtrain.pipeline.plan import batch_split
+from segtrain.pipeline.worker_data import TrainingData
+from segtrain.storage.files import Storage
 from tests.bench.measuring import Batch, Measured, consume, from_start, steady
 from tests.bench.pairs import HEIGHT, WIDTH
 

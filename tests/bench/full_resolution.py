@@ -17,8 +17,8 @@ import time
 from typing import Any
 
 from segtrain.config import Recipe, load_recipe
-from segtrain.environment import before_tensorflow
 from segtrain.memory import gib
+from segtrain.process import before_tensorflow
 from tests.bench.measuring import process_memory, run_module
 
 MODEL = ["model.filters=16", "model.depth=4", "data.height=1280", "data.width=1918", "train.global_batch_size=1"]
@@ -61,13 +61,13 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
     import numpy as np
     import tensorflow as tf
 
-    from segtrain.data.augment import draw
-    from segtrain.data.batches import ReplicaBatch
     from segtrain.models import build_model
-    from segtrain.optimizers import build_optimizer
+    from segtrain.pipeline.augment import draw_augmentation
+    from segtrain.pipeline.batches import ReplicaBatch
+    from segtrain.runs.status import World
+    from segtrain.training.optimizers import build_optimizer
     from segtrain.training.step import TrainStep
     from segtrain.training.strategy import build_strategy, configure_process, place
-    from segtrain.training.world import World
     from tests.bench.memory_prediction import noise
 
     world = World()
@@ -84,7 +84,7 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
         step = TrainStep(strategy, model, build_optimizer(recipe.optimizer), recipe, accumulation=passes)
     pictures = train.global_batch_size
     keys = np.arange(pictures, dtype=np.int64)
-    draws = draw(recipe.augment, 0, 0, keys, recipe.data.height, recipe.data.width)
+    draws = draw_augmentation(recipe.augment, 0, 0, keys, recipe.data.height, recipe.data.width)
     small = (tf.ones(pictures), tf.constant(keys), tf.nest.map_structure(tf.constant, draws))
     batch = place(strategy, [ReplicaBatch(*noise(recipe, pictures), *small)])
     seconds = []

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segtrain.environment import before_tensorflow
+from segtrain.process import before_tensorflow
 from tests.bench.gpu_bench import Bench, Results, devices, words_of
 from tests.bench.gpu_cells import run_cells, step
 

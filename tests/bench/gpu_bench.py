@@ -18,7 +18,7 @@ class Bench:
         import tensorflow as tf
 
         from segtrain.models import build_model
-        from segtrain.optimizers import build_optimizer
+        from segtrain.training.optimizers import build_optimizer
         from segtrain.training.step import TrainStep
 
         self.height, self.width, self.pictures = size
@@ -31,8 +31,8 @@ class Bench:
 
     def batch(self, *, damaged: bool = False) -> Any:
         """On the device. `damaged` plants an infinity in its last picture."""
-        from segtrain.data.augment import draw
-        from segtrain.data.batches import ReplicaBatch
+        from segtrain.pipeline.augment import draw_augmentation
+        from segtrain.pipeline.batches import ReplicaBatch
         from segtrain.training.strategy import place
 
         random = np.random.default_rng(0)
@@ -43,7 +43,7 @@ class Bench:
             images = images.astype(np.float32)
             images[-1] = np.inf
         keys = np.arange(self.pictures, dtype=np.int64)
-        draws = draw(self.recipe.augment, 0, 0, keys, self.height, self.width)
+        draws = draw_augmentation(self.recipe.augment, 0, 0, keys, self.height, self.width)
         weights = np.ones(self.pictures, np.float32)
         return place(self.strategy, [ReplicaBatch(images, masks, weights, keys, draws)])
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segtrain.environment import before_tensorflow
+from segtrain.process import before_tensorflow
 from tests.bench.gpu_bench import Bench, Results, devices, words_of
 
 REPOSITORY = Path(__file__).parents[2]

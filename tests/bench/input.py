@@ -25,7 +25,7 @@ from rich.console import Console
 
 from tests.bench.measuring import Measured, cpu_s, run_module, take_turns
 from tests.bench.report import ROWS, Starts, result_rows, results_table, server_sentence, start_sentence
-from tests.seaweed import S3Server, serve_s3
+from tests.support.seaweed import S3Server, serve_s3
 
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -101,7 +101,7 @@ class Bench:
 
     def __init__(self, stack: ExitStack, arguments: argparse.Namespace, folder: Path) -> None:
         # --help need not wait for what these import.
-        from segtrain.data.allocator import keep_freed_memory
+        from segtrain.process import keep_freed_memory
         from tests.bench.pairs import make_pairs
 
         keep_freed_memory()  # segtrain sets it for its process, so readers that share this one have it from the start
@@ -231,7 +231,7 @@ class Bench:
 @contextmanager
 def _requests_of(server: S3Server) -> Iterator[tuple[str, dict[str, int]]]:
     """An endpoint in front of the server, and what it was asked for by kind, filled in at the end."""
-    from tests.fault_proxy import FaultProxy
+    from tests.support.fault_proxy import FaultProxy
 
     counts: dict[str, int] = {"GET": 0, "HEAD": 0, "LIST": 0}
     with FaultProxy(server.endpoint) as proxy:

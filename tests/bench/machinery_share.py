@@ -48,13 +48,13 @@ def main() -> None:
 def checkpoints(folder: Path, pairs: int) -> float:
     """Print what a checkpoint costs; returns the seconds of a step without one."""
     from segtrain.config import Recipe, override
-    from segtrain.environment import before_tensorflow
-    from tests.labelled import write_set
+    from segtrain.process import before_tensorflow
+    from tests.support.labelled import write_set
 
     before_tensorflow()
+    from segtrain.runs.status import World
     from segtrain.training.run import Run
     from segtrain.training.strategy import place
-    from segtrain.training.world import World
 
     settings = [f"data.root={write_set(folder / 'set').root}", f"run.storage={folder}", "train.global_batch_size=16"]
     recipe = override(Recipe(), [*settings, "model.filters=16", "model.depth=4", "data.height=96", "data.width=128"])
@@ -94,11 +94,11 @@ def checkpoints(folder: Path, pairs: int) -> float:
 
 def clock_of_a_step() -> float:
     """Seconds of `Watch.settled` with a beat and the driver's ear, as a worker has them, over many calls."""
+    from segtrain.cluster.watchdog import Watchdog
     from segtrain.config import Recipe
+    from segtrain.runs.status import Driver
     from segtrain.training.checkpoint import Cursor
-    from segtrain.training.status import Driver
-    from segtrain.training.watch import Watch
-    from segtrain.training.watchdog import Watchdog
+    from segtrain.training.clock import Watch
 
     with Watchdog(60.0, lambda stuck: None) as watchdog:
         driver = Driver(lambda progress: None, lambda: False, watchdog.beat)
@@ -112,12 +112,12 @@ def clock_of_a_step() -> float:
 
 
 def threads_beside_the_loop() -> float:
-    """CPU seconds a second of what `segtrain.worker` runs beside the training function, less those of none of it."""
+    """CPU seconds a second of what `launch/train_worker.py` runs beside the training, less those of none of it."""
     import ray
 
-    from segtrain.mailbox import Mailbox
-    from segtrain.training.watchdog import Watchdog
-    from segtrain.worker import _asking
+    from segtrain.cluster.watchdog import Watchdog
+    from segtrain.launch.mailbox import Mailbox
+    from segtrain.launch.train_worker import _asking
 
     ray.init(
         num_cpus=2,

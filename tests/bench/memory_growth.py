@@ -118,10 +118,10 @@ def _table(found: Mapping[str, Sequence[Memory]], epochs: int) -> Table:
 def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     """Read memory after each of `epochs` epochs, each of training and of evaluation."""
     from segtrain.config import Recipe
-    from segtrain.data.manifest import read_manifest
-    from segtrain.data.pipeline import EvaluationData, TrainingData
-    from segtrain.data.plan import batch_split
-    from segtrain.storage import Storage
+    from segtrain.dataset.manifest import read_manifest
+    from segtrain.pipeline.plan import batch_split
+    from segtrain.pipeline.worker_data import EvaluationData, TrainingData
+    from segtrain.storage.files import Storage
     from tests.bench.measuring import touch
 
     data = {"root": root, "node_cache": f"{folder}/cache", **WAYS[way]}

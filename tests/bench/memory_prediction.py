@@ -9,7 +9,7 @@ once (0.1 GiB), are left out that way: they belong to the process and not to the
 `above imports` is the same peak above the imported libraries alone.
 
 The process is set up as a run's is, with oneDNN's kernels (TF_ENABLE_ONEDNN_OPTS=0 in the environment measures and
-predicts TensorFlow's own). But what is freed is given back at once (`GIVE_BACK_BYTES`): `segtrain.data.allocator` lets
+predicts TensorFlow's own). But what is freed is given back at once (`GIVE_BACK_BYTES`): `segtrain.process` lets
 glibc keep half a GiB for the pictures to come, which would count as needed here. The aim is a prediction within 20 % on
 all twelve settings of training.
 """
@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from segtrain.config import Recipe, load_recipe, override
-from segtrain.environment import before_tensorflow
 from segtrain.memory import Footprint, gib, inference_footprint, training_footprint
 from segtrain.memory.footprint import kernels_of
+from segtrain.process import before_tensorflow
 from tests.bench.measuring import process_memory, run_module
 
 STEPS = 2
@@ -140,8 +140,8 @@ def predict(kind: str, recipe: Recipe) -> Footprint:
 def measure(kind: str, recipe: Recipe) -> Measured:
     """Run `STEPS` steps in this process and see how far its memory goes up."""
     before_tensorflow()
+    from segtrain.runs.status import World
     from segtrain.training.strategy import build_strategy, configure_process
-    from segtrain.training.world import World
 
     world = World(workers=1, rank=0, replicas_per_worker=1, gpus_per_worker=0)
     configure_process(world, deterministic=False, seed=0)
@@ -164,10 +164,10 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from segtrain.data.augment import draw
-    from segtrain.data.batches import ReplicaBatch
     from segtrain.models import build_model
-    from segtrain.optimizers import build_optimizer
+    from segtrain.pipeline.augment import draw_augmentation
+    from segtrain.pipeline.batches import ReplicaBatch
+    from segtrain.training.optimizers import build_optimizer
     from segtrain.training.step import TrainStep
     from segtrain.training.strategy import place
 
@@ -181,7 +181,7 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
         step = TrainStep(strategy, model, build_optimizer(recipe.optimizer), recipe, accumulation=accumulation)
     keys = np.arange(pictures, dtype=np.int64)
     for number in range(steps):
-        draws = draw(recipe.augment, train.seed, number, keys, recipe.data.height, recipe.data.width)
+        draws = draw_augmentation(recipe.augment, train.seed, number, keys, recipe.data.height, recipe.data.width)
         batch = ReplicaBatch(
             *noise(recipe, pictures), tf.ones(pictures), tf.constant(keys), tf.nest.map_structure(tf.constant, draws)
         )
@@ -202,10 +202,10 @@ def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
 
 
 def noise(recipe: Recipe, pictures: int) -> Any:
-    """A batch as `segtrain.data.pipeline` makes it, of pictures without any meaning."""
+    """A batch as `segtrain.pipeline.worker_data` makes it, of pictures without any meaning."""
     import numpy as np
 
-    from segtrain.data.batches import Picture, stack
+    from segtrain.pipeline.batches import Picture, stack
 
     size = (recipe.data.height, recipe.data.width)
     generator = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from segtrain.data.shards import Row
+from segtrain.dataset.shards import Row
 from tests.bench.measuring import Batch
 from tests.bench.pairs import HEIGHT, WIDTH
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segtrain.config import Recipe, SyntheticSource
-from segtrain.data.manifest import Manifest
-from segtrain.data.prepare import prepare
-from segtrain.data.reader import RowGroupReader
-from segtrain.data.shards import Row
-from segtrain.data.sources.synthetic import draw
-from segtrain.storage import Storage
+from segtrain.dataset.manifest import Manifest
+from segtrain.dataset.reader import RowGroupReader
+from segtrain.dataset.shards import Row
+from segtrain.prepare.prepare_set import prepare
+from segtrain.prepare.sources.synthetic import draw_cars
+from segtrain.storage.files import Storage
 
 HEIGHT, WIDTH, VIEWS = 1280, 1918, 16
 PARQUET_FILES = 16
@@ -45,7 +45,7 @@ def make_pairs(folder: Path, count: int, row_groups: int) -> Pairs:
     """Draw the pairs into `folder/raw`, unless they are there, and prepare them into `folder/shards`."""
     raw, cars = folder / "raw", count // VIEWS + 1
     if not _is_drawn(raw, cars * VIEWS):
-        draw(SyntheticSource(cars=cars, views=VIEWS, height=HEIGHT, width=WIDTH), raw, workers=os.cpu_count() or 1)
+        draw_cars(SyntheticSource(cars=cars, views=VIEWS, height=HEIGHT, width=WIDTH), raw, workers=os.cpu_count() or 1)
     manifest = prepare_pairs(raw, str(folder / "shards"), cars, row_groups)
     rows = stored_rows(manifest, str(folder / "shards"))
     assert len(rows) == count, f"{len(rows)} pairs to train on instead of {count}"

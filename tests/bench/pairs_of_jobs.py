@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.pairs_of_jobs import PAIRS, apart_s, lay_out, meet
+from tests.support.pairs_of_jobs import PAIRS, apart_s, lay_out, meet
 
 
 def main() -> None:

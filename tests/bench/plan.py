@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segtrain.config import DataConfig
-from segtrain.data.manifest import (
+from segtrain.dataset.manifest import (
     ByteRange,
     FoldFacts,
     IndexFile,
@@ -32,11 +32,11 @@ from segtrain.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from segtrain.data.plan import EpochPlan, RowGroupTable
-from segtrain.data.selection import training_selection
-from segtrain.storage import Storage
+from segtrain.pipeline.plan import EpochPlan, RowGroupTable
+from segtrain.pipeline.selection import training_selection
+from segtrain.storage.files import Storage
 from tests.bench.measuring import run_module
-from tests.shuffling import (
+from tests.support.shuffling import (
     LANES,
     batch_means,
     chi_square,
@@ -187,7 +187,7 @@ def amplification(rows: NDArray[np.int64]) -> float:
 
 
 def shuffling_rows() -> list[tuple[str, str, str]]:
-    """Figures over seeds and epochs of a small set; see tests/data/test_shuffling.py."""
+    """Figures over seeds and epochs of a small set; see tests/pipeline/test_shuffling.py."""
     correlations: list[float] = []
     chi_squares: list[float] = []
     variances: list[float] = []

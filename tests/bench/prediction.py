@@ -25,16 +25,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segtrain.cluster.fleet import TASKS_AT_ONCE
 from segtrain.config import Recipe, UNetConfig, override
-from segtrain.data.prepare import prepare
-from segtrain.data.shards import Row
-from segtrain.fleet import TASKS_AT_ONCE
+from segtrain.dataset.shards import Row
+from segtrain.prepare.prepare_set import prepare
 from tests.bench.measuring import REPOSITORY, Measured, Spread, take_turns
 
 if TYPE_CHECKING:
     from segtrain.inference.predictor import Prepared
-    from segtrain.inference.tasks import Task
-    from segtrain.inference.worker import PredictionWorker
+    from segtrain.prediction.predict_worker import PredictionWorker
+    from segtrain.prediction.tasks import Task
 
 CARS, VIEWS = 4, 16
 REPEATS = 2
@@ -74,14 +74,14 @@ def show(threads: int, found: dict[str, Any]) -> None:
 
 def one(threads: int, folder: str) -> dict[str, Any]:
     """Measure in this process, whose TensorFlow has been told how many threads to use."""
-    from segtrain.inference import ledger
-    from segtrain.inference.assignment import Assignment
     from segtrain.inference.device import configure_device
-    from segtrain.inference.parts import read_part
-    from segtrain.inference.stored import read_networks
-    from segtrain.inference.tasks import take_inventory
-    from segtrain.inference.worker import build_worker
-    from segtrain.storage import Storage
+    from segtrain.inference.stored_networks import read_networks
+    from segtrain.prediction import ledger
+    from segtrain.prediction.assignment import Assignment
+    from segtrain.prediction.part_files import read_part
+    from segtrain.prediction.predict_worker import build_worker
+    from segtrain.prediction.tasks import take_inventory
+    from segtrain.storage.files import Storage
 
     configure_device(Recipe().cluster)
     write_model(Path(folder, "best"))
@@ -160,12 +160,12 @@ def middle(folder: str, tasks: Sequence["Task"]) -> float:
     """The median probability over a picture: a threshold that half of it reaches."""
     import numpy as np
 
-    from segtrain.data.decode import decode_image
-    from segtrain.data.manifest import read_manifest
-    from segtrain.inference.loading import load_members
+    from segtrain.dataset.manifest import read_manifest
+    from segtrain.inference.load_networks import load_members
     from segtrain.inference.predictor import Predictor
-    from segtrain.inference.tasks import task_reader
-    from segtrain.storage import Storage
+    from segtrain.pipeline.decode import decode_image
+    from segtrain.prediction.tasks import task_reader
+    from segtrain.storage.files import Storage
 
     with ThreadPoolExecutor(1) as io:
         row = task_reader(Storage(), f"{folder}/set", read_manifest(Storage(), f"{folder}/set"), io)(tasks[0])[0]
@@ -176,7 +176,7 @@ def middle(folder: str, tasks: Sequence["Task"]) -> float:
 
 def prepare_all(worker: "PredictionWorker", tasks: Sequence["Task"]) -> list["Prepared"]:
     """What the forward pass gets of every picture of the tasks."""
-    from segtrain.data.decode import decode_image
+    from segtrain.pipeline.decode import decode_image
 
     rows = [row for task in tasks for row in worker._read(task) if isinstance(row, Row)]
     return [worker._predictor.prepare(partial(decode_image, row), row.height, row.width) for row in rows]

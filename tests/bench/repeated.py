@@ -15,8 +15,7 @@ import google_crc32c
 import pyarrow as pa
 
 from segtrain.config import PrepareConfig
-from segtrain.data.layout import Entry, cut_rows, cut_shards
-from segtrain.data.manifest import (
+from segtrain.dataset.manifest import (
     INDEX_SCHEMA,
     FoldFacts,
     IndexFile,
@@ -25,8 +24,9 @@ from segtrain.data.manifest import (
     encode_index,
     write_manifest,
 )
-from segtrain.data.shards import ROW_SCHEMA, Row, write_shard
-from segtrain.storage import Storage, join
+from segtrain.dataset.shards import ROW_SCHEMA, Row, write_shard
+from segtrain.prepare.layout import Entry, cut_rows, cut_shards
+from segtrain.storage.files import Storage, join
 from tests.bench.pairs import VIEWS
 
 FOLDS = 5

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from segtrain import report
-from segtrain.storage import Storage
+from segtrain.report.write import write_report
+from segtrain.storage.files import Storage
 from tests.report import made
 
 MOST_MB, OPEN_WITHIN_S = 8.0, 3.0
@@ -69,7 +69,7 @@ def main() -> None:
         sweep = Path(folder) / "sweep"
         write_sweep(sweep, args.trials)
         start_s = time.perf_counter()
-        page = Path(report.write(str(sweep), Storage()))
+        page = Path(write_report(str(sweep), Storage()))
         console.print(f"{args.trials} trials, written in {time.perf_counter() - start_s:.1f} s")
         megabytes = page.stat().st_size / 1e6
         console.print(f"{megabytes:.2f} MB, at most {MOST_MB:g}: {_verdict(megabytes <= MOST_MB)}")

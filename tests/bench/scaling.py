@@ -42,7 +42,7 @@ from segtrain.config import Recipe, UNetConfig, load_recipe
 from segtrain.memory import parameters
 from segtrain.memory.footprint import slots
 from segtrain.memory.kernels import DNN
-from segtrain.memory.network import Network, network
+from segtrain.memory.operations import OperationList, network
 from tests.bench.measuring import run_module
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -221,7 +221,7 @@ def share_of(load: Load, global_batch: int, gpus: int) -> Load:
     return replace(load, pictures=global_batch / gpus)
 
 
-def multiplications(net: Network) -> float:
+def multiplications(net: OperationList) -> float:
     """Of a forward pass: each weight once a pixel, at an up-convolution once a pixel of what it scales up."""
     return float(
         sum(layer.trainable * min(layer.inputs[0].pixels, layer.output.pixels) for layer in net.operations),

@@ -22,10 +22,10 @@ import numpy as np
 
 from segtrain import rle
 from segtrain.config import SyntheticSource
-from segtrain.data.sources.synthetic import draw
-from segtrain.inference.parts import Part, PredictedMask, write_part
-from segtrain.inference.submission import write
-from segtrain.storage import Storage
+from segtrain.prediction.part_files import Part, PredictedMask, write_part
+from segtrain.prediction.submission import write
+from segtrain.prepare.sources.synthetic import draw_cars
+from segtrain.storage.files import Storage
 from tests.bench.measuring import Measured, run_module, take_turns
 
 HEIGHT, WIDTH, VIEWS = 1280, 1918, 16
@@ -61,7 +61,7 @@ def main() -> int:
 
 def drawn_masks(folder: Path) -> list[np.ndarray]:
     """The masks of one car, and an empty and a full one: bool (1280, 1918)."""
-    draw(SyntheticSource(cars=1, views=VIEWS, height=HEIGHT, width=WIDTH), folder)
+    draw_cars(SyntheticSource(cars=1, views=VIEWS, height=HEIGHT, width=WIDTH), folder)
     with (folder / "train_masks.csv").open() as file:
         masks = [rle.decode(row["rle_mask"], HEIGHT, WIDTH) != 0 for row in csv.DictReader(file)]
     return [*masks, np.zeros((HEIGHT, WIDTH), np.bool_), np.ones((HEIGHT, WIDTH), np.bool_)]

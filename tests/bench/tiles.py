@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from segtrain.tiles import blend
+from segtrain.inference.tiles import blend
 from tests.bench.measuring import run_module
 
 AT_MOST = 1.5 * 2**30
@@ -83,8 +83,8 @@ def unet() -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     import tensorflow as tf
 
     from segtrain.config import UNetConfig
-    from segtrain.data.augment import to_float
     from segtrain.models import build_model
+    from segtrain.pipeline.augment import to_float
 
     model = build_model(UNetConfig(filters=4, depth=4, convolutions=1, norm="none"))
     forward = tf.function(lambda tiles: model(to_float(tiles), training=False), reduce_retracing=True)

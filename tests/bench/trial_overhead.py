@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 
 from segtrain.config import Recipe
-from segtrain.launch import train_with_tensorflow
-from segtrain.training.status import Driver, RunSummary
-from segtrain.training.world import World
+from segtrain.launch.train_run import train_with_tensorflow
+from segtrain.runs.status import Driver, RunSummary, World
 from tests.bench.measuring import REPOSITORY
-from tests.labelled import write_set
+from tests.support.labelled import write_set
 
 
 def timed(recipe: Recipe, world: World, driver: Driver) -> RunSummary:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from jobs import prepare
 from segtrain.config import StorageConfig
-from segtrain.data.manifest import MANIFEST_NAME, read_index, read_manifest
-from segtrain.data.reader import RowGroupReader
-from segtrain.data.shards import unpack_mask
-from segtrain.data.verify import verify
-from segtrain.storage import Storage
+from segtrain.dataset.manifest import MANIFEST_NAME, read_index, read_manifest
+from segtrain.dataset.reader import RowGroupReader
+from segtrain.dataset.shards import unpack_mask
+from segtrain.dataset.verify import verify
+from segtrain.storage.files import Storage
 from tests.fuzz.drawn_pictures import Drawn, meaning, pairs
 from tests.fuzz.judging import FEW, MANY, Sandbox, bounded_memory, cases, ends_well, sandbox
 

@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtrain import preflight, report
 from segtrain.config import Recipe, StorageConfig, override
-from segtrain.data import describe
-from segtrain.data.manifest import MANIFEST_NAME, read_index, read_manifest
-from segtrain.data.verify import verify
-from segtrain.inference import ledger
-from segtrain.storage import Storage
-from segtrain.trials import read_sweep, read_trials
+from segtrain.dataset import describe
+from segtrain.dataset.manifest import MANIFEST_NAME, read_index, read_manifest
+from segtrain.dataset.verify import verify
+from segtrain.launch import preflight
+from segtrain.prediction import ledger
+from segtrain.report.write import write_report
+from segtrain.runs.run_folder import recipe_of
+from segtrain.runs.trials import read_sweep, read_trials
+from segtrain.storage.files import Storage
 from tests.fuzz.judging import FEW, MANY, bounded_memory, cases, ends_well, sandbox
 
 MADE = Path(__file__).parents[1] / "earlier_version" / "segtrain-e885e46.tar.xz"
@@ -112,11 +114,11 @@ def run_set_case(made: Path, harm: Damage) -> None:
 FACTS = {
     "sweep.json": lambda box: read_sweep(str(box.raw / "run"), storage),
     "trials/0001/trial.json": lambda box: read_trials(str(box.raw / "run"), storage),
-    "best/metrics.json": lambda box: report.write(str(box.raw / "run"), storage, str(box.out / "report.html")),
-    "goodput.json": lambda box: report.write(str(box.raw / "run"), storage, str(box.out / "report.html")),
-    "metrics.jsonl": lambda box: report.write(str(box.raw / "run"), storage, str(box.out / "report.html")),
-    "recipe.yaml": lambda box: preflight.recipe_of(str(box.raw / "run"), storage),
-    "prediction.json": lambda box: ledger.check(storage, str(box.raw / "run"), {"pictures": "x"}),
+    "best/metrics.json": lambda box: write_report(str(box.raw / "run"), storage, str(box.out / "report.html")),
+    "goodput.json": lambda box: write_report(str(box.raw / "run"), storage, str(box.out / "report.html")),
+    "metrics.jsonl": lambda box: write_report(str(box.raw / "run"), storage, str(box.out / "report.html")),
+    "recipe.yaml": lambda box: recipe_of(str(box.raw / "run"), storage),
+    "prediction.json": lambda box: ledger.check_prediction(storage, str(box.raw / "run"), {"pictures": "x"}),
 }
 FOLDERS = {"sweep.json": "runs/sweep", "trials/0001/trial.json": "runs/sweep", "prediction.json": "masks"}
 

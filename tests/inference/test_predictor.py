@@ -11,16 +11,16 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import InferenceConfig, UNetConfig
-from segtrain.data.decode import resize_image
 from segtrain.errors import UserError
-from segtrain.inference.loading import Member
-from segtrain.inference.network import Network
+from segtrain.inference.apply import FittedNetwork
+from segtrain.inference.load_networks import Member
 from segtrain.inference.predictor import Logits, Predictor
-from segtrain.inference.stored import Facts
+from segtrain.inference.stored_networks import Facts
+from segtrain.inference.tiles import positions
 from segtrain.memory import inference_footprint
 from segtrain.models import build_model
-from segtrain.probability import upsample_probability
-from segtrain.tiles import positions
+from segtrain.models.probability import upsample_probability
+from segtrain.pipeline.decode import resize_image
 
 CONFIG = UNetConfig(filters=4, depth=2, convolutions=1, norm="batch")
 REACH = 20
@@ -167,7 +167,7 @@ def known(config: UNetConfig) -> Facts:
 def test_the_device_bounds_the_batch_and_then_the_tile() -> None:
     def layout(device_bytes: int | None, **settings: Any) -> tuple[tuple[int, int], int]:
         known_member = member(brightness, facts=known(CONFIG), multiple=4)
-        return tuple(Network(known_member, InferenceConfig(**settings), device_bytes).layout(203, 301))
+        return tuple(FittedNetwork(known_member, InferenceConfig(**settings), device_bytes).layout(203, 301))
 
     def needs(batch: int, height: int, width: int) -> int:
         return inference_footprint(CONFIG, height, width, batch=batch).total

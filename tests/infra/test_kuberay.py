@@ -42,16 +42,16 @@ ANSWER_WITHIN_S = 120
 DRIVER = f"""
 import time
 import ray
-from segtrain import cluster
+from segtrain.cluster import nodes
 
 ray.init(log_to_driver=False, logging_level="ERROR")
 work = ray.remote(num_cpus=1)(type("Work", (), {{"ready": lambda self: True}})).remote()
 ray.get(work.ready.remote())
 print("working")
 until = time.monotonic() + {ANSWER_WITHIN_S}
-while not cluster.draining() and time.monotonic() < until:
+while not nodes.draining() and time.monotonic() < until:
     time.sleep(0.5)
-print(len(cluster.draining()), "machine is about to go")
+print(len(nodes.draining()), "machine is about to go")
 """
 
 Spec = dict[str, Any]

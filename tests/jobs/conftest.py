@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, override
-from segtrain.data.prepare import prepare
+from segtrain.prepare.prepare_set import prepare
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from segtrain import goodput
 from segtrain.config import StorageConfig
-from segtrain.storage import Storage
+from segtrain.runs import goodput
+from segtrain.storage.files import Storage
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sysconfig.get_path("scripts")) / "ray"

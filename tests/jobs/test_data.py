@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, override
-from segtrain.data.manifest import read_manifest
-from segtrain.data.prepare import prepare
-from segtrain.storage import Storage
+from segtrain.dataset.manifest import read_manifest
+from segtrain.prepare.prepare_set import prepare
+from segtrain.storage.files import Storage
 
 JOB = Path(__file__).parents[2] / "jobs/data.py"
 

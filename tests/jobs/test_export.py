@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import InferenceConfig, UNetConfig
-from segtrain.inference.loading import load_members
+from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.models import build_model
-from segtrain.storage import Storage
+from segtrain.storage.files import Storage
 
 JOB = Path(__file__).parents[2] / "jobs/export.py"
 CONFIG = UNetConfig(filters=2, depth=1, convolutions=1)

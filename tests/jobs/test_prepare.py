@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.data import writing
-from tests.held_jobs import running
+from segtrain.prepare import write_shards
+from tests.support.held_jobs import running
 
 JOB = Path(__file__).parents[2] / "jobs/prepare.py"
 
@@ -94,14 +94,14 @@ def test_a_place_that_another_writer_took_meanwhile_is_one_message_and_code_2(
 ) -> None:
     command = ["folder", str(tmp_path / "set"), f"source.path={source}", "prepare.folds=3"]
     main = runpy.run_path(str(JOB))["main"]
-    plan_shards = writing.plan_shards
+    plan_shards = write_shards.plan_shards
 
     def meanwhile(*args: Any) -> Any:
         monkeypatch.undo()
         assert main(command) == 0
         return plan_shards(*args)
 
-    monkeypatch.setattr(writing, "plan_shards", meanwhile)
+    monkeypatch.setattr(write_shards, "plan_shards", meanwhile)
     assert main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: another jobs/prepare.py wrote {tmp_path}/set meanwhile; ")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.storage import Storage, join
-from tests.fault_proxy import FaultProxy
+from segtrain.storage.files import Storage, join
 from tests.jobs.test_train import call
+from tests.support.fault_proxy import FaultProxy
 
 SPACE = "tune.space={model.filters: {grid: [2, 3]}}"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.best_files import why_unusable
-from segtrain.storage import Storage
+from segtrain.runs.best_files import why_unusable
+from segtrain.runs.trials import read_sweep, read_trials
+from segtrain.storage.files import Storage
 from segtrain.training.checkpoint import Checkpoints
-from segtrain.trials import read_sweep, read_trials
-from tests.held_jobs import HeldJob, running
+from tests.support.held_jobs import HeldJob, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]  # each a minute or two: whole jobs, with TensorFlow in them
 
@@ -110,7 +110,7 @@ KILLED_AT = [
 def test_a_sweep_that_is_killed_at_each_kind_of_write_is_ended_by_the_same_command(
     tuned: list[object], tmp_path: Path
 ) -> None:
-    """The driver's own writes; what a trial writes is killed in `tests/test_survival.py`."""
+    """The driver's own writes; what a trial writes is killed in `tests/launch/test_survival.py`."""
     folder = tmp_path / "runs" / "twice"
     for number, (pattern, when) in enumerate(KILLED_AT):
         with running(*tuned, folder=tmp_path / f"{number}", hold=f"twice/{pattern}", when=when) as job:

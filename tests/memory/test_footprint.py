@@ -11,7 +11,7 @@ from segtrain.config import Recipe, UNetConfig, override
 from segtrain.memory import Footprint, inference_footprint, parameters, training_footprint
 from segtrain.memory.footprint import slots
 from segtrain.memory.kernels import DNN, EIGEN, Convolution
-from segtrain.optimizers import build_optimizer
+from segtrain.training.optimizers import build_optimizer
 
 
 def footprint(*fields: str, **changes: Any) -> Footprint:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from segtrain.models.batch_norm import BatchNorm
-from segtrain.models.forward import forward_pass
+from segtrain.models.step_context import forward_pass
 
 SHAPE = (4, 5, 6, 3)
 
@@ -112,8 +112,8 @@ ON_REPLICAS = """
 import json
 import numpy as np, tensorflow as tf
 from segtrain.models.batch_norm import BatchNorm
-from segtrain.models.blocks import Dropout
-from segtrain.models.forward import forward_pass
+from segtrain.models.layers import Dropout
+from segtrain.models.step_context import forward_pass
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

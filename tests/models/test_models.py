@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from segtrain.config import FCNConfig, UNetConfig
 from segtrain.models import build_model
-from segtrain.models.forward import forward_pass
+from segtrain.models.step_context import forward_pass
 
 FAMILY = {
     "plain": UNetConfig(filters=4, depth=2, norm="none"),

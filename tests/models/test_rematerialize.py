@@ -8,8 +8,8 @@ import tensorflow as tf
 from segtrain.config import FCNConfig, UNetConfig
 from segtrain.errors import UserError
 from segtrain.models import build_model
-from segtrain.models.blocks import JoinedConv2D
-from segtrain.models.forward import forward_pass
+from segtrain.models.layers import JoinedConv2D
+from segtrain.models.step_context import forward_pass
 
 NETWORKS = {
     "batch norm, dropout": UNetConfig(filters=4, depth=2, dropout=(0.3, 0.2, 0.4), norm="batch"),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from segtrain import report
-from segtrain.storage import Storage
+from segtrain.report.write import write_report
+from segtrain.storage.files import Storage
 from tests.report import made
 
 
@@ -25,4 +25,4 @@ def sweep_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> ma
     """The page of `made.SCORED` and other trials, opened once; a test leaves it as it was."""
     folder = tmp_path_factory.mktemp("sweeps") / "search"
     made.write_made_sweep(folder, [*made.make_trials(20), made.HOSTILE])
-    return made.open_page(browser, Path(report.write(str(folder), Storage())))
+    return made.open_page(browser, Path(write_report(str(folder), Storage())))

@@ -15,10 +15,10 @@ import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from segtrain.config import Recipe
-from segtrain.goodput import Attempt, Goodput
 from segtrain.panels import panel
-from segtrain.storage import Storage
-from segtrain.trials import Scored, Sweep, Trial, trial_folder, write_sweep, write_trial
+from segtrain.runs.goodput import Attempt, Goodput
+from segtrain.runs.trials import ScoredEpoch, Sweep, Trial, trial_folder, write_sweep, write_trial
+from segtrain.storage.files import Storage
 
 STEPS_PER_EPOCH = 5
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -42,7 +42,7 @@ SPACE: dict[str, Any] = {
 }
 
 MARKUP = "</script><script>document.title = 'x'</script><img src=x onerror=\"document.title='x'\"><b>"
-HOSTILE = Trial(20, {"model.filters": 8, "model.kind": MARKUP}, "failed", MARKUP, (Scored(1, 0.5, 1.0, 9.0),))
+HOSTILE = Trial(20, {"model.filters": 8, "model.kind": MARKUP}, "failed", MARKUP, (ScoredEpoch(1, 0.5, 1.0, 9.0),))
 """A trial whose texts would be markup in a page that does not escape them."""
 
 
@@ -144,7 +144,7 @@ def _trial(number: int, epochs: int, random: np.random.Generator) -> Trial:
     stop_at = epochs if number % 4 == 0 else int(random.choice([1, 3]))
     cost = filters * height**2 / 3e5
     history = tuple(
-        Scored(epoch, float(reach * (1 - 0.7 * exp(-epoch))), float(cost * epoch), float(400 / cost))
+        ScoredEpoch(epoch, float(reach * (1 - 0.7 * exp(-epoch))), float(cost * epoch), float(400 / cost))
         for epoch in range(1, stop_at + 1)
     )
     trial = Trial(number, point, "finished", "", history, filters**2 * 7700, int(cost * 2e7), attempts=1)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.report.charts import HISTOGRAM_BARS, MOST_POINTS, bins, run_charts, thinned
-from segtrain.report.reading import read_run_folder, read_sweep_folder
+from segtrain.report.folders import read_run, read_sweep_folder
 from segtrain.report.sweep_charts import MOST_EPOCHS, sweep_charts, words
-from segtrain.storage import Storage
-from segtrain.trials import Scored, Sweep, Trial
+from segtrain.runs.trials import ScoredEpoch, Sweep, Trial
+from segtrain.storage.files import Storage
 from tests.report import made
 
 
@@ -27,7 +27,7 @@ def test_thinning_keeps_the_order_the_bounds_and_the_mean_of_each_stretch(values
 
 def test_curves_lie_over_epochs(tmp_path: Path) -> None:
     made.write_run(tmp_path / "run", epochs=3, panels=0)
-    run = read_run_folder(str(tmp_path / "run"), Storage())
+    run = read_run(str(tmp_path / "run"), Storage())
     assert run is not None
     charts = run_charts(run)
     steps, means = charts["loss"]["data"]
@@ -51,7 +51,7 @@ def test_a_histogram_counts_every_picture_once_in_its_bar(millionths: list[int])
 
 def test_of_very_many_pictures_the_worst_are_all_there(tmp_path: Path) -> None:
     made.write_run(tmp_path / "run", epochs=1, pictures=5000, panels=0)
-    run = read_run_folder(str(tmp_path / "run"), Storage())
+    run = read_run(str(tmp_path / "run"), Storage())
     assert run is not None
     (points,) = run_charts(run)["foreground"]["data"]
     assert len(points["y"]) == MOST_POINTS
@@ -60,9 +60,9 @@ def test_of_very_many_pictures_the_worst_are_all_there(tmp_path: Path) -> None:
 
 def test_a_sweep_has_its_front_and_its_stopped_trials(tmp_path: Path) -> None:
     trials = [
-        Trial(0, {"model.filters": 8}, "finished", "", (Scored(1, 0.5, 1.0, 9.0), Scored(2, 0.8, 2.0, 9.0))),
-        Trial(1, {"model.filters": 16}, "stopped", "a < b", (Scored(1, 0.6, 4.0, 9.0),)),
-        Trial(2, {"model.filters": 32}, "finished", "", (Scored(1, 0.7, 4.0, 9.0), Scored(2, 0.9, 8.0, 9.0))),
+        Trial(0, {"model.filters": 8}, "finished", "", (ScoredEpoch(1, 0.5, 1.0, 9.0), ScoredEpoch(2, 0.8, 2.0, 9.0))),
+        Trial(1, {"model.filters": 16}, "stopped", "a < b", (ScoredEpoch(1, 0.6, 4.0, 9.0),)),
+        Trial(2, {"model.filters": 32}, "finished", "", (ScoredEpoch(1, 0.7, 4.0, 9.0), ScoredEpoch(2, 0.9, 8.0, 9.0))),
         Trial(3, {"model.filters": 64}, "infeasible", "too large"),
     ]
     made.write_made_sweep(tmp_path / "sweep", trials, panels=0)
@@ -79,7 +79,7 @@ def test_a_sweep_has_its_front_and_its_stopped_trials(tmp_path: Path) -> None:
 
 
 def test_a_long_trial_keeps_its_last_epoch(tmp_path: Path) -> None:
-    history = tuple(Scored(epoch, epoch / 1000, float(epoch), 1.0) for epoch in range(1, 500))
+    history = tuple(ScoredEpoch(epoch, epoch / 1000, float(epoch), 1.0) for epoch in range(1, 500))
     made.write_made_sweep(tmp_path / "sweep", [Trial(0, {}, "finished", "", history)], panels=0)
     charts = sweep_charts(read_sweep_folder(str(tmp_path / "sweep"), Sweep("finished"), Storage()))
     drawn = charts["curves"]["data"][-1]["x"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from segtrain import report
 from segtrain.errors import UserError
-from segtrain.storage import Storage
-from segtrain.trials import Trial, write_trial
+from segtrain.report.write import write_report
+from segtrain.runs.trials import Trial, write_trial
+from segtrain.storage.files import Storage
 from tests.report import made
 
 PLACE = """([x, y]) => {
@@ -46,7 +46,7 @@ def wait_for(page: Page, trials: set[int]) -> None:
 
 def test_the_page_of_a_run_draws_every_chart_and_asks_for_nothing(browser: Browser, tmp_path: Path) -> None:
     made.write_run(tmp_path / "cars")
-    path = Path(report.write(str(tmp_path / "cars"), Storage()))
+    path = Path(write_report(str(tmp_path / "cars"), Storage()))
     seen = made.open_page(browser, path)
     assert (seen.requests, seen.problems) == ([path.as_uri()], [])
     charts = drawn(seen.page)
@@ -112,20 +112,20 @@ def test_masks_without_an_object_are_warned_of(tmp_path: Path) -> None:
     made.write_run(tmp_path / "run")
     path = tmp_path / "run/best/metrics.json"
     best = json.loads(path.read_text())
-    page = Path(report.write(str(tmp_path / "run"), Storage())).read_text()
+    page = Path(write_report(str(tmp_path / "run"), Storage())).read_text()
     assert "masks have no object" not in page
     path.write_text(json.dumps(best | {"validation_foreground": [0.0] * len(best["validation_ids"])}))
-    page = Path(report.write(str(tmp_path / "run"), Storage())).read_text()
+    page = Path(write_report(str(tmp_path / "run"), Storage())).read_text()
     assert "warning: all 12 masks have no object; a dice of 1 says nothing" in page
     made.write_made_sweep(tmp_path / "sweep", made.make_trials(3))
     for metrics in (tmp_path / "sweep").rglob("best/metrics.json"):
         metrics.write_text(path.read_text())
-    assert "all 12 masks have no object" in Path(report.write(str(tmp_path / "sweep"), Storage())).read_text()
+    assert "all 12 masks have no object" in Path(write_report(str(tmp_path / "sweep"), Storage())).read_text()
 
 
 def test_plotly_is_in_the_page_once_and_without_its_wrapper(tmp_path: Path) -> None:
     made.write_run(tmp_path / "run", epochs=0)
-    page = Path(report.write(str(tmp_path / "run"), Storage())).read_text()
+    page = Path(write_report(str(tmp_path / "run"), Storage())).read_text()
     assert page.count("var Plotly=(") == page.count("* Licensed under the MIT license\n*/") == 1
     assert "root.moduleName" not in page
 
@@ -133,7 +133,7 @@ def test_plotly_is_in_the_page_once_and_without_its_wrapper(tmp_path: Path) -> N
 def test_a_page_is_as_wide_as_a_phone(browser: Browser, tmp_path: Path) -> None:
     made.write_made_sweep(tmp_path / "sweep", made.make_trials(6), panels=1)
     seen = made.open_page(
-        browser, Path(report.write(str(tmp_path / "sweep"), Storage())), width=390, height=844, touch=True
+        browser, Path(write_report(str(tmp_path / "sweep"), Storage())), width=390, height=844, touch=True
     )
     assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
     assert seen.problems == []
@@ -143,8 +143,8 @@ def test_a_page_is_as_wide_as_a_phone(browser: Browser, tmp_path: Path) -> None:
 def test_a_run_and_a_sweep_that_have_only_begun_have_a_page(browser: Browser, tmp_path: Path) -> None:
     made.write_run(tmp_path / "run", epochs=0)
     made.write_made_sweep(tmp_path / "sweep", [], state="running")
-    assert "No trial has been scored yet" in Path(report.write(str(tmp_path / "sweep"), Storage())).read_text()
-    seen = made.open_page(browser, Path(report.write(str(tmp_path / "run"), Storage())))
+    assert "No trial has been scored yet" in Path(write_report(str(tmp_path / "sweep"), Storage())).read_text()
+    seen = made.open_page(browser, Path(write_report(str(tmp_path / "run"), Storage())))
     assert "no epoch of 1 is recorded yet" in seen.page.inner_text("header")
     assert seen.problems == []
     seen.page.close()
@@ -157,7 +157,7 @@ def test_a_sweep_that_is_running_lists_what_it_has_and_how_to_go_on(tmp_path: Pa
     (folder / "best.yaml").unlink()
     write_trial(str(folder), Trial(4, trials[0].point, "running", attempts=1), Storage())
     (folder / "trials/0005").mkdir()
-    page = Path(report.write(str(folder), Storage())).read_text()
+    page = Path(write_report(str(folder), Storage())).read_text()
     assert f"python jobs/tune.py {folder}/recipe.yaml --resume" in page
     assert "best.yaml" not in page
     assert "Too few trials have ended" in page
@@ -166,17 +166,17 @@ def test_a_sweep_that_is_running_lists_what_it_has_and_how_to_go_on(tmp_path: Pa
 def test_the_page_goes_where_it_is_asked_to_and_the_folder_stays_as_it_was(tmp_path: Path) -> None:
     made.write_run(tmp_path / "run", epochs=1, panels=0)
     before = sorted(tmp_path.rglob("*"))
-    url = report.write(f"{tmp_path}/run/", Storage(), str(tmp_path / "page.html"))
+    url = write_report(f"{tmp_path}/run/", Storage(), str(tmp_path / "page.html"))
     assert url == str(tmp_path / "page.html")
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "page.html"])
 
 
 def test_a_folder_that_is_neither_is_refused_with_what_may_have_been_meant(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither a run nor a sweep; give the folder <run"):
-        report.write(str(tmp_path), Storage())
+        write_report(str(tmp_path), Storage())
     made.write_run(tmp_path / "a", epochs=1, panels=0)
     with pytest.raises(UserError, match=f"but runs: give one of them, such as {tmp_path}/a"):
-        report.write(str(tmp_path), Storage())
+        write_report(str(tmp_path), Storage())
     assert not (tmp_path / "report.html").exists()
 
 
@@ -185,7 +185,7 @@ def test_the_folder_of_all_folds_is_no_run(tmp_path: Path) -> None:
     made.write_run(recipe[1], epochs=1, panels=0)
     recipe[0].write_text("folds: all\n")
     with pytest.raises(UserError, match=r"such as .*fold-0"):
-        report.write(str(tmp_path), Storage())
+        write_report(str(tmp_path), Storage())
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_ours_is_named(tmp_path: Path, name: str, text: str, 
     made.write_run(tmp_path / "run", epochs=1, panels=0)
     (tmp_path / "run" / name).write_text(text)
     with pytest.raises(UserError, match=message):
-        report.write(str(tmp_path / "run"), Storage())
+        write_report(str(tmp_path / "run"), Storage())
 
 
 def test_no_credentials_of_a_url_come_into_the_page(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ def test_no_credentials_of_a_url_come_into_the_page(tmp_path: Path) -> None:
     made.write_made_sweep(folder, [*trials, Trial(4, {}, "failed", f"cannot reach {secret}")], panels=0)
     text = (folder / "recipe.yaml").read_text().replace("endpoint_url: null", f"endpoint_url: {secret}")
     (folder / "recipe.yaml").write_text(text)
-    page = Path(report.write(str(folder), Storage())).read_text()
+    page = Path(write_report(str(folder), Storage())).read_text()
     assert "geheim" not in page
     assert page.count("https://***@server/bucket") >= 2

@@ -1,7 +1,8 @@
 """Notes, and on demand holds, every write of a job and of all the processes that it starts.
 
-Python imports this module as it starts where its folder is on PYTHONPATH; `tests/held_jobs.py` puts it there. It acts
-only where HOOK_FOLDER names a folder. It waits for `segtrain.storage` to be imported and wraps what writes there:
+Python imports this module as it starts where its folder is on PYTHONPATH; `tests/support/held_jobs.py` puts it there.
+It acts only where HOOK_FOLDER names a folder. It waits for `segtrain.storage.files` to be imported and wraps what
+writes there:
 
 - each write is a line of `writes` in the folder: before or after, method, URL;
 - where the folder has a file `hold` (JSON: `when`, `pattern`, `number`), the process that comes to the write of that
@@ -17,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-MODULE, CLASS = "segtrain.storage", "Storage"
+MODULE, CLASS = "segtrain.storage.files", "Storage"
 METHODS = ("write_bytes", "write_if_version", "write_file", "delete")
 
 
@@ -67,7 +68,7 @@ class _Hook:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds `segtrain.storage` as everybody does, and lets the hook wrap its class once it is loaded."""
+    """Finds `segtrain.storage.files` as everybody does, and lets the hook wrap its class once it is loaded."""
 
     def __init__(self, hook):
         self.hook = hook

@@ -14,12 +14,11 @@ from PIL import Image
 from tensorflow.python.framework import config as framework
 
 from segtrain.config import Recipe, override
-from segtrain.data.manifest import MANIFEST_NAME
-from segtrain.data.prepare import prepare
-from segtrain.training import watch
+from segtrain.dataset.manifest import MANIFEST_NAME
+from segtrain.prepare.prepare_set import prepare
+from segtrain.runs.status import Driver, Progress, RunSummary, World
+from segtrain.training import clock
 from segtrain.training.loop import train
-from segtrain.training.status import Driver, Progress, RunSummary
-from segtrain.training.world import World
 
 PICTURES, FOLDS, HEIGHT, WIDTH = 24, 3, 16, 24
 
@@ -132,7 +131,7 @@ def finished(tiny_set: TinySet, tmp_path_factory: pytest.TempPathFactory) -> Fin
     )
     told: list[Progress] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "TELL_EVERY_S", 0.0)
+        patch.setattr(clock, "TELL_EVERY_S", 0.0)
         summary = train(recipe, World(), Driver(told.append))
     return FinishedRun(Path(recipe.run.folder), recipe, summary, told)
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, UNetConfig, override
-from segtrain.data.shards import Row, pack_mask
+from segtrain.dataset.shards import Row, pack_mask
+from segtrain.runs.status import World
 from segtrain.training.best import PanelArtist
-from segtrain.training.world import World
 
 HEIGHT, WIDTH = 12, 18
 

@@ -14,9 +14,9 @@ import pytest
 
 from segtrain.config import Recipe, override
 from segtrain.errors import DataError
+from segtrain.runs.status import World
 from segtrain.training.loop import train
 from segtrain.training.step import TrainStep
-from segtrain.training.world import World
 
 
 def gone(best: Path) -> None:

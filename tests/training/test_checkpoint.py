@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from segtrain.config import Recipe
 from segtrain.errors import DataError, StorageError, TakenOverError, UserError
-from segtrain.storage import Storage
+from segtrain.storage.files import Storage
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
 
 FACTS = facts_of(Recipe(), "feedfacefeedface")

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
-from segtrain.data.augment import to_float
-from segtrain.data.batches import EvaluationBatch
-from segtrain.data.manifest import read_manifest
-from segtrain.data.pipeline import EvaluationData
-from segtrain.data.shards import Row
+from segtrain.dataset.manifest import read_manifest
+from segtrain.dataset.shards import Row
 from segtrain.metrics import THRESHOLDS
 from segtrain.models import build_model
-from segtrain.storage import Storage
+from segtrain.pipeline.augment import to_float
+from segtrain.pipeline.batches import EvaluationBatch
+from segtrain.pipeline.worker_data import EvaluationData
+from segtrain.storage.files import Storage
 from segtrain.training.evaluation import (
     COLUMNS,
     SEEN,
     Scores,
     compiled_forward,
-    evaluate,
     evenly_spread,
+    score_fold,
     sum_over_workers,
 )
 
@@ -70,7 +70,7 @@ def test_scores_are_those_of_scikit_learn_over_pictures_at_their_own_size(
     def keep(row: Row, probability: np.ndarray) -> None:
         probabilities[row.id] = probability
 
-    scores = evaluate(forward, strategy, data(), threshold=THRESHOLD, watch=keep)
+    scores = score_fold(forward, strategy, data(), threshold=THRESHOLD, watch=keep)
     truths = {
         name: np.asarray(Image.open(tiny_set.masks / f"{name}.png")).astype(bool) for name in sorted(probabilities)
     }
@@ -106,7 +106,7 @@ def test_dice_at_training_size_is_that_of_the_resized_pictures(
         for p, t in list(zip(probability, batch.replicas[0].masks.numpy(), strict=True))[: len(batch.pictures)]:
             wanted.append(2 * (p * t).sum() / (p.sum() + t.sum()))
     assert len(wanted) == 8
-    found = evaluate(forward, strategy, data(), threshold=THRESHOLD).summary()["dice_soft_training"]
+    found = score_fold(forward, strategy, data(), threshold=THRESHOLD).summary()["dice_soft_training"]
     assert found == pytest.approx(np.mean(wanted), abs=1e-12)
 
 
@@ -114,8 +114,8 @@ def test_dice_at_training_size_is_that_of_the_resized_pictures(
 def test_any_batch_size_gives_the_same_scores_and_padding_never_counts(
     strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData], batch_size: int
 ) -> None:
-    expected = evaluate(forward, strategy, data(3), threshold=THRESHOLD)
-    found = evaluate(forward, strategy, data(batch_size), threshold=THRESHOLD)
+    expected = score_fold(forward, strategy, data(3), threshold=THRESHOLD)
+    found = score_fold(forward, strategy, data(batch_size), threshold=THRESHOLD)
     assert found.ids == expected.ids
     assert (found.table[:, SEEN] == 1).all()
     np.testing.assert_array_equal(found.table, expected.table)
@@ -135,8 +135,8 @@ class Altered:
 def test_a_picture_that_could_not_be_read_is_left_out_of_the_scores(
     strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
 ) -> None:
-    whole = evaluate(forward, strategy, data(), threshold=THRESHOLD)
-    found = evaluate(forward, strategy, Altered(data(), lambda batches: batches[1:]), threshold=THRESHOLD)
+    whole = score_fold(forward, strategy, data(), threshold=THRESHOLD)
+    found = score_fold(forward, strategy, Altered(data(), lambda batches: batches[1:]), threshold=THRESHOLD)
     assert found.ids == whole.ids[3:]
     np.testing.assert_array_equal(found.table, whole.table[3:])
 
@@ -148,10 +148,10 @@ def test_a_picture_that_comes_twice_is_noticed(
         scenes = batches[0].pictures
         return [EvaluationBatch(batches[0].replicas, [scenes[0], scenes[1]._replace(number=scenes[0].number)])]
 
-    table = evaluate(forward, strategy, Altered(data(), lambda batches: batches[:1]), threshold=THRESHOLD)
+    table = score_fold(forward, strategy, Altered(data(), lambda batches: batches[:1]), threshold=THRESHOLD)
     assert len(table.ids) == 3
     with pytest.raises(AssertionError, match="twice"):
-        evaluate(forward, strategy, Altered(data(), again), threshold=THRESHOLD)
+        score_fold(forward, strategy, Altered(data(), again), threshold=THRESHOLD)
 
 
 def test_no_more_pictures_wait_for_their_scores_than_threads_can_take(
@@ -168,7 +168,7 @@ def test_no_more_pictures_wait_for_their_scores_than_threads_can_take(
         passed.append(batch)
         return forward(batch)
 
-    evaluate(noting, strategy, data(1), threshold=THRESHOLD, watch=lambda row, _: scored.append(row.id))
+    score_fold(noting, strategy, data(1), threshold=THRESHOLD, watch=lambda row, _: scored.append(row.id))
     assert len(passed) == len(scored) == 8
     assert max(waiting) <= 2
 
@@ -180,7 +180,7 @@ def test_what_the_watcher_raises_is_not_swallowed(
         raise RuntimeError(f"cannot draw {row.id}")
 
     with pytest.raises(RuntimeError, match="cannot draw"):
-        evaluate(forward, strategy, data(), threshold=THRESHOLD, watch=fail)
+        score_fold(forward, strategy, data(), threshold=THRESHOLD, watch=fail)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("score")]
 
 

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from segtrain.config import Recipe, override
-from segtrain.data.manifest import read_manifest
-from segtrain.data.pipeline import TrainingData
-from segtrain.data.plan import batch_split
+from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, StorageError
-from segtrain.storage import Storage, join
+from segtrain.pipeline.plan import batch_split
+from segtrain.pipeline.worker_data import TrainingData
+from segtrain.runs.status import Driver, Progress, World
+from segtrain.storage.files import Storage, join
 from segtrain.training.loop import train
-from segtrain.training.status import Driver, Progress
-from segtrain.training.world import World
-from tests.fault_proxy import KINDS, Fault, FaultProxy
+from tests.support.fault_proxy import KINDS, Fault, FaultProxy
 
 DEADLINE_S = 2.0
 
@@ -58,7 +57,7 @@ def test_a_run_through_every_fault_ends_with_the_weights_of_one_without(
 
     disturbed = through(fault_proxy, plain, "run.name=disturbed", "data.lanes=4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segtrain.training.watch.TELL_EVERY_S", 0.0)
+        patch.setattr("segtrain.training.clock.TELL_EVERY_S", 0.0)
         train(disturbed, World(), Driver(disturb))
     assert {kind for kind, times in fault_proxy.injected.items() if times} == set(KINDS)
     expected, found = (run_folder(Path(each.run.folder)) for each in (plain, disturbed))

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from segtrain.config import Recipe
+from segtrain.runs.status import World
 from segtrain.training.loop import train
-from segtrain.training.world import World
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS = 10

@@ -16,16 +16,15 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import Recipe, load_recipe, override
-from segtrain.data.manifest import read_manifest
-from segtrain.data.pipeline import TrainingData
-from segtrain.data.plan import batch_split
+from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, UserError
-from segtrain.storage import Storage
-from segtrain.training import watch
+from segtrain.pipeline.plan import batch_split
+from segtrain.pipeline.worker_data import TrainingData
+from segtrain.runs.status import Driver, Left, Progress, World
+from segtrain.storage.files import Storage
+from segtrain.training import clock
 from segtrain.training.loop import train
-from segtrain.training.status import Driver, Left, Progress
 from segtrain.training.step import TrainStep
-from segtrain.training.world import World
 
 STEPS_PER_EPOCH = 4
 TIMES = {"images_per_s", "epoch_s", "input_wait_s", "compute_s"}
@@ -191,7 +190,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return take_step(self, batch, step, **wish)
 
     monkeypatch.setattr(TrainStep, "__call__", noted)
-    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(clock, "TELL_EVERY_S", 0.0)
     return taken
 
 
@@ -270,7 +269,7 @@ def test_a_run_whose_folder_another_process_has_taken_over_ends_without_writing(
     recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, run_folder
 ) -> None:
     """As a chief that was cut off from its driver finds when another one is in its place."""
-    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(clock, "TELL_EVERY_S", 0.0)
     settings = recipe("checkpoint.every_steps=1", "train.epochs=1", "model.norm=none")
     folder = Path(settings.run.folder)
 
@@ -301,7 +300,7 @@ def test_a_kill_at_any_moment_leaves_the_lines_of_every_step_that_is_saved(
     recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, run_folder
 ) -> None:
     """SIGKILL leaves what is on the disk; so that is looked at, from within the run."""
-    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(clock, "TELL_EVERY_S", 0.0)
     settings = recipe("checkpoint.every_steps=1", "checkpoint.keep=9", "train.epochs=1", "model.norm=none")
     folder = run_folder(settings.run.folder)
     seen: list[int] = []

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import Recipe, override
-from segtrain.data.manifest import Manifest, read_manifest
+from segtrain.dataset.manifest import Manifest, read_manifest
 from segtrain.errors import StorageError, UserError
-from segtrain.storage import Storage
+from segtrain.runs.status import World
+from segtrain.storage.files import Storage
 from segtrain.training import run as running
 from segtrain.training.run import Run
 from segtrain.training.strategy import build_strategy
-from segtrain.training.world import World
 
 
 def weights_of(run: Run) -> list[np.ndarray]:

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from segtrain.errors import UserError
+from segtrain.runs.status import World
 from segtrain.training.strategy import build_strategy, configure_process, local_value, place
-from segtrain.training.world import World
 
 GPU_WORLD = World(gpus_per_worker=1)
 

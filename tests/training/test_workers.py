@@ -18,7 +18,7 @@ def work(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """What each worker runs."""
     import ray.train
 
-    from segtrain.training.world import World
+    from segtrain.runs.status import World
     from tests.training.worlds import FEW, outcome
 
     context = ray.train.get_context()
@@ -40,7 +40,7 @@ def test_two_workers_compute_what_one_replica_computes(
     from ray.train import RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from segtrain.tensorflow_cluster import TensorFlowCluster
+    from segtrain.launch.tensorflow_cluster import TensorFlowCluster
 
     trainer = DataParallelTrainer(
         work,

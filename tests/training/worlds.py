@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.config import Recipe, override
-from segtrain.data.augment import draw
-from segtrain.data.batches import ReplicaBatch
 from segtrain.models import build_model
-from segtrain.optimizers import build_optimizer
+from segtrain.pipeline.augment import draw_augmentation
+from segtrain.pipeline.batches import ReplicaBatch
+from segtrain.runs.status import World
+from segtrain.training.optimizers import build_optimizer
 from segtrain.training.step import StepResult, TrainStep
 from segtrain.training.strategy import build_strategy, configure_process, local_value, place
-from segtrain.training.world import World
 
 BATCH, HEIGHT, WIDTH, STEPS = 8, 16, 24, 20
 SMALL = ["model.filters=4", "model.depth=2", "model.norm_groups=2", f"train.global_batch_size={BATCH}"]
@@ -81,7 +81,7 @@ class Trained:
         if damage is not None:
             images[damage] = np.inf
         keys = np.arange(BATCH, dtype=np.int64) + 1000 * number
-        draws = draw(self.recipe.augment, 0, 0, keys, HEIGHT, WIDTH)
+        draws = draw_augmentation(self.recipe.augment, 0, 0, keys, HEIGHT, WIDTH)
         whole = ReplicaBatch(images, masks, np.ones(BATCH, np.float32), keys, draws)
         share, first = BATCH // self.world.replicas, self.world.rank * self.world.replicas_per_worker
         starts = [(first + replica) * share for replica in range(self.world.replicas_per_worker)]

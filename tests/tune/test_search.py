@@ -9,12 +9,12 @@ import yaml
 
 from segtrain.config import AdamWConfig, Recipe, TuneConfig, override, recorded
 from segtrain.errors import UserError
-from segtrain.storage import Storage
-from segtrain.trials import Scored, Trial, read_trials, write_sweep, write_trial
-from segtrain.trials import Sweep as SweepFacts
+from segtrain.runs.trials import ScoredEpoch, Trial, read_trials, write_sweep, write_trial
+from segtrain.runs.trials import Sweep as SweepFacts
+from segtrain.storage.files import Storage
 from segtrain.tune import space
-from segtrain.tune.record import SweepRecord
 from segtrain.tune.search import INFEASIBLE_IN_A_ROW, PointSearch, Verdict
+from segtrain.tune.sweep_record import SweepRecord
 
 RATES = {"optimizer.learning_rate": {"loguniform": [1e-4, 1e-1]}}
 SMALL = {"model.filters": {"choice": [4, 8]}, "model.depth": {"choice": [1, 2]}}
@@ -42,7 +42,7 @@ def end(search: PointSearch, trial_id: str, number: int, dice: float | None, sta
     record: SweepRecord = search.record  # type: ignore[attr-defined]
     trial = record[number]
     if dice is not None:
-        trial = record.scored(number, Scored(1, dice, 1.0, 1.0))
+        trial = record.scored(number, ScoredEpoch(1, dice, 1.0, 1.0))
     record.put(trial.ended(status))  # type: ignore[arg-type]
     search.on_trial_complete(trial_id)
 

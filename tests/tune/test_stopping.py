@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from segtrain.config import Recipe
-from segtrain.storage import Storage
-from segtrain.trials import Sweep as SweepFacts
-from segtrain.trials import Trial, read_trials, write_sweep
-from segtrain.tune.record import SweepRecord
+from segtrain.runs.trials import Sweep as SweepFacts
+from segtrain.runs.trials import Trial, read_trials, write_sweep
+from segtrain.storage.files import Storage
 from segtrain.tune.stopping import FAILED, Budget, Stopping
+from segtrain.tune.sweep_record import SweepRecord
 
 
 @dataclass

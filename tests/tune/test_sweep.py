@@ -16,15 +16,14 @@ from typing import Any
 
 import pytest
 
+from segtrain.cluster.failures import DeviceMemoryError
 from segtrain.config import Recipe, load_recipe
 from segtrain.errors import RunError, UserError
-from segtrain.failures import DeviceMemoryError
-from segtrain.storage import Storage
-from segtrain.training.status import Driver, Progress, RunSummary
-from segtrain.training.world import World
-from segtrain.trials import Trial, read_sweep, read_trials
+from segtrain.runs.status import Driver, Progress, RunSummary, World
+from segtrain.runs.trials import Trial, read_sweep, read_trials
+from segtrain.storage.files import Storage
 from segtrain.tune import sweep
-from tests.labelled import write_set
+from tests.support.labelled import write_set
 
 REPOSITORY = Path(__file__).parents[2]
 BUG, KILLED, MISTAKE, NO_MEMORY = range(1, 5)
@@ -360,20 +359,20 @@ class TestRefused:
     def test_a_resume_of_a_folder_without_a_sweep(self, recipe: Callable[..., Recipe], tmp_path: Path) -> None:
         asked = recipe({"train.seed": {"grid": [1]}}, {})
         with pytest.raises(UserError, match=r"--resume: .*sweep holds no sweep; check run\.storage and run\.name"):
-            sweep.check(asked, Storage(), resume=True)
+            sweep.check_sweep(asked, Storage(), resume=True)
 
     def test_a_folder_with_a_sweep_record_that_is_not_ours(self, recipe: Callable[..., Recipe], tmp_path: Path) -> None:
         (tmp_path / "sweep").mkdir()
         (tmp_path / "sweep" / "sweep.json").write_text(json.dumps([1]))
         with pytest.raises(UserError, match=r"sweep\.json is not what jobs/tune\.py of this segtrain writes"):
-            sweep.check(recipe({"train.seed": {"grid": [1]}}, {}), Storage(), resume=False)
+            sweep.check_sweep(recipe({"train.seed": {"grid": [1]}}, {}), Storage(), resume=False)
 
     def test_all_folds_at_once(self, recipe: Callable[..., Recipe]) -> None:
         asked = Recipe.from_dict({**recipe({"train.seed": {"grid": [1]}}, {}).to_dict(), "folds": "all"})
         with pytest.raises(UserError, match="leave folds=all out"):
-            sweep.check(asked, Storage(), resume=False)
+            sweep.check_sweep(asked, Storage(), resume=False)
 
     def test_a_start_that_is_neither_a_recipe_nor_a_run(self, recipe: Callable[..., Recipe], tmp_path: Path) -> None:
         asked = recipe({"train.seed": {"grid": [1]}}, {"start_from": [str(tmp_path)]})
         with pytest.raises(UserError, match=r"tune\.start_from: .* is neither a recipe file nor the folder of a run"):
-            sweep.check(asked, Storage(), resume=False)
+            sweep.check_sweep(asked, Storage(), resume=False)

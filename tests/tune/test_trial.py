@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segtrain.config import Recipe, override
-from segtrain.storage import Storage
+from segtrain.storage.files import Storage
 from segtrain.training.checkpoint import Checkpoints, Cursor
 from segtrain.tune.trial import untold_epochs
 

@@ -1,0 +1,1 @@
+"""What Ray has and loses: its connection, its nodes, actors for tasks, failures, stopping."""

@@ -1,1 +1,0 @@
-"""Drawn cars in drawn studios, NumPy and Pillow only: what source `synthetic` writes to disk."""

@@ -1,0 +1,1 @@
+"""The stored data set: manifest, shards, reader, node cache, versions, verify, describe."""

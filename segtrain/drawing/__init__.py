@@ -1,0 +1,1 @@
+"""Drawn cars in a drawn room, for data that needs no download."""

@@ -1,0 +1,144 @@
+"""Trained networks on the device, from the files that `inference.stored` has read."""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import segtrain.models  # noqa: F401  registers the layers that a saved model names
+from segtrain.errors import UserError
+from segtrain.inference.stored_networks import Facts, StoredNetwork, read_networks
+from segtrain.models.layers import PadToMultiple
+from segtrain.runs.run_folder import MODEL_NAME
+from segtrain.storage.files import Storage
+from segtrain.storage.scratch import scratch_folder
+
+CHANNELS = 3
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, OSError, EOFError),
+    *(RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+"""What Keras raises for a file that is damaged or foreign, depending on which part of it is."""
+UNKNOWN_MULTIPLE = 32
+"""Where nothing tells how often a network halves its input: five times, as most encoders do, suits fewer as well."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network of those whose probabilities are averaged."""
+
+    name: str
+    """The URL that it was loaded from."""
+    apply: Callable[[tf.Tensor], tf.Tensor]
+    """Pictures float32 (B, H, W, 3) in [0, 1] to logits (B, H, W, 1), as at inference."""
+    digest: str
+    """32 hex digits over the bytes of the model's files."""
+    size: tuple[int, int] | None = None
+    """(height, width) that every picture is resized to; None where it takes pictures at their own size."""
+    multiple: int = UNKNOWN_MULTIPLE
+    """Cells of its grid in pixels, 2**depth; tiles start and end on them."""
+    facts: Facts | None = None
+    """None where no `metrics.json` is beside the model."""
+    model: keras.Model | None = None
+    """None for a SavedModel."""
+
+
+def load_members(source: str, storage: Storage, *, trust_saved_model: bool = False) -> list[Member]:
+    """The networks that `source` names, read and loaded. Raises as `read_networks` and `load_network`."""
+    return [load_network(network) for network in read_networks(source, storage, trust_saved_model=trust_saved_model)]
+
+
+def load_network(network: StoredNetwork) -> Member:
+    """A network for use.
+
+    Raises `UserError` for a file that is no model, and for a model that does not map pictures of 3 channels to one
+    channel of logits.
+    """
+    return _load_keras(network) if network.kind == "keras" else _load_saved_model(network)
+
+
+def _load_keras(network: StoredNetwork) -> Member:
+    url, data = network.name, network.files[MODEL_NAME]
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise UserError(f"{url} is no .keras file, which is a zip archive; give one that training or Keras wrote")
+    with scratch_folder("model") as folder:
+        local = folder / MODEL_NAME
+        local.write_bytes(data)
+        try:
+            model = keras.models.load_model(local, compile=False)
+            shapes = _shape(model.input_shape), _shape(model.output_shape)
+        # Keras has no error of its own for these; what a damaged or foreign file raises depends on which part of it
+        # is read first.
+        except DAMAGED as error:
+            raise UserError(f"{url} is no Keras model that can be read here: {_first_line(error)}") from None
+    size = _checked_size(url, *shapes)
+    padding = next((layer for layer in model.layers if isinstance(layer, PadToMultiple)), None)
+
+    def apply(pictures: tf.Tensor) -> tf.Tensor:
+        return model(tf.cast(pictures, model.inputs[0].dtype), training=False)
+
+    facts = network.facts
+    multiple = padding.multiple if padding is not None else _multiple(facts)
+    return Member(url, apply, network.digest, _size(facts, size), multiple, facts, model)
+
+
+def _load_saved_model(network: StoredNetwork) -> Member:
+    url = network.name
+    with scratch_folder("model") as unpacked:
+        for name, data in network.files.items():
+            local = unpacked / name
+            local.parent.mkdir(exist_ok=True)
+            local.write_bytes(data)
+        try:
+            loaded = tf.saved_model.load(str(unpacked))
+            serve = loaded.signatures["serving_default"]
+            ((argument, takes),) = serve.structured_input_signature[1].items()
+            ((result, gives),) = serve.structured_outputs.items()
+        except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{url} is no SavedModel that can be read here: {_first_line(error)}") from None
+    size = _checked_size(url, _shape(takes.shape), _shape(gives.shape))
+
+    def apply(pictures: tf.Tensor, owner: Any = loaded) -> tf.Tensor:
+        # `owner` keeps the variables alive, which the signature alone does not.
+        return serve(**{argument: tf.cast(pictures, takes.dtype)})[result]
+
+    facts = network.facts
+    return Member(url, apply, network.digest, _size(facts, size), _multiple(facts), facts)
+
+
+def _checked_size(url: str, takes: Sequence[int | None], gives: Sequence[int | None]) -> tuple[int, int] | None:
+    """The one size (height, width) that the network takes, or None where it takes any."""
+    if len(takes) != 4 or len(gives) != 4:
+        raise UserError(f"{url} maps {tuple(takes)} to {tuple(gives)}; a network from pictures to logits is needed")
+    if takes[3] != CHANNELS:
+        raise UserError(f"{url} takes pictures of {takes[3]} channels; pictures are read as {CHANNELS} (RGB)")
+    if gives[3] != 1:
+        raise UserError(f"{url} gives {gives[3]} channels; a network with one channel of logits is needed")
+    return None if takes[1] is None or takes[2] is None else (takes[1], takes[2])
+
+
+def _shape(shape: Any) -> tuple[int | None, ...]:
+    """A shape as Keras or TensorFlow gives it. Raises TypeError for the shapes of several inputs."""
+    sizes = tuple(shape)
+    if not all(size is None or isinstance(size, int) for size in sizes):
+        raise TypeError(f"it has several inputs or outputs: {shape}")
+    return sizes
+
+
+def _size(facts: Facts | None, fixed: tuple[int, int] | None) -> tuple[int, int] | None:
+    if facts is not None and facts.input.fit == "resize":
+        return facts.input.height, facts.input.width
+    return fixed
+
+
+def _multiple(facts: Facts | None) -> int:
+    return UNKNOWN_MULTIPLE if facts is None else 2**facts.model.depth
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,65 @@
+"""From rows as they are stored to logits: decoding on the host's threads, the networks on the device, in batches."""
+
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from segtrain.config import InferenceConfig
+from segtrain.dataset.salvage import LostRow
+from segtrain.dataset.shards import Row
+from segtrain.errors import DataError, UserError
+from segtrain.inference.predictor import Logits, Predictor, Prepared
+from segtrain.pipeline.decode import decode_image
+
+
+class Forward:
+    """Callable from several threads: while one of them has the device, the others' pictures are decoded."""
+
+    def __init__(self, predictor: Predictor, inference: InferenceConfig, host: ThreadPoolExecutor) -> None:
+        """`host` has the threads that decode."""
+        self._predictor = predictor
+        self._batch_size = inference.batch_size
+        self._skip_unreadable = inference.skip_unreadable
+        self._host = host
+        self._device = threading.Lock()
+
+    def __call__(self, rows: Sequence[Row | LostRow], unreadable: dict[str, str]) -> Iterator[list[tuple[Row, Logits]]]:
+        """`inference.batch_size` rows after the other, in order, each with what the networks make of it.
+
+        Those that cannot be decoded are missing and go into `unreadable`, id -> reason, where
+        `inference.skip_unreadable` is set; where it is not, UserError names the first one.
+        """
+        decoding = self._decode(rows, 0)
+        for first in range(0, len(rows), self._batch_size):
+            prepared: list[tuple[Row, Prepared]] = []
+            for made in decoding:
+                if isinstance(made, LostRow):
+                    self._leave_out(made, unreadable)
+                else:
+                    prepared.append(made)
+            # While the device has this batch, and ahead of the host's work on what the device makes of it.
+            decoding = self._decode(rows, first + self._batch_size)
+            with self._device:
+                logits = self._predictor.forward([pixels for _, pixels in prepared])
+            yield [(row, found) for (row, _), found in zip(prepared, logits, strict=True)]
+
+    def _decode(self, rows: Sequence[Row | LostRow], first: int) -> Iterator[tuple[Row, Prepared] | LostRow]:
+        """The batch of rows from `first` on, whose decoding has been started."""
+        return self._host.map(self._prepare, rows[first : first + self._batch_size])
+
+    def _prepare(self, row: Row | LostRow) -> tuple[Row, Prepared] | LostRow:
+        if isinstance(row, LostRow):
+            return row
+        try:
+            return row, self._predictor.prepare(functools.partial(decode_image, row), row.height, row.width)
+        except DataError as error:
+            return LostRow(row.id, str(error).removeprefix(f"id {row.id}: "))
+
+    def _leave_out(self, lost: LostRow, unreadable: dict[str, str]) -> None:
+        if not self._skip_unreadable:
+            raise UserError(
+                f"picture {lost.id} cannot be read: {lost.reason}; mend it or take it away, or leave such pictures "
+                f"out with inference.skip_unreadable=true"
+            )
+        unreadable[lost.id] = lost.reason

@@ -1,0 +1,1 @@
+"""The competition's client, and submitting to it."""

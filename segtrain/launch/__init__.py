@@ -1,0 +1,1 @@
+"""A recipe becomes a run: groups of workers, one after the other."""

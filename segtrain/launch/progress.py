@@ -1,0 +1,166 @@
+"""What the user sees of a run: a progress bar on a terminal, plain lines elsewhere, and what it came to at the end."""
+
+import shlex
+import sys
+import time
+from typing import Protocol, TextIO
+
+from segtrain.config import Recipe
+from segtrain.runs.goodput import Goodput, goodput_sentence
+from segtrain.runs.run_folder import RunFolder
+from segtrain.runs.status import Progress, RunSummary
+from segtrain.storage.files import join
+
+
+class Display(Protocol):
+    """Where a run is shown."""
+
+    label: str
+    """Which of several runs it is; empty where there is one."""
+
+    def show(self, progress: Progress) -> None:
+        """Show where the run is."""
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+
+    def close(self) -> None:
+        """Leave the screen as it is."""
+
+
+class EpochLines:
+    """Notices the end of an epoch in a run's progress."""
+
+    def __init__(self) -> None:
+        self._before: Progress | None = None
+
+    def ended(self, now: Progress) -> str | None:
+        """A line for the epoch that `now` shows to be finished, if it does.
+
+        The loop tells of an evaluation when it starts and again, with the score, when it is done; an epoch without
+        one is finished where the next begins.
+        """
+        before, self._before = self._before, now
+        if before is None:
+            return None
+        if before.phase == now.phase == "evaluating" and before.epoch == now.epoch:
+            return f"{_epoch(now)}finished  loss {now.loss:.4f}  validation dice {now.dice:.4f}"
+        if before.phase == now.phase == "training" and before.epoch < now.epoch:
+            return f"{_epoch(before)}finished  loss {before.loss:.4f}  training dice {before.dice:.4f}"
+        return None
+
+
+class PlainDisplay:
+    """Lines: one every `every_s` seconds and one for each finished epoch."""
+
+    def __init__(self, stream: TextIO, every_s: float) -> None:
+        self.label = ""
+        self._stream = stream
+        self._every_s = every_s
+        self._epochs = EpochLines()
+        self._printed_at = float("-inf")
+
+    def show(self, progress: Progress) -> None:
+        if progress.phase == "saved":
+            return  # the line of the epoch is printed already
+        now = time.monotonic()
+        line = self._epochs.ended(progress)
+        if line is None and (progress.phase == "starting" or now - self._printed_at >= self._every_s):
+            line = _moment(progress)
+        if line is not None:
+            self._printed_at = now
+            self.note(_labelled(self.label, line))
+
+    def note(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class TerminalDisplay:
+    """One bar over the whole run, with the lines of finished epochs above it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        # rich takes a tenth of a second to import, which no job without a terminal needs to spend.
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.label = ""
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+        self._bar = Bar(*columns, console=Console(file=stream, highlight=False), transient=True)
+        self._task = self._bar.add_task("starting", total=None)
+        self._epochs = EpochLines()
+        self._bar.start()
+
+    def show(self, progress: Progress) -> None:
+        if progress.phase == "saved":
+            return
+        line = self._epochs.ended(progress)
+        if line is not None:
+            self.note(_labelled(self.label, line))
+        total = progress.epochs * progress.steps_per_epoch or None
+        done = max(progress.epoch - 1, 0) * progress.steps_per_epoch + progress.step
+        self._bar.update(self._task, description=_labelled(self.label, _moment(progress)), total=total, completed=done)
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def open_display(every_s: float, stream: TextIO | None = None) -> Display:
+    """A bar where `stream` (stdout where None is given) is a terminal, else lines every `every_s` seconds."""
+    stream = stream or sys.stdout
+    return TerminalDisplay(stream) if stream.isatty() else PlainDisplay(stream, every_s)
+
+
+def _moment(progress: Progress) -> str:
+    """One line for where the run is."""
+    if progress.phase == "starting":
+        return "starting TensorFlow"
+    if progress.phase == "evaluating":
+        return f"{_epoch(progress)}evaluating"
+    if progress.phase in ("done", "leaving"):
+        return progress.phase
+    left = f"  {clock(progress.left_s)} left" if progress.left_s else ""
+    goodput = "" if progress.goodput is None else f"  goodput {progress.goodput:.0%}"
+    return (
+        f"{_epoch(progress)}step {progress.step}/{progress.steps_per_epoch}  {progress.images_per_s:.1f} images/s  "
+        f"loss {progress.loss:.4f}  dice {progress.dice:.4f}{goodput}{left}"
+    )
+
+
+def _labelled(label: str, line: str) -> str:
+    return f"{label}  {line}" if label else line
+
+
+def _epoch(progress: Progress) -> str:
+    return f"epoch {progress.epoch}/{progress.epochs}  " if progress.epoch else ""
+
+
+def clock(seconds: float) -> str:
+    """`1:05` for 65 seconds, `2:00:00` for two hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def closing_lines(summary: RunSummary, recipe: Recipe, goodput: Goodput) -> list[str]:
+    """The score, where the time went, where everything is, and the command that comes next."""
+    early = " (stopped early)" if summary.stopped_early else ""
+    data = recipe.data
+    fold = f" data.fold={data.fold if data.test_fold is None else data.test_fold}"
+    return [
+        f"hard dice {summary.dice_hard_original:.4f} at original resolution on fold {data.fold}, epoch {summary.epoch} "
+        f"(IoU {summary.iou_hard_original:.4f}, soft dice {summary.dice_soft:.4f})",
+        f"trained for {clock(summary.train_seconds)} at {summary.images_per_s:.1f} images/s{early}",
+        *([f"goodput     {goodput_sentence(goodput)}"] if goodput.attempts else []),
+        f"best model  {RunFolder(summary.folder).best_model}",
+        f"panels      {join(summary.folder, 'panels')}",
+        f"metrics     {join(summary.folder, 'metrics.jsonl')}",
+        f"report      {join(summary.folder, 'report.html')}",
+        f"next        python jobs/evaluate.py {shlex.join([summary.folder, str(data.root)])}{fold}",
+    ]

@@ -1,0 +1,67 @@
+"""What follows when a device ran out of memory after all: half as many pictures at once."""
+
+from segtrain.config import Recipe, override
+from segtrain.errors import UserError
+from segtrain.pipeline.plan import BatchSplit, batch_split
+
+
+def with_smaller_batch(recipe: Recipe, headline: str, *, scoring: bool) -> tuple[Recipe, str]:
+    """The recipe with half as many pictures on a device at once, and a sentence that says so.
+
+    `headline` says what did not fit, `scoring` whether validation pictures were being scored: then it is
+    `evaluation.batch_size` that is halved. Of training the accumulation doubles, so that the global batch stays.
+    Raises UserError where it was one picture already.
+    """
+    shortage = f"out of memory on the device ({headline})"
+    if scoring:
+        pictures = recipe.evaluation.batch_size
+        if pictures == 1:
+            raise UserError(_too_large_to_score(recipe, shortage))
+        smaller = override(recipe, [f"evaluation.batch_size={pictures // 2}"])
+        return smaller, f"{shortage}; scoring with evaluation.batch_size={pictures // 2} instead of {pictures}"
+    before = _split(recipe)
+    if before.per_replica == 1:
+        raise UserError(_too_large_to_train(recipe, shortage))
+    # Rounded up: 5 pictures become 3 and 2, in twice the passes and not in three times.
+    smaller = override(recipe, [f"train.per_replica_batch_size={-(-before.per_replica // 2)}"])
+    after = _split(smaller)
+    line = (
+        f"{shortage}; from now on {after.accumulation} x {after.per_replica} pictures a replica instead of "
+        f"{before.accumulation} x {before.per_replica} (train.per_replica_batch_size={after.per_replica})"
+    )
+    if recipe.model.kind == "unet" and recipe.model.norm in ("batch", "synchronized"):
+        line += ", and batch norm averages over fewer"
+    return smaller, line
+
+
+def _split(recipe: Recipe) -> BatchSplit:
+    cluster, train = recipe.cluster, recipe.train
+    return batch_split(
+        train.global_batch_size,
+        recipe.data.lanes,
+        cluster.max_workers,
+        cluster.replicas_per_worker,
+        train.per_replica_batch_size,
+    )
+
+
+def _too_large_to_train(recipe: Recipe, shortage: str) -> str:
+    data = recipe.data
+    fixes = [] if recipe.train.rematerialize else ["train.rematerialize=true"]
+    if data.fit == "resize":
+        fixes.append("data.fit=crop with a smaller data.height and data.width")
+    else:
+        fixes.append("a smaller data.height and data.width")
+    return (
+        f"{shortage} with one picture of {data.height} x {data.width} (data.height x data.width) at a time; "
+        f"set {', or '.join(fixes)}"
+    )
+
+
+def _too_large_to_score(recipe: Recipe, shortage: str) -> str:
+    data = recipe.data
+    size = f"of {data.height} x {data.width} " if data.fit == "resize" else "at its own size "
+    return (
+        f"{shortage} while one picture {size}was scored at a time (evaluation.batch_size=1); "
+        f"set a smaller model.filters or train.precision=mixed_bfloat16, or take a device with more memory"
+    )

@@ -1,0 +1,191 @@
+"""Pieces that both networks are built from: initial weights, padding and cropping, dropout, the head.
+
+Layers are registered under the package name `segtrain`, so that `keras.models.load_model` reads a saved `.keras` file
+once `segtrain.models` is imported.
+"""
+
+import hashlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from segtrain.models import step_context
+
+
+def layer_seed(seed: int, name: str) -> int:
+    """A 31-bit seed for one layer, from the model's seed and the layer's name.
+
+    Names, not build order: a layer more or less leaves the initial weights of the others alone.
+    """
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def he_normal(seed: int, name: str) -> keras.initializers.Initializer:
+    """He et al. 2015, equation 10: standard deviation sqrt(2 / fan in), for layers followed by ReLU."""
+    return keras.initializers.HeNormal(seed=layer_seed(seed, name))
+
+
+def _mirrored(size: tf.Tensor, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
+    """Indices -before .. size + after - 1, folded back into 0 .. size - 1 as between two mirrors."""
+    index = tf.math.floormod(tf.range(-before, size + after), 2 * size)
+    return tf.minimum(index, 2 * size - 1 - index)
+
+
+def _margins(size: Any, multiple: int) -> tuple[Any, Any]:
+    """Pixels to add before and after `size` to reach the next multiple; works on ints and int tensors."""
+    missing = -size % multiple
+    return missing // 2, missing - missing // 2
+
+
+def _height_width(x: tf.Tensor) -> tuple[Any, Any]:
+    """Height and width of (B, H, W, C): ints where the shape is known while tracing, else int32 scalars."""
+    known, traced = x.shape, tf.shape(x)
+    return known[1] or traced[1], known[2] or traced[2]
+
+
+def logits_head(x: Any, picture: Any, multiple: int, dtype: keras.DTypePolicy, seed: int) -> Any:
+    """A 1x1 convolution from padded features (B, H', W', any) to logits (B, H, W, 1) of the picture's own size.
+
+    In the dtype of the variables, float32 under mixed precision: half precision would round each logit to three
+    digits, and losses and metrics start from them.
+    """
+    wide = dtype.variable_dtype
+    x = keras.layers.Conv2D(1, 1, kernel_initializer=he_normal(seed, "logits"), dtype=wide, name="logits")(x)
+    return CropLike(multiple, dtype=wide, name="crop")(x, picture)
+
+
+@keras.saving.register_keras_serializable(package="segtrain")
+class PadToMultiple(keras.layers.Layer):
+    """Mirror the borders of (B, H, W, C) outwards until height and width are multiples of `multiple`.
+
+    Mirrored rather than constant or repeated pixels: what is added has the texture and edges of a real picture, so the
+    network sees nothing at the border that it was not trained on. A picture smaller than the margin is mirrored as
+    often as it takes, which `tf.pad` refuses.
+    """
+
+    def __init__(self, multiple: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.multiple = multiple
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        for axis, size in enumerate(_height_width(x), start=1):
+            before, after = _margins(size, self.multiple)
+            if isinstance(size, int) and before + after == 0:
+                continue
+            x = tf.gather(x, _mirrored(size, before, after), axis=axis)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, height, width, channels = input_shape
+        up = [None if size is None else size + sum(_margins(size, self.multiple)) for size in (height, width)]
+        return (batch, *up, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "multiple": self.multiple}
+
+
+@keras.saving.register_keras_serializable(package="segtrain")
+class CropLike(keras.layers.Layer):
+    """Cut what `PadToMultiple(multiple)` added to `picture` off `x`, which has the padded size.
+
+    Call with x (B, H', W', C) and picture (B, H, W, any); returns (B, H, W, C).
+    """
+
+    def __init__(self, multiple: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.multiple = multiple
+
+    def call(self, x: tf.Tensor, picture: tf.Tensor) -> tf.Tensor:
+        height, width = _height_width(picture)
+        top, _ = _margins(height, self.multiple)
+        left, _ = _margins(width, self.multiple)
+        return x[:, top : top + height, left : left + width, :]
+
+    def compute_output_shape(
+        self, x_shape: tuple[int | None, ...], picture_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return (*picture_shape[:3], x_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "multiple": self.multiple}
+
+
+@keras.saving.register_keras_serializable(package="segtrain")
+class JoinedConv2D(keras.layers.Conv2D):
+    """The convolution of several tensors joined along the channels, without joining them.
+
+    Call with a list of (B, H, W, C_i); one kernel (h, w, sum C_i, filters), as `Conv2D` after `Concatenate` has. The
+    joined tensor and its gradient would be the two largest of a U-Net.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input_spec = None  # Keras's own asks for one tensor
+
+    def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
+        self._channels = [shape[-1] for shape in input_shape]
+        super().build((*input_shape[0][:-1], sum(channels for channels in self._channels if channels)))
+        self.input_spec = None
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        kernels = tf.split(tf.convert_to_tensor(self.kernel), self._channels, axis=2)
+        parts = [
+            tf.nn.conv2d(x, kernel, self.strides, self.padding.upper())
+            for x, kernel in zip(inputs, kernels, strict=True)
+        ]
+        return tf.nn.bias_add(sum(parts[1:], parts[0]), tf.convert_to_tensor(self.bias))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        # `build` of the parent asks with one shape, Keras with a list of them.
+        one = input_shape[0] if isinstance(input_shape, list) else input_shape
+        shape: tuple[int | None, ...] = super().compute_output_shape(one)
+        return shape
+
+
+@keras.saving.register_keras_serializable(package="segtrain")
+class Dropout(keras.layers.Layer):
+    """Dropout whose mask for a sample depends on (seed, step, layer, the sample's key) and on nothing else.
+
+    Not on the replica, the sample's place in the batch, the batch's size, or how often the layer is evaluated: a
+    resumed run, another number of replicas and recomputed activations all draw the same mask. Training outside of
+    `forward.forward_pass` raises RuntimeError, because there is no step to draw from.
+    """
+
+    def __init__(self, rate: float, seed: int, layer_index: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed = seed
+        self.layer_index = layer_index
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if not training or self.rate == 0.0:
+            return x
+        facts = step_context.current()
+        if facts is None:
+            raise RuntimeError(f"{self.name}: dropout trains only inside segtrain.models.step_context.forward_pass")
+        keep = self._keep(tf.shape(x)[1:], x.shape[0], facts)
+        return tf.where(keep, x * tf.cast(1.0 / (1.0 - self.rate), x.dtype), tf.zeros([], x.dtype))
+
+    def _keep(self, shape: tf.Tensor, batch: int | None, facts: step_context.ForwardPass) -> tf.Tensor:
+        """Boolean (B, *shape): which units stay. Drawn in float32 whatever the model's precision."""
+        layer = tf.constant([self.seed, self.layer_index], tf.int64)
+        here = tf.random.fold_in(layer, tf.cast(facts.step, tf.int64), alg="philox")
+        here = tf.random.fold_in(here, tf.constant(0, tf.int64), alg="philox")[0]
+        seeds = tf.stack([tf.broadcast_to(here, tf.shape(facts.keys)), facts.keys], axis=1)  # (B, 2)
+
+        def draw(seed: tf.Tensor) -> tf.Tensor:
+            # Philox by name: the default depends on the device.
+            return tf.random.stateless_uniform(shape, seed, dtype=tf.float32, alg="philox") >= self.rate
+
+        if batch is None:
+            return tf.map_fn(draw, seeds, fn_output_signature=tf.bool)
+        return tf.stack([draw(seeds[sample]) for sample in range(batch)])
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"rate": self.rate, "seed": self.seed, "layer_index": self.layer_index}
+        return {**super().get_config(), **config}

@@ -1,0 +1,1 @@
+"""Who reads what, and bytes into batches: plan, reading ahead, decoding, augmentation."""

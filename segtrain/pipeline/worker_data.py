@@ -1,0 +1,346 @@
+"""Batches for the replicas of one worker: planned, read, decoded and laid out ahead of the step that needs them."""
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import count, islice
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from segtrain.config import DataConfig, Recipe
+from segtrain.dataset.manifest import Manifest
+from segtrain.dataset.node_cache import NodeCache
+from segtrain.dataset.reader import ReadCounts, RowGroupReader
+from segtrain.dataset.shards import Row
+from segtrain.errors import UserError
+from segtrain.pipeline.augment import Draws, crop_corner, draw_augmentation
+from segtrain.pipeline.batches import DecodedPicture, EvaluationBatch, ReplicaBatch, Scene, StepBatch, blank, stack
+from segtrain.pipeline.decode import decode_mask, decode_picture, decode_window
+from segtrain.pipeline.loader import Loader
+from segtrain.pipeline.plan import BatchSplit, EpochPlan, Sample, sample_key
+from segtrain.pipeline.prefetch import Prefetch
+from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead
+from segtrain.pipeline.selection import Selection, evaluation_selection, training_selection
+from segtrain.process import keep_freed_memory
+from segtrain.storage.files import Storage, is_remote, local_path
+
+T = TypeVar("T")
+
+# Batches laid out and ready for their step; decoding runs ahead of these.
+READY_BATCHES = 2
+
+
+def _decode(row: Row, size: tuple[int, int] | None) -> DecodedPicture:
+    """The whole picture, resized where a (height, width) is given."""
+    pixels = decode_picture(row, *(size or (row.height, row.width)))
+    return DecodedPicture(row.id, sample_key(row.id), pixels.image, pixels.mask)
+
+
+def _corner(
+    data: DataConfig, seed: int, epoch: int, key: int, stored: tuple[int, int], mask: Callable[[], NDArray[np.uint8]]
+) -> tuple[int, int]:
+    size = (data.height, data.width)
+    return crop_corner(seed, epoch, key, stored, size, boundary=data.boundary_crops, mask=mask)
+
+
+def _decode_crop(row: Row, data: DataConfig, seed: int, epoch: int) -> DecodedPicture:
+    key = sample_key(row.id)
+    corner = _corner(data, seed, epoch, key, (row.height, row.width), lambda: decode_mask(row, row.height, row.width))
+    pixels = decode_window(row, *corner, data.height, data.width)
+    return DecodedPicture(row.id, key, pixels.image, pixels.mask)
+
+
+def _crop(whole: DecodedPicture, data: DataConfig, seed: int, epoch: int) -> DecodedPicture:
+    height, width = whole.mask.shape
+    top, left = _corner(data, seed, epoch, whole.key, (height, width), lambda: whole.mask)
+    window = slice(top, top + data.height), slice(left, left + data.width)
+    return DecodedPicture(whole.id, whole.key, whole.image[window], whole.mask[window])
+
+
+def _decode_with_row(row: Row, size: tuple[int, int] | None) -> tuple[Row, DecodedPicture]:
+    return row, _decode(row, size)
+
+
+def _is_usable(future: Future[DecodedPicture | None]) -> bool:
+    """Whether a kept picture can be taken: a fault of storage may have passed, so what failed is read once more."""
+    if not future.done():
+        return True
+    return not future.cancelled() and future.exception() is None and future.result() is not None
+
+
+def _root(recipe: Recipe) -> str:
+    assert recipe.data.root is not None, "the manifest was read from data.root"
+    return recipe.data.root
+
+
+def open_node_cache(data: DataConfig) -> NodeCache | None:
+    """The cache of stored bytes on this node's disk, where the recipe asks for one."""
+    remote = data.root is not None and is_remote(data.root)
+    if not (data.cache == "disk" or (data.cache == "auto" and remote)) or not data.node_cache_bytes:
+        return None
+    folder = data.node_cache or f"{tempfile.gettempdir()}/segtrain-cache-{os.getuid()}"
+    return NodeCache(local_path(folder), data.node_cache_bytes)
+
+
+def batches_ahead(data: DataConfig, batch_bytes: int) -> tuple[int, int]:
+    """(batches being decoded, batches ready): at least 1 each, within `data.prefetch_bytes` together if possible."""
+    fit = max(2, data.prefetch_bytes // max(1, batch_bytes))
+    ready = min(READY_BATCHES, fit - 1)
+    return min(data.prefetch_batches, fit - ready), ready
+
+
+class _Feed(Generic[T]):
+    """What training and evaluation share: the pools, and one iterator at a time. Close it, or use it in a `with`."""
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, storage: Storage, batch_bytes: int) -> None:
+        keep_freed_memory()
+        self._recipe = recipe
+        self._reader = RowGroupReader(manifest, storage, _root(recipe), open_node_cache(recipe.data))
+        self._loader = Loader(self._reader, recipe.data.decode_threads)
+        self._decoding_batches, self._ready_batches = batches_ahead(recipe.data, batch_bytes)
+        self._stream: Prefetch[T] | None = None
+
+    def counts(self) -> ReadCounts:
+        """What this worker has read since it started."""
+        return self._reader.counts()
+
+    @property
+    def quarantined(self) -> list[str]:
+        """A sentence for each picture that this worker left out because its bytes are damaged."""
+        return self._reader.quarantined
+
+    def _restart(self, source: Iterator[T], name: str) -> Prefetch[T]:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = Prefetch(source, self._ready_batches, name)
+        return self._stream
+
+    def _read_ahead(self, selection: Selection, reads: Iterator[Key], is_needed: Callable[[Key], bool]) -> ReadAhead:
+        return ReadAhead(
+            lambda group: self._loader.read(*selection.place(group)),
+            lambda group: int(selection.table.bytes[group]),
+            reads,
+            is_needed,
+            self._recipe.data.read_ahead_bytes,
+        )
+
+    def close(self) -> None:
+        """End the iterator and all threads."""
+        self._loader.cancel()
+        if self._stream is not None:
+            self._stream.close()
+        self._loader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+class TrainingData(_Feed[StepBatch]):
+    """The training batches of one worker.
+
+    With `data.cache: memory`, or `auto` where the decoded training set fits `data.cache_bytes`, decoded pictures are
+    kept, so that a worker reads and decodes each of them once in the run.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        manifest: Manifest,
+        storage: Storage,
+        *,
+        worker: int,
+        workers: int,
+        replicas: int,
+        split: BatchSplit,
+    ) -> None:
+        """Raises `UserError` where the data set lacks a fold that the recipe names, or has nothing to train on."""
+        data = recipe.data
+        if data.fit == "crop" and (data.height > manifest.min_height or data.width > manifest.min_width):
+            raise UserError(
+                f"data.fit is crop, but the smallest pictures are {manifest.min_width} wide or {manifest.min_height} "
+                f"high, less than data.width {data.width} or data.height {data.height}; make the crop smaller"
+            )
+        self._slots = split.per_replica * split.accumulation
+        super().__init__(recipe, manifest, storage, replicas * self._slots * data.height * data.width * 4)
+        self._fingerprint = manifest.fingerprint
+        self._worker, self._workers, self._replicas = worker, workers, replicas
+        self._selection = training_selection(data, recipe.train.seed, manifest, storage, _root(recipe))
+        self.samples_per_epoch = int(self._selection.table.rows.sum())
+        self.steps_per_epoch = -(-self.samples_per_epoch // recipe.train.global_batch_size)
+        largest = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
+        decoded_bytes = self.samples_per_epoch * largest[0] * largest[1] * 4
+        self._keep = data.cache == "memory" or (data.cache == "auto" and decoded_bytes <= data.cache_bytes)
+        self._kept: dict[Sample, Future[DecodedPicture | None]] = {}
+        self._kept_rows = np.zeros(self._selection.table.rows.size, np.int64)
+
+    def batches(self, epoch: int, step: int) -> Prefetch[StepBatch]:
+        """Steps without end, the first of them (epoch, step); the iterator before this one ends.
+
+        `next` raises what reading and decoding raise: `DataError`, `StorageError`.
+        """
+        return self._restart(self._produce(epoch, step), "segtrain-training")
+
+    def _produce(self, epoch: int, step: int) -> Iterator[StepBatch]:
+        data = self._recipe.data
+        filler = blank(data.height, data.width)
+        started = self._started(epoch, step)
+        ahead = deque(islice(started, self._decoding_batches))
+        while True:
+            ahead.append(next(started))
+            epoch, step, futures = ahead.popleft()
+            pictures = [picture for picture in (future.result() for future in futures) if picture is not None]
+            if self._keep and data.fit == "crop":
+                pictures = [_crop(picture, data, self._recipe.train.seed, epoch) for picture in pictures]
+            filler = pictures[-1] if pictures else filler
+            yield StepBatch(epoch, step, [picture.id for picture in pictures], self._lay_out(epoch, pictures, filler))
+
+    def _lay_out(self, epoch: int, pictures: list[DecodedPicture], filler: DecodedPicture) -> list[ReplicaBatch]:
+        """Pictures on the replicas in order; `filler` with weight 0 takes the slots after the last."""
+        recipe, data = self._recipe, self._recipe.data
+        filled = [*pictures, *[filler] * (self._replicas * self._slots - len(pictures))]
+        weights = (np.arange(len(filled)) < len(pictures)).astype(np.float32)
+        keys = np.array([picture.key for picture in filled], np.int64)
+        draws = draw_augmentation(recipe.augment, recipe.train.seed, epoch, keys, data.height, data.width)
+        replicas = []
+        for first in range(0, len(filled), self._slots):
+            part = slice(first, first + self._slots)
+            small = (weights[part], keys[part], Draws(*(field[part] for field in draws)))
+            with tf.device("/CPU:0"):
+                pixels = stack(filled[part], data.height, data.width)
+                replicas.append(ReplicaBatch(*pixels, *tf.nest.map_structure(tf.constant, small)))
+        return replicas
+
+    def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[DecodedPicture | None]]]]:
+        """The steps from (epoch, step) on, each with its pictures under way."""
+        left = Outstanding(self._plan, epoch, step, self._worker, self._workers)
+        reading = self._read_ahead(
+            self._selection, left.reads(), lambda key: left.is_left(key) and not self._is_kept(key[1])
+        )
+        for number in count(epoch):
+            # What is kept in memory by the end of this epoch need not be read for the next.
+            last_epoch = number if self._keep else number + 1
+            plan = left.plan(number)
+            for at in range(step, plan.steps):
+                reading.fill(last_epoch)
+                samples = plan.worker_batch(at, self._worker, self._workers)
+                yield number, at, [self._start(number, sample, reading) for sample in samples]
+                for key in left.finish(number, samples):
+                    reading.release(key)
+            left.forget(number)
+            step = 0
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        train, data = self._recipe.train, self._recipe.data
+        return EpochPlan(
+            self._fingerprint,
+            train.seed,
+            epoch,
+            self._selection.table,
+            train.global_batch_size,
+            data.lanes,
+            data.shuffle_window_bytes,
+        )
+
+    def _is_kept(self, group: int) -> bool:
+        return bool(self._kept_rows[group] == self._selection.table.rows[group])
+
+    def _start(self, epoch: int, sample: Sample, reading: ReadAhead) -> Future[DecodedPicture | None]:
+        kept = self._kept.get(sample)
+        if kept is not None and _is_usable(kept):
+            return kept
+        group, row = sample
+        data = self._recipe.data
+        decode = partial(_decode, size=(data.height, data.width))
+        if data.fit == "crop":
+            seed = self._recipe.train.seed
+            whole, crop = partial(_decode, size=None), partial(_decode_crop, data=data, seed=seed, epoch=epoch)
+            decode = whole if self._keep else crop
+        rows = reading.rows((epoch, group))
+        picture = self._loader.decode(decode, rows, self._selection.stored_row(group, row))
+        if self._keep:
+            self._kept_rows[group] += kept is None
+            self._kept[sample] = picture
+        return picture
+
+
+class EvaluationData(_Feed[EvaluationBatch]):
+    """The labelled pictures of some folds, each exactly once over all workers; row groups go round robin to them.
+
+    Every worker has the same number of batches, `steps`, so that none waits for another in a collective. Where a run
+    trains on crops it is scored on whole pictures, at their own resolution.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        manifest: Manifest,
+        storage: Storage,
+        *,
+        worker: int,
+        workers: int,
+        replicas: int,
+        folds: Sequence[int] | None = None,
+    ) -> None:
+        """`folds` is `data.fold` where nothing is given. Raises `UserError` where they hold no labelled picture."""
+        data = recipe.data
+        self._frame = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
+        slots = replicas * recipe.evaluation.batch_size
+        super().__init__(recipe, manifest, storage, slots * self._frame[0] * self._frame[1] * 4)
+        folds = (data.fold,) if folds is None else folds
+        self._replicas = replicas
+        self._selection, self.ids = evaluation_selection(folds, manifest, storage, _root(recipe))
+        rows = self._selection.table.rows
+        self._first_numbers = np.cumsum(rows) - rows
+        self._row_groups = range(worker, rows.size, workers)
+        self.own_ids = [
+            self.ids[self._first_numbers[group] + row] for group in self._row_groups for row in range(rows[group])
+        ]
+        """This worker's pictures, in the order in which they come."""
+        self.steps = max(-(-int(rows[other::workers].sum()) // slots) for other in range(workers))
+
+    def batches(self) -> Prefetch[EvaluationBatch]:
+        """`steps` batches; the iterator before this one ends. `next` raises `DataError` and `StorageError`."""
+        return self._restart(self._produce(), "segtrain-evaluation")
+
+    def _produce(self) -> Iterator[EvaluationBatch]:
+        slots = self._recipe.evaluation.batch_size
+        filler = blank(*self._frame)
+        started = self._started()
+        chunks = (list(islice(started, slots * self._replicas)) for _ in range(self.steps))
+        ahead = deque(islice(chunks, self._decoding_batches))
+        while ahead:
+            ahead.extend(islice(chunks, 1))
+            decoded = [(number, future.result()) for number, future in ahead.popleft()]
+            scenes = [
+                Scene(number, row, *picture.mask.shape)
+                for number, found in decoded
+                if found
+                for row, picture in [found]
+            ]
+            pictures = [found[1] for _, found in decoded if found]
+            filler = pictures[-1] if pictures else filler
+            filled = [*pictures, *[filler] * (self._replicas * slots - len(pictures))]
+            replicas = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
+            yield EvaluationBatch(replicas, scenes)
+
+    def _started(self) -> Iterator[tuple[int, Future[tuple[Row, DecodedPicture] | None]]]:
+        """(number in the set, row and picture under way) of every picture of this worker."""
+        size = None if self._recipe.data.fit == "crop" else self._frame
+        decode = partial(_decode_with_row, size=size)
+        reading = self._read_ahead(self._selection, ((0, group) for group in self._row_groups), lambda key: True)
+        for group in self._row_groups:
+            reading.fill(last_epoch=0)
+            rows = reading.rows((0, group))
+            for row in range(int(self._selection.table.rows[group])):
+                stored = self._selection.stored_row(group, row)
+                yield int(self._first_numbers[group]) + row, self._loader.decode(decode, rows, stored)
+            reading.release((0, group))

@@ -1,0 +1,1 @@
+"""Masks for every picture of a folder or data set, and Kaggle's file of them."""

@@ -1,0 +1,183 @@
+"""Which pictures of a target an earlier call has finished, and which of them are to be done again. No TensorFlow.
+
+Parts are kept true: a picture that is to be done again is taken out of its part before anything of it is written anew,
+so that no part ever speaks of a mask that another content has made.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from segtrain.errors import DataError, UserError
+from segtrain.prediction import ledger
+from segtrain.prediction.outputs import Outputs
+from segtrain.prediction.part_files import Part, Seen, read_part, write_part
+from segtrain.prediction.tasks import Inventory, Subject, digest_of
+from segtrain.storage.files import Storage
+
+logger = logging.getLogger(__name__)
+
+READS_AT_ONCE = 16
+SHOWN_IDS = 5
+
+
+@dataclass
+class Finished:
+    """What is there already of an inventory."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    """Id -> name of the part that has it, of pictures that are finished."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Id -> reason, of those among them that were left out."""
+    again: list[str] = field(default_factory=list)
+    """Ids of pictures that have changed since they were predicted."""
+    unknown: list[str] = field(default_factory=list)
+    """Ids of pictures of which nobody knows what they were when they were predicted."""
+    incomplete: list[str] = field(default_factory=list)
+    """Ids of pictures of which a file is missing, or which may not be left out any more."""
+    gone: list[str] = field(default_factory=list)
+    """Ids of pictures that were predicted and are not in the target any more."""
+
+
+class Finisher:
+    """Looks through a prediction's parts, and keeps them true."""
+
+    def __init__(self, storage: Storage, outputs: Outputs, *, skip_unreadable: bool) -> None:
+        """Pictures that an earlier call has left out count as finished where `skip_unreadable` is set."""
+        self._storage = storage
+        self._outputs = outputs
+        self._dest = outputs.dest
+        self._skip_unreadable = skip_unreadable
+
+    def tidy(self, inventory: Inventory, older: str | None = None) -> Finished:
+        """What is finished; all else is taken out of the parts, and told.
+
+        `older` is the fingerprint of the pictures that parts of format 1 are of, which do not say themselves what they
+        were: these are believed where it is still that of the data set. Raises UserError, and has changed nothing then,
+        where all that is there is of other pictures.
+        """
+        found, present = Finished(), self._outputs.present(self._storage)
+        believed = inventory.manifest is not None and inventory.manifest.fingerprint == older
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            for name, part in self._read_all(pool):
+                known = _as_now(part, inventory) if believed and not part.seen else part
+                kept = self._sort(inventory, name, known, self._unchanged(inventory, known, pool), present, found)
+                if kept != known or not part.ids:
+                    self._write(name, kept)
+        # What one part has as it is now, and another as it was, is finished.
+        for ids in (found.again, found.incomplete, found.unknown):
+            ids[:] = [id for id in ids if id not in found.parts]
+        if found.gone and not (found.parts or found.again or found.incomplete or found.unknown):
+            raise UserError(
+                f"{self._dest} holds masks of other pictures ({_some(found.gone)}) and of none of these; "
+                f"give another DEST or delete it"
+            )
+        self._tell(found, inventory)
+        return found
+
+    def _tell(self, found: Finished, inventory: Inventory) -> None:
+        stored_anew = "" if inventory.manifest is None else " or was stored anew"
+        for ids, told in (
+            (found.unknown, "was predicted by an older segtrain, which did not note its content, and is done again"),
+            (found.again, f"changed{stored_anew} since it was predicted, and is done again"),
+            (found.incomplete, "is not complete there, and is done again"),
+            (found.gone, f"is no longer among the pictures; what was made of it stays in {self._dest}"),
+        ):
+            if ids:
+                logger.warning("%s: each %s: %s", _pictures(len(ids)), told, _some(ids))
+
+    def _read_all(self, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Part]]:
+        """Each part by its name, a few read at once."""
+        names = ledger.parts(self._storage, self._dest)
+        for start in range(0, len(names), READS_AT_ONCE):
+            some = names[start : start + READS_AT_ONCE]
+            yield from zip(some, pool.map(self._read, some), strict=True)
+
+    def _read(self, name: str) -> Part:
+        """A part; an empty one where it is damaged, which is told."""
+        url = ledger.part_url(self._dest, name)
+        try:
+            return read_part(self._storage, url)
+        except FileNotFoundError:
+            return Part(())
+        except DataError:
+            logger.warning("%s is damaged; its pictures are predicted again", url)
+            return Part(())
+
+    def _sort(
+        self,
+        inventory: Inventory,
+        name: str,
+        part: Part,
+        unchanged: set[str],
+        present: Mapping[str, set[str]],
+        found: Finished,
+    ) -> Part:
+        """Note in `found` what becomes of each picture of a part; returns the part as it is to be."""
+        drop: set[str] = set()
+        seen = dict(part.seen)
+        for id in part.ids:
+            subject = inventory.subjects.get(id)
+            if subject is None:
+                found.gone.append(id)
+            elif id not in found.parts and id in unchanged and self._is_complete(subject, part, present):
+                found.parts[id] = name
+                seen[id] = seen[id]._replace(mark=subject.mark)
+            else:
+                drop.add(id)
+                if id not in found.parts:
+                    changed = found.again if part.seen else found.unknown
+                    (found.incomplete if id in unchanged else changed).append(id)
+        found.unreadable |= {id: why for id, why in part.unreadable.items() if found.parts.get(id) == name}
+        return replace(part, seen=seen).without(drop) if drop else replace(part, seen=seen)
+
+    def _unchanged(self, inventory: Inventory, part: Part, pool: ThreadPoolExecutor) -> set[str]:
+        """Ids of the pictures that are what they were. A file with another mark is read and compared."""
+        unchanged, unsure = set(), []
+        for id in part.ids:
+            subject, seen = inventory.subjects.get(id), part.seen.get(id)
+            if subject is None or seen is None or seen.file != subject.file:
+                continue
+            if seen.mark == subject.mark:
+                unchanged.add(id)
+            elif subject.url and seen.digest:
+                unsure.append(subject)
+        digests = pool.map(lambda subject: self._digest(subject.url), unsure)
+        return unchanged | {
+            subject.id
+            for subject, digest in zip(unsure, digests, strict=True)
+            if digest == part.seen[subject.id].digest
+        }
+
+    def _digest(self, url: str) -> str:
+        try:
+            return digest_of(self._storage.read_bytes(url))
+        except FileNotFoundError:
+            return ""
+
+    def _is_complete(self, subject: Subject, part: Part, present: Mapping[str, set[str]]) -> bool:
+        if subject.id in part.unreadable:
+            return self._skip_unreadable
+        return all(name in present[folder] for folder, name in self._outputs.names(subject.file))
+
+    def _write(self, name: str, part: Part) -> None:
+        url = ledger.part_url(self._dest, name)
+        if part.ids:
+            write_part(self._storage, url, part)
+        else:
+            self._storage.delete(url)
+
+
+def _as_now(part: Part, inventory: Inventory) -> Part:
+    """A part that does not say what its pictures were, of pictures that are known to be still the same."""
+    known = inventory.subjects
+    return replace(part, seen={id: Seen(known[id].mark, "", known[id].file) for id in part.ids if id in known})
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture{'s' * (count != 1)}"
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")

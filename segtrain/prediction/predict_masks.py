@@ -1,0 +1,242 @@
+"""A trained network applied to a data set or to a folder of pictures, over the cluster, up to Kaggle's score."""
+
+import csv
+import functools
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segtrain.cluster import nodes
+from segtrain.cluster.fleet import work_through
+from segtrain.cluster.offer import check_shared
+from segtrain.cluster.pace import Pace
+from segtrain.config import KaggleSource, Recipe
+from segtrain.errors import NoSpaceError, UserError
+from segtrain.inference.stored_networks import StoredNetwork, combined_digest, read_networks, threshold_of
+from segtrain.kaggle import submit
+from segtrain.prediction import ledger, submission
+from segtrain.prediction.assignment import Assignment
+from segtrain.prediction.finished import Finished, Finisher
+from segtrain.prediction.outputs import OUTPUT_FOLDERS, Outputs
+from segtrain.prediction.tasks import Inventory, Task, take_inventory
+from segtrain.runs.networks import check_networks
+from segtrain.storage.csv_cells import cell
+from segtrain.storage.files import Storage, is_remote, join
+from segtrain.storage.paths import absolute_output, absolute_path
+
+logger = logging.getLogger(__name__)
+
+SUBMISSION = "submission.csv"
+UNREADABLE = "unreadable.csv"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` has made."""
+
+    dest: str
+    pictures: int
+    """Those with a mask."""
+    tasks_done: int
+    """In this call; the others were finished before."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Id -> reason, of pictures that were left out."""
+    submission: str | None = None
+    """URL of the file for Kaggle."""
+    score: float | None = None
+    """Kaggle's public score of it."""
+
+
+def predict(
+    recipe: Recipe, source: str, target: str, dest: str, *, sample: str | None = None, to_kaggle: bool = False
+) -> Prediction:
+    """Write the masks of all pictures of `target`, a data set or a folder, into `dest`, and what else was asked for.
+
+    `source` is what `inference.stored.read_networks` takes. A picture that an earlier call with the same network and
+    settings has finished is not done again, unless it has changed since. With `sample`, Kaggle's
+    sample_submission.csv, the file for Kaggle is written as well; `to_kaggle` sends it to the competition of
+    `recipe.source` and waits for the score.
+
+    Raises UserError, before anything starts where that can be, for a target, network, sample or setting that does not
+    fit, for a `dest` that holds another prediction, that lies among the pictures, or that another call takes over
+    meanwhile, and for a picture that cannot be read unless `inference.skip_unreadable` is set; NoSpaceError where
+    `dest` is full; and as `work_through`, `submission.write` and `submit.submit` do.
+    """
+    source, target, dest = _absolute(source, target, dest)
+    storage = Storage(recipe.storage)
+    _check_places(target, dest)
+    check_networks(source, storage)
+    inventory = take_inventory(storage, target, recipe.inference.folds, recipe.data.version)
+    _check_submission(recipe, storage, inventory, sample, to_kaggle)
+    networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
+    finished = _take_up(recipe, storage, dest, inventory, _facts(recipe, networks, inventory))
+    tasks = inventory.tasks(finished.parts)
+    if finished.parts:
+        logger.info("%d of %d pictures were predicted before", len(finished.parts), inventory.pictures)
+    token = ledger.own(storage, dest)
+    places = {"RUN": source, "DATASET_OR_FOLDER": target, "DEST": dest}
+    unreadable = _work(recipe, tasks, Assignment(recipe, networks, target, inventory.manifest, dest, token), places)
+    ledger.check_owner(storage, dest, token)
+    for folder in (dest, *(join(dest, name) for name in (*OUTPUT_FOLDERS, ledger.PARTS))):
+        storage.remove_leftovers(folder)
+    unreadable |= {id: reason for id, reason in finished.unreadable.items() if id not in unreadable}
+    _list_unreadable(storage, dest, unreadable)
+    made = Prediction(dest, inventory.pictures - len(unreadable), len(tasks), unreadable)
+    parts = {**finished.parts, **{id: task.name for task in tasks for id in task.ids}}
+    return _submit(recipe, storage, made, parts, sample, to_kaggle)
+
+
+def prediction_lines(made: Prediction) -> list[str]:
+    """What there is now and where."""
+    lines = [f"masks       {made.pictures} in {join(made.dest, 'masks')}"]
+    if made.unreadable:
+        lines.append(f"unreadable  {len(made.unreadable)}, listed in {join(made.dest, UNREADABLE)}")
+    if made.submission is not None:
+        lines.append(f"submission  {made.submission}")
+    if made.score is not None:
+        lines.append(f"score       {made.score:.6f} (public)")
+    return lines
+
+
+def _absolute(source: str, target: str, dest: str) -> tuple[str, str, str]:
+    """The three with absolute local paths, because workers run in other folders."""
+    sources = ",".join(absolute_path(part.strip()) if part.strip() else "" for part in source.split(","))
+    return sources, absolute_path(target), absolute_output("DEST", dest)
+
+
+def _check_places(target: str, dest: str) -> None:
+    """Raise UserError where what is written would come to lie among what is read."""
+    pictures, results = (_Place.of(url) for url in (target, dest))
+    if results.is_in(pictures):
+        where = (
+            "is the folder of the pictures" if results == pictures else f"lies in {target}, which holds the pictures"
+        )
+        raise UserError(f"DEST: {dest} {where}; give a folder elsewhere, or the masks would be taken for pictures")
+    if any(pictures.is_in(results.below(name)) for name in (*OUTPUT_FOLDERS, ledger.PARTS)):
+        raise UserError(f"{target} is where the masks in DEST go; give the folder of the pictures, or another DEST")
+
+
+class _Place(NamedTuple):
+    """A folder by its parts, with links followed where it is local."""
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, url: str) -> "_Place":
+        if is_remote(url):
+            return cls(tuple(part for part in url.split("/") if part))
+        return cls(Path(url).resolve().parts)
+
+    def below(self, name: str) -> "_Place":
+        return _Place((*self.parts, name))
+
+    def is_in(self, other: "_Place") -> bool:
+        return self.parts[: len(other.parts)] == other.parts
+
+
+def _check_submission(
+    recipe: Recipe, storage: Storage, inventory: Inventory, sample: str | None, to_kaggle: bool
+) -> None:
+    """Everything about the file for Kaggle that can be wrong before hours of predicting."""
+    if to_kaggle and sample is None:
+        raise UserError("--submit sends the file that --submission SAMPLE.csv writes; give that as well")
+    if sample is not None and not storage.is_file(sample):
+        raise UserError(f"--submission: {sample} is not there; give Kaggle's sample_submission.csv")
+    if sample is not None:
+        submission.check_sample(sample, inventory.subjects, storage)
+    if to_kaggle:
+        submit.check_access(_competition(recipe), storage)
+
+
+def _competition(recipe: Recipe) -> str:
+    return (recipe.source if isinstance(recipe.source, KaggleSource) else KaggleSource()).competition
+
+
+def _facts(recipe: Recipe, networks: Sequence[StoredNetwork], inventory: Inventory) -> dict[str, Any]:
+    """What the masks depend on, besides the pictures."""
+    inference = recipe.inference
+    return {
+        "model": combined_digest(network.digest for network in networks),
+        "threshold": threshold_of(networks) if inference.threshold is None else inference.threshold,
+        "folds": inventory.folds,
+        "flip": inference.flip,
+        "tile_height": inference.tile_height,
+        "tile_width": inference.tile_width,
+        "overlap": inference.overlap,
+        "overlays": inference.overlays,
+        "probabilities": inference.probabilities,
+    }
+
+
+def _take_up(recipe: Recipe, storage: Storage, dest: str, inventory: Inventory, facts: Mapping[str, Any]) -> Finished:
+    """What `dest` has already, and is kept; it is a prediction with these facts then.
+
+    Raises UserError where it holds one with others, or of other pictures.
+    """
+    inference = recipe.inference
+    outputs = Outputs(dest, inference.overlays, inference.probabilities)
+    finisher = Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable)
+    older = ledger.claim(storage, dest, facts)
+    return finisher.tidy(inventory, older)
+
+
+def _work(recipe: Recipe, tasks: Sequence[Task], assignment: Assignment, places: Mapping[str, str]) -> dict[str, str]:
+    """Let the cluster do the tasks; id -> reason of the pictures that were left out."""
+    unreadable: dict[str, str] = {}
+    if not tasks:
+        return unreadable
+    pace = Pace("predicted", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
+
+    def take(task: Task, done: Any) -> None:
+        unreadable.update(done.unreadable)
+        pace.add(len(task.ids), done.bytes)
+
+    with nodes.connection():
+        check_shared(places, nodes.offer())
+        make_worker = functools.partial(_make_worker, assignment)
+        try:
+            work_through(tasks, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
+        except NoSpaceError as error:
+            raise NoSpaceError(f"{error}; what is finished stays, and the same command goes on") from None
+    return unreadable
+
+
+def _make_worker(assignment: Assignment) -> Callable[[Task], Any]:
+    """The worker; TensorFlow is imported here, in its process."""
+    from segtrain.prediction.predict_worker import build_worker
+
+    return build_worker(assignment)
+
+
+def _list_unreadable(storage: Storage, dest: str, unreadable: Mapping[str, str]) -> None:
+    """Write `id,reason`, sorted by id, where there is something to list; an earlier list goes in any case."""
+    url = join(dest, UNREADABLE)
+    if not unreadable:
+        storage.delete(url)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "reason"))
+    writer.writerows((cell(id), cell(reason)) for id, reason in sorted(unreadable.items()))
+    storage.write_bytes(url, text.getvalue().encode(errors="backslashreplace"))
+
+
+def _submit(
+    recipe: Recipe, storage: Storage, made: Prediction, parts: Mapping[str, str], sample: str | None, to_kaggle: bool
+) -> Prediction:
+    """`made` with the file for Kaggle, and its score, where they were asked for; `parts` is id -> part."""
+    if sample is None:
+        return made
+    url = join(made.dest, SUBMISSION)
+    ids_of: dict[str, set[str]] = {}
+    for id, part in parts.items():
+        ids_of.setdefault(ledger.part_url(made.dest, part), set()).add(id)
+    rows = submission.write(ids_of, sample, url, storage, only=ids_of)
+    logger.info("wrote %d rows to %s", rows, url)
+    score = None
+    if to_kaggle:
+        score = submit.submit(url, _competition(recipe), f"segtrain {recipe.run.name}", storage)
+    return Prediction(made.dest, made.pictures, made.tasks_done, made.unreadable, url, score)

@@ -1,0 +1,101 @@
+"""One process of a prediction: pictures in, masks and a part file out, a task at a time in each of several threads.
+
+While the network computes for one task, the host decodes the next one's pictures and encodes the last one's masks.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from segtrain import rle
+from segtrain.dataset.salvage import LostRow
+from segtrain.dataset.shards import Row
+from segtrain.inference.device import configure_device
+from segtrain.inference.load_networks import load_network
+from segtrain.inference.predictor import Logits, Predictor
+from segtrain.inference.stages import Forward
+from segtrain.pipeline.decode import decode_image
+from segtrain.prediction import ledger
+from segtrain.prediction.assignment import Assignment, Done
+from segtrain.prediction.outputs import Outputs
+from segtrain.prediction.part_files import Part, PredictedMask, Seen, write_part
+from segtrain.prediction.tasks import Task, digest_of, task_reader
+from segtrain.storage.files import Storage
+
+IO_THREADS = 8
+"""Reading and writing wait for storage rather than for a core."""
+
+
+def build_worker(assignment: Assignment) -> "PredictionWorker":
+    """The worker of this process. Raises as `load_network`."""
+    recipe = assignment.recipe
+    configure_device(recipe.cluster)
+    members = [load_network(network) for network in assignment.networks]
+    predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
+    return PredictionWorker(assignment, predictor, Storage(recipe.storage))
+
+
+class PredictionWorker:
+    """Callable with a task, from several threads at once."""
+
+    def __init__(self, assignment: Assignment, predictor: Predictor, storage: Storage) -> None:
+        inference = assignment.recipe.inference
+        self._predictor = predictor
+        self._storage = storage
+        self._outputs = Outputs(assignment.dest, inference.overlays, inference.probabilities)
+        self._token = assignment.token
+        self._host = ThreadPoolExecutor(assignment.recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
+        self._forward = Forward(predictor, inference, self._host)
+        self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="segtrain-io")
+        self._read = task_reader(storage, assignment.target, assignment.manifest, self._io)
+
+    def __call__(self, task: Task) -> Done:
+        """Predict the pictures of a task and write their files and, last, the part file.
+
+        Raises UserError for a picture that cannot be read, unless they are to be left out, and where another call owns
+        the folder by now; DataError and StorageError where reading or writing fails.
+        """
+        rows = self._read(task)
+        subjects = {subject.id: subject for subject in task.subjects}
+        ledger.check_owner(self._storage, self._outputs.dest, self._token)
+        masks: list[PredictedMask] = []
+        unreadable: dict[str, str] = {}
+        writing: list[Future[None]] = []
+
+        def take(finished: Iterable[tuple[PredictedMask, list[Future[None]]]]) -> None:
+            for mask, writes in finished:
+                masks.append(mask)
+                writing.extend(writes)
+
+        finishing: Iterable[tuple[PredictedMask, list[Future[None]]]] = ()
+        for found in self._forward(rows, unreadable):
+            take(finishing)  # of the batch before, so that the logits of two at most are in memory
+            finishing = self._host.map(lambda each: self._finish(subjects[each[0].id].file, *each), found)
+        take(finishing)
+        for id in unreadable:  # what an earlier content of it gave
+            self._outputs.remove(self._storage, subjects[id].file)
+        for write in writing:
+            write.result()
+        seen = {row.id: Seen(subjects[row.id].mark, _digest(row), subjects[row.id].file) for row in rows}
+        ledger.check_owner(self._storage, self._outputs.dest, self._token)
+        write_part(self._storage, ledger.part_url(self._outputs.dest, task.name), Part(masks, unreadable, seen))
+        return Done(sum(len(row.image) for row in rows if isinstance(row, Row)), unreadable)
+
+    def close(self) -> None:
+        """End all threads."""
+        self._host.shutdown()
+        self._io.shutdown()
+
+    def _finish(self, name: str, row: Row, logits: Logits) -> tuple[PredictedMask, list[Future[None]]]:
+        """A picture's run lengths, and the writes of its files, called `name`, which have been started."""
+        probability = self._predictor.finish(logits)
+        mask = probability >= np.float32(self._predictor.threshold)
+        image = decode_image(row, row.height, row.width) if self._outputs.overlays else None
+        files = self._outputs.files(name, mask, probability, image)
+        writes = [self._io.submit(self._storage.write_bytes, url, data) for url, data in files]
+        return PredictedMask(row.id, row.height, row.width, rle.encode(mask)), writes
+
+
+def _digest(row: Row | LostRow) -> str:
+    return digest_of(row.image) if isinstance(row, Row) else ""

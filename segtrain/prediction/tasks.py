@@ -1,0 +1,183 @@
+"""What there is to predict, cut into tasks: a row group of a data set, or some pictures of a folder. No TensorFlow."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from segtrain.dataset.manifest import MANIFEST_NAME, Manifest, read_index, read_manifest
+from segtrain.dataset.reader import RowGroupReader
+from segtrain.dataset.salvage import LostRow, row_of
+from segtrain.dataset.shards import Row
+from segtrain.errors import UserError, shown
+from segtrain.pictures.image_files import check_header
+from segtrain.pictures.pillow_files import BadPairError
+from segtrain.prepare.sources import IMAGE_SUFFIXES, files_by_stem
+from segtrain.storage.checksums import crc32c
+from segtrain.storage.files import Storage, join
+from segtrain.storage.ids import check_id, file_names
+
+TASK_PICTURES = 16
+"""Pictures of a folder that make a task: as many as a row group has of 0.5 MB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Where a task's rows are in a data set."""
+
+    shard: int
+    """Number in the manifest."""
+    row_group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A picture that is to be predicted."""
+
+    id: str
+    mark: str
+    """Of a file its size and times, or its ETag; of a row in a data set the checksum of its shard and its row group.
+    The same mark means the same content."""
+    file: str
+    """Name of its outputs, without a suffix: safe for any file system, and no other picture's."""
+    url: str = ""
+    """Of its file; "" in a data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some pictures that are predicted together."""
+
+    name: str
+    """The same for the same pictures with the same marks, and for no others."""
+    subjects: tuple[Subject, ...]
+    place: RowGroup | None = None
+    """Of a data set: the row group, whose rows the pictures are."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(subject.id for subject in self.subjects)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything that is to be predicted."""
+
+    subjects: dict[str, Subject]
+    """By id."""
+    folds: list[int] | None
+    """The data set's folds that are predicted; None for a folder."""
+    manifest: Manifest | None = None
+    """The data set's; None for a folder."""
+    row_groups: Sequence[Task] = ()
+    """The data set's tasks."""
+
+    @property
+    def pictures(self) -> int:
+        return len(self.subjects)
+
+    def tasks(self, finished: Iterable[str] = ()) -> list[Task]:
+        """What is to do for all pictures but those with these ids: of a data set, all of a row group."""
+        done = set(finished)
+        if self.manifest is not None:
+            return [task for task in self.row_groups if not done.issuperset(task.ids)]
+        left = [subject for id, subject in self.subjects.items() if id not in done]
+        cut = (tuple(left[start : start + TASK_PICTURES]) for start in range(0, len(left), TASK_PICTURES))
+        return [Task(f"pictures-{_digest(f'{one.id} {one.mark}' for one in some)}", some) for some in cut]
+
+
+def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None, version: str | None = None) -> Inventory:
+    """The pictures of a data set (`folds` of it, all where it is None; its newest version or another), or of a folder.
+
+    Raises `UserError` where `target` is neither, for a fold that the data set does not have, and for folds of a folder.
+    """
+    if storage.exists(join(target, MANIFEST_NAME)):
+        return _of_data_set(storage, target, folds, version)
+    if folds is not None:
+        raise UserError(f"inference.folds is set, but {target} is no data set: it has no {MANIFEST_NAME}; leave it out")
+    if not storage.list(target):
+        if storage.is_file(target):
+            raise UserError(f"{target} is a file; give the folder of pictures that it lies in, or a data set")
+        raise UserError(f"{target} is not there or empty; give a data set or a folder of pictures")
+    return _of_folder(storage, target)
+
+
+def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None, version: str | None) -> Inventory:
+    manifest = read_manifest(storage, root, version)
+    known = [facts.fold for facts in manifest.folds]
+    chosen = known if folds is None else sorted(set(folds))
+    for fold in chosen:
+        if fold not in known:
+            raise UserError(
+                f"inference.folds: fold {fold} is not in the data set, which has {', '.join(map(str, known))}"
+            )
+    index = read_index(storage, root, manifest)
+    ids: list[str] = index["id"].to_pylist()
+    files = file_names(ids)
+    places = np.column_stack([index[name].to_numpy() for name in ("shard", "row_group")])
+    starts = np.flatnonzero(np.any(np.diff(places, axis=0, prepend=-1) != 0, axis=1)).tolist()
+    tasks = []
+    for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+        shard, row_group = places[start].tolist()
+        if manifest.shards[shard].fold in chosen:
+            mark = f"{manifest.shards[shard].sha256[:32]}-{row_group}"
+            subjects = tuple(Subject(id, mark, files[id]) for id in ids[start:stop])
+            name = f"shard-{manifest.shards[shard].sha256[:16]}-row-group-{row_group:05d}"
+            tasks.append(Task(name, subjects, RowGroup(shard, row_group)))
+    return Inventory({one.id: one for task in tasks for one in task.subjects}, chosen, manifest, tasks)
+
+
+def _of_folder(storage: Storage, folder: str) -> Inventory:
+    # Before anything is read: a file that changes later has another mark than the one that is noted for its mask.
+    marks = storage.marks(folder)
+    urls = files_by_stem(storage, folder, IMAGE_SUFFIXES)
+    for id, url in urls.items():
+        reason = check_id(id, older=True)
+        if reason is not None:
+            raise UserError(f"{shown(url)}: the name without its suffix {reason}; rename the file")
+    files = file_names(urls)
+    found = {id: Subject(id, marks.get(url.rpartition("/")[2], ""), files[id], url) for id, url in urls.items()}
+    return Inventory(found, None)
+
+
+def digest_of(data: bytes) -> str:
+    """32 hex digits over the bytes of a picture's file, or of anything else."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return digest_of("\n".join(texts).encode())[:16]
+
+
+def task_reader(
+    storage: Storage, target: str, manifest: Manifest | None, io: Executor
+) -> Callable[[Task], list[Row | LostRow]]:
+    """A function that reads a task's pictures, in order, with `LostRow` for each that cannot be had.
+
+    `manifest` is the one that the tasks were made from, whatever the data set has become since. `io` reads the files
+    of a folder side by side. Raises as `RowGroupReader.read` and `Storage`.
+    """
+    if manifest is None:
+        return lambda task: list(io.map(lambda subject: _read_file(storage, subject.id, subject.url), task.subjects))
+    reader = RowGroupReader(manifest, storage, target)
+
+    def read(task: Task) -> list[Row | LostRow]:
+        assert task.place is not None
+        rows = reader.read(task.place.shard, task.place.row_group)
+        return [row_of(id, row) for id, row in zip(task.ids, rows, strict=True)]
+
+    return read
+
+
+def _read_file(storage: Storage, id: str, url: str) -> Row | LostRow:
+    """A picture that lies in a file of its own, as the row that it would be in a data set."""
+    try:
+        image = storage.read_bytes(url)
+        height, width, orientation = check_header(image)
+    except FileNotFoundError:
+        return LostRow(id, f"{url} is not there any more")
+    except BadPairError as error:
+        return LostRow(id, f"{url}: {error}")
+    return Row(id, id, height, width, orientation, 0.0, image, crc32c(image), None, None)

@@ -1,0 +1,1 @@
+"""Raw pictures into shards: sources, checks, folds, writing."""

@@ -1,0 +1,170 @@
+"""The first half of `prepare`: every pair is decoded and judged, and what is found out is kept.
+
+It is kept in a folder that other writers may clear at any moment: nothing relies on it, it only saves time. The facts
+save the decoding after a kill; the packed masks save it in the second half, where a mask's GIF would take as long as
+all else together.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+from segtrain.pictures.decodable import MOST_PIXELS
+from segtrain.pictures.pillow_files import BadMaskError, BadPairError
+from segtrain.prepare.pairs import RULES, Checked, check_pair, read_sources, unchanged
+from segtrain.prepare.sources import Picture
+from segtrain.storage.csv_cells import cell
+from segtrain.storage.files import Storage, join
+
+FACTS_PREFIX = "checked-"
+MASKS_PREFIX = "masks-"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A pair that is left out, and why."""
+
+    id: str
+    image: str
+    mask: str
+    """Its file; empty where it comes as run lengths."""
+    reason: str
+    file: str
+    """Of the two the one that the reason is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out about some pictures."""
+
+    good: list[Checked]
+    bad: list[Rejected]
+    bytes: int
+    """Read from the source."""
+
+
+def check_chunk(
+    storage: Storage,
+    pictures: Sequence[Picture],
+    known: Mapping[str, Checked],
+    folder: str,
+    most_pixels: int = MOST_PIXELS,
+) -> Findings:
+    """Check some pictures, and keep the packed masks of the good ones in a file in `folder`.
+
+    Pictures in `known` are only read: where their files are the same and not larger than `most_pixels`, they stay good.
+    """
+    good: list[Checked] = []
+    bad: list[Rejected] = []
+    fresh: list[tuple[Checked, bytes]] = []
+    read_bytes = 0
+    for picture in pictures:
+        try:
+            image, mask = read_sources(picture, storage)
+            read_bytes += len(image) + len(mask)
+            earlier = known.get(picture.id)
+            fits = earlier is not None and earlier.height * earlier.width <= most_pixels
+            if earlier is not None and fits and picture.group and unchanged(earlier, image, mask):
+                good.append(earlier)
+            else:
+                fresh.append(check_pair(picture, image, mask, most_pixels))
+        except BadPairError as error:
+            file = picture.mask if isinstance(error, BadMaskError) and picture.mask else picture.image
+            bad.append(Rejected(picture.id, picture.image, picture.mask or "", str(error), file))
+    return Findings(good + _keep_masks(storage, folder, fresh), bad, read_bytes)
+
+
+def _keep_masks(storage: Storage, folder: str, fresh: Sequence[tuple[Checked, bytes]]) -> list[Checked]:
+    """Write the packed masks one after the other into one file; the facts, with the places of the masks in it."""
+    if not fresh:
+        return []
+    name = f"{MASKS_PREFIX}{_digest([checked for checked, _ in fresh])}.bin"
+    placed, at = [], 0
+    for checked, packed in fresh:
+        placed.append(replace(checked, packed_in=name, packed_at=at))
+        at += len(packed)
+    write_hint(storage, join(folder, name), b"".join(packed for _, packed in fresh))
+    return placed
+
+
+def save_facts(storage: Storage, folder: str, good: Sequence[Checked]) -> None:
+    """Keep facts in a file of their own in `folder`."""
+    text = json.dumps([asdict(checked) for checked in good])
+    write_hint(storage, join(folder, f"{FACTS_PREFIX}{_digest(good)}.json"), text.encode())
+
+
+def _digest(good: Sequence[Checked]) -> str:
+    """Name for what is kept of these pictures; another one where their masks changed, so that no file changes."""
+    names = "\n".join(f"{checked.id}\t{checked.mask_crc32c}" for checked in good)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def load_facts(storage: Storage, folder: str) -> dict[str, Checked]:
+    """Id -> facts that `save_facts` kept; those of another version of segtrain, and damaged ones, are passed over."""
+    known: dict[str, Checked] = {}
+    for text in read_hints(storage, folder, lambda name: name.startswith(FACTS_PREFIX)):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(text)
+            known.update(
+                {one["id"]: Checked(**one) for one in (found if isinstance(found, list) else ()) if _is_ours(one)}
+            )
+    return known
+
+
+def _is_ours(facts: object) -> bool:
+    """Whether this is what `asdict` makes of a `Checked` by the rules of today."""
+    types = {field.name: field.type for field in fields(Checked)}
+    return (
+        isinstance(facts, dict)
+        and facts.keys() == types.keys()
+        and all(type(facts[name]) is kind for name, kind in types.items())
+        and facts["rules"] == RULES
+    )
+
+
+def write_hint(storage: Storage, url: str, data: bytes) -> None:
+    """Write a file that saves time if it is there later."""
+    # Another writer that ends may remove the folder just between its making and the file's.
+    with contextlib.suppress(FileNotFoundError):
+        storage.write_bytes(url, data)
+
+
+def read_hints(storage: Storage, folder: str, wanted: Callable[[str], bool]) -> Iterator[bytes]:
+    """The files in `folder` whose names are `wanted`, as far as they are still there."""
+    for name in filter(wanted, storage.list(folder)):
+        with contextlib.suppress(FileNotFoundError):
+            yield storage.read_bytes(join(folder, name))
+
+
+def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Checked]) -> list[list[Picture]]:
+    """Sets of pictures that are the same file, byte for byte, and stand in different groups: a leak between folds."""
+    alike: defaultdict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        if picture.id in good:
+            alike[good[picture.id].image_digest].append(picture)
+    return [same for same in alike.values() if len({picture.group for picture in same}) > 1]
+
+
+def rejected_csv(bad: Iterable[Rejected]) -> bytes:
+    """`id,image,mask,reason`, sorted by id; text that is no UTF-8 is escaped."""
+    rows = sorted((one.id, one.image, one.mask, one.reason) for one in bad)
+    return _csv(("id", "image", "mask", "reason"), rows)
+
+
+def duplicates_csv(duplicates: Iterable[Sequence[Picture]]) -> bytes:
+    """`set,id,group`: pictures of one set are the same file."""
+    rows = [(number, one.id, one.group) for number, same in enumerate(duplicates) for one in same]
+    return _csv(("set", "id", "group"), rows)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return text.getvalue().encode(errors="backslashreplace")

@@ -1,0 +1,198 @@
+"""The second half of `prepare`: checked pictures are laid out, and each shard is written on its own."""
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from segtrain.config import PrepareConfig
+from segtrain.dataset.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shard
+from segtrain.dataset.shards import Row, write_shard
+from segtrain.errors import ShortFileError, UserError
+from segtrain.pictures.pillow_files import BadPairError
+from segtrain.prepare.checks import read_hints, write_hint
+from segtrain.prepare.layout import Entry, cut_rows, cut_shards, shuffled
+from segtrain.prepare.pairs import Checked, make_row, pack, read_mask
+from segtrain.prepare.sources import Picture
+from segtrain.prepare.stored_rows import RowPlace, StoredRows
+from segtrain.prepare.union import UnionPicture
+from segtrain.storage.checksums import crc32c
+from segtrain.storage.files import Storage, join
+from segtrain.storage.scratch import scratch_folder
+
+AGAIN = "run the same command again"
+READ_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture that passed every check, and its fold."""
+
+    picture: Picture
+    checked: Checked
+    fold: int
+    place: RowPlace | None = None
+    """Where its row lies in the data set already; None where it comes from the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What goes into one shard, in order."""
+
+    path: str
+    """Relative to the data set. It ends in a digest of the contents and a token of the earlier data set, so a file of
+    another content is never replaced and an earlier file never touched: a data set stays whole, for its readers too,
+    until the new manifest takes the old one's place."""
+    fold: int
+    row_groups: list[list[Pair]]
+
+
+def plan_shards(pairs: Sequence[Pair], config: PrepareConfig, token: str) -> list[ShardPlan]:
+    """The shards of a data set, fold by fold; a function of the pairs and the settings, not of the pairs' order.
+
+    `token` stands at the end of their names.
+    """
+    by_fold: defaultdict[int, dict[str, Pair]] = defaultdict(dict)
+    for pair in pairs:
+        by_fold[pair.fold][pair.picture.id] = pair
+    plans = []
+    for fold, members in sorted(by_fold.items()):
+        entries = [Entry(name, pair.checked.image_bytes + pair.checked.mask_bytes) for name, pair in members.items()]
+        fewest = math.ceil(config.min_row_groups * len(members) / len(pairs))
+        row_groups = cut_rows(shuffled(entries, config.seed), config.row_group_bytes, fewest)
+        for number, shard in enumerate(cut_shards(row_groups, config.shard_bytes)):
+            content = [[members[entry.id] for entry in row_group] for row_group in shard]
+            path = f"fold={fold}/part-{number:05d}-{_digest(content)[:8]}-{token}.parquet"
+            plans.append(ShardPlan(path, fold, content))
+    return plans
+
+
+def without_token(path: str) -> str:
+    """The part of a shard's path that says what is in it."""
+    return path.rpartition("-")[0]
+
+
+def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | None, facts: str) -> Shard:
+    """Write one shard and keep its facts as a JSON file in the folder `facts`.
+
+    A shard of the same content that is `finished`, under whatever name, and whose stored bytes still match is left
+    alone. Holds a few row groups in memory. Raises `UserError` where a picture has changed since it was checked, and
+    `DataError` where the row of one that the data set holds cannot be read any more.
+    """
+    if finished is not None and _is_stored(storage, join(root, finished.path), finished):
+        return finished
+    with scratch_folder("prepare") as folder:
+        local = folder / "shard.parquet"
+        stored = StoredRows(storage, root)
+        rows = (_rows(storage, group, facts, stored) for group in plan.row_groups)
+        shard = write_shard(local, plan.path, plan.fold, rows)
+        storage.write_file(join(root, plan.path), local)
+    write_hint(storage, join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
+    return shard
+
+
+def load_finished(storage: Storage, facts: str) -> list[Shard]:
+    """Facts of the shards that an earlier, killed `prepare` finished."""
+    texts = read_hints(storage, facts, lambda name: name.endswith(".parquet.json"))
+    return [Shard.model_validate_json(text) for text in texts]
+
+
+def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
+    digest = hashlib.sha256()
+    try:
+        if storage.size(url) != shard.bytes:
+            return False
+        for start in range(0, shard.bytes, READ_BYTES):
+            digest.update(storage.read_range(url, start, min(READ_BYTES, shard.bytes - start)))
+    except FileNotFoundError:
+        return False
+    return digest.hexdigest() == shard.sha256
+
+
+def _rows(storage: Storage, row_group: Sequence[Pair], facts: str, stored: StoredRows) -> list[Row]:
+    rows = []
+    for pair in row_group:
+        if pair.place is not None:
+            rows.append(stored.row(pair.place, pair.checked))
+            continue
+        try:
+            image = storage.read_bytes(pair.picture.image)
+        except FileNotFoundError as error:
+            raise UserError(f"{pair.picture.id}: {error.filename} is not there any more; {AGAIN}") from None
+        if crc32c(image) != pair.checked.image_crc32c:
+            raise UserError(f"{pair.picture.image} changed meanwhile; {AGAIN}")
+        packed = _kept_mask(storage, pair.checked, facts) or _packed_again(storage, pair)
+        rows.append(make_row(pair.picture, pair.checked, image, packed))
+    return rows
+
+
+def _kept_mask(storage: Storage, checked: Checked, facts: str) -> bytes | None:
+    """The packed mask that the check has kept, if it is still there."""
+    if not checked.packed_in:
+        return None
+    try:
+        packed = storage.read_range(join(facts, checked.packed_in), checked.packed_at, checked.mask_bytes)
+    except (FileNotFoundError, ShortFileError):
+        return None
+    return packed if crc32c(packed) == checked.mask_crc32c else None
+
+
+def _packed_again(storage: Storage, pair: Pair) -> bytes:
+    try:
+        packed = pack(pair.picture, pair.checked, read_mask(pair.picture, storage))
+    except BadPairError as error:
+        raise UserError(f"{pair.picture.id}: {error}; {AGAIN}") from None
+    if crc32c(packed) != pair.checked.mask_crc32c:
+        raise UserError(f"the mask of {pair.picture.image} changed meanwhile; {AGAIN}")
+    return packed
+
+
+def fingerprint(plans: Sequence[ShardPlan]) -> str:
+    """16 hex digits over ids, groups, folds, checksums and order."""
+    return _digest([[[plan.fold], *(_identity(pair) for pair in group)] for plan in plans for group in plan.row_groups])
+
+
+def _digest(content: object) -> str:
+    text = json.dumps([FORMAT_VERSION, content], default=_identity)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _identity(pair: Pair) -> list[object]:
+    """What makes two rows the same row."""
+    return [pair.picture.id, pair.picture.group, pair.checked.image_digest, pair.checked.mask_crc32c]
+
+
+def index_table(plans: Sequence[ShardPlan]) -> pa.Table:
+    """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row)."""
+    rows = list(_index_rows(plans))
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=INDEX_SCHEMA)
+
+
+def _index_rows(plans: Sequence[ShardPlan]) -> Iterator[tuple[object, ...]]:
+    for shard, plan in enumerate(plans):
+        for row_group, pairs in enumerate(plan.row_groups):
+            for row, pair in enumerate(pairs):
+                place = (plan.fold, shard, row_group, row)
+                facts = (pair.checked.height, pair.checked.width, pair.checked.foreground, True)
+                yield (pair.picture.id, pair.picture.group, *place, *facts)
+
+
+def fold_facts(pairs: Sequence[Pair], folds: int) -> list[FoldFacts]:
+    """How much is in each fold."""
+    facts = []
+    for fold in range(folds):
+        members = [pair for pair in pairs if pair.fold == fold]
+        foreground = math.fsum(pair.checked.foreground for pair in members) / max(1, len(members))
+        groups = len({pair.picture.group for pair in members})
+        facts.append(FoldFacts(fold=fold, pictures=len(members), groups=groups, foreground=foreground))
+    return facts
+
+
+def pair_up(members: Sequence[UnionPicture], folds: Mapping[str, int]) -> list[Pair]:
+    """The pictures with their groups' folds."""
+    return [Pair(one.picture, one.checked, folds[one.picture.group], one.place) for one in members]

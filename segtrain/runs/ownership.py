@@ -1,0 +1,100 @@
+"""Who writes a folder that several processes were told to write: the newest driver, and of its own chiefs the newest.
+
+A claim is a word in a file. Nobody waits for it or has to give it back, so a process that was killed stands in nobody's
+way; who holds an older one looks before it writes, finds another word there, and ends.
+"""
+
+import uuid
+from collections.abc import Callable
+
+from segtrain.errors import ConflictError, TakenOverError
+from segtrain.runs.run_folder import RunFolder
+from segtrain.storage.files import Storage
+
+"""In a run's folder: the token of its driver, and once there is a chief a space and the chief's own."""
+MOST_CONDITIONAL_BYTES = 96 * 2**20
+"""The largest object that goes to a bucket in one request."""
+
+
+def new_token() -> str:
+    """A word that no other process has."""
+    return uuid.uuid4().hex
+
+
+def take_run(folder: str, storage: Storage, check: Callable[[], object] = lambda: None) -> str:
+    """Claim a run's folder for a driver that begins now, whoever had it. Returns the driver's token.
+
+    `check` is called right before, and raises where the folder is not to be taken; what others do there in between
+    makes it be called again.
+    """
+    token = new_token()
+    # On a condition, although any owner is written over: a plain write could be lost to a chief's that is under way.
+    write_while(check, RunFolder(folder).owner, token.encode(), storage)
+    return token
+
+
+class RunClaim:
+    """What the driver of a run, or one of its chiefs, knows its claim by."""
+
+    def __init__(self, folder: str, storage: Storage, driver: str) -> None:
+        """`driver` is the token that `take_run` returned."""
+        self._folder = folder
+        self._url = RunFolder(folder).owner
+        self._storage = storage
+        self._driver = driver.encode()
+        self._chief = b""
+
+    def begin_chief(self) -> None:
+        """Claim the folder for a chief that begins now. Raises TakenOverError where another driver has it by now."""
+        self._chief = new_token().encode()
+        while True:
+            owner, version = self._storage.read_versioned(self._url)
+            self._check_driver(owner)
+            try:
+                self._storage.write_if_version(self._url, self._driver + b" " + self._chief, version)
+                return
+            except ConflictError:
+                continue  # another driver, or a chief of the same one: who it is decides
+
+    def check(self) -> None:
+        """Raise TakenOverError where the claim stands no more. To be called before anything is written."""
+        owner = self._storage.read_bytes(self._url)
+        self._check_driver(owner)
+        if self._chief and owner != self._driver + b" " + self._chief:
+            raise self._lost()
+
+    def _check_driver(self, owner: bytes) -> None:
+        if owner.partition(b" ")[0] != self._driver:
+            raise self._lost()
+
+    def _lost(self) -> TakenOverError:
+        return TakenOverError(f"{self._folder} is trained by another process by now, which began later; this one ends")
+
+
+def write_while(owned: Callable[[], object], url: str, data: bytes, storage: Storage) -> None:
+    """Write a file over what is there, unless `owned` raises, which it does once another process has the folder.
+
+    The version that is written over is looked up before `owned` is asked, so that a writer that was held up in between
+    writes over nothing that its successor has written. What is larger than `MOST_CONDITIONAL_BYTES` goes up in parts,
+    which have no condition: of that only `owned` is asked.
+    """
+    if len(data) > MOST_CONDITIONAL_BYTES:
+        owned()
+        storage.write_bytes(url, data)
+        return
+    while True:
+        version = version_of(url, storage)
+        owned()
+        try:
+            storage.write_if_version(url, data, version)
+            return
+        except ConflictError:
+            continue
+
+
+def version_of(url: str, storage: Storage) -> str | None:
+    """The version of a small file for `Storage.write_if_version`; None where there is none."""
+    try:
+        return storage.read_versioned(url)[1]
+    except FileNotFoundError:
+        return None

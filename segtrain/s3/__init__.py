@@ -1,1 +1,0 @@
-"""Files in S3-compatible object storage; used through `segtrain.storage` only."""

@@ -1,0 +1,1 @@
+"""A trained network's scores on the pictures of a fold."""

@@ -1,0 +1,252 @@
+"""Scores of trained networks on a fold of a data set: every picture once, at its own size, on the whole cluster."""
+
+import csv
+import functools
+import io
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from segtrain.cluster import nodes
+from segtrain.cluster.fleet import work_through
+from segtrain.cluster.offer import check_shared
+from segtrain.cluster.pace import Pace
+from segtrain.config import Recipe
+from segtrain.dataset.manifest import Manifest, read_manifest
+from segtrain.errors import ConflictError, DataError, UserError
+from segtrain.inference.stored_networks import StoredNetwork, read_networks
+from segtrain.pipeline.selection import Selection, evaluation_selection
+from segtrain.runs.networks import check_networks, recipes_of
+from segtrain.runs.run_folder import METRICS_NAME, RunFolder
+from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, ScoringTask
+from segtrain.storage.csv_cells import cell
+from segtrain.storage.files import Storage, join
+from segtrain.storage.ids import file_names
+from segtrain.storage.json_text import read_json
+from segtrain.storage.paths import absolute_output, absolute_path
+
+logger = logging.getLogger(__name__)
+
+PICTURES, SUMMARY, UNREADABLE, WORST = "pictures.csv", "summary.json", "unreadable.csv", "worst"
+OWNER = "evaluation.owner"
+"""The token of the evaluation that writes the folder."""
+PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
+"""`<rank>-<id>.png`."""
+
+
+def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, float]:
+    """Score the networks that `source` names on `data.fold` of `data.root`; means over pictures by their names.
+
+    `source` is what `inference.stored.read_networks` takes. Scores are at a picture's own size, at
+    `inference.threshold` or else the one that the networks did best with, and do not depend on the number of workers.
+    Into the folder `out` go `pictures.csv` with a row a picture, `worst/*.png` with panels of the `evaluation.worst`
+    lowest, `unreadable.csv` where pictures were left out, and, last, `summary.json`. Without `out` that is
+    `evaluation/<data set>-fold-<fold>` in the folder `source`.
+
+    Raises UserError before anything starts where data set, fold or networks are not there or the cluster can hold no
+    worker, and later where another evaluation takes the folder over meanwhile; DataError where no picture could be
+    read, and what `work_through` raises.
+    """
+    recipe, source = _absolute(recipe, source)
+    storage = Storage(recipe.storage)
+    check_networks(source, storage)
+    root = recipe.data.root or ""
+    manifest = read_manifest(storage, root, recipe.data.version)
+    selection, ids = evaluation_selection([recipe.data.fold], manifest, storage, root)
+    folder = _folder_for_results(recipe, source, out, storage)
+    trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)
+    if trained_on_it:
+        logger.warning(
+            "fold %d was trained on by %s: these scores are no forecast for new pictures",
+            recipe.data.fold,
+            ", ".join(trained_on_it),
+        )
+    networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
+    token = _own(folder, storage)
+    build = functools.partial(_build_scorer, recipe, networks, manifest)
+    scores = _score(recipe, source, build, _tasks(selection, ids), FoldScores(ids, recipe.evaluation.worst))
+    if scores.pictures == 0:
+        raise DataError(f"none of the {len(ids)} pictures of fold {recipe.data.fold} of {root} could be read")
+    summary = scores.summary()
+    about = {
+        "networks": source,
+        "networks_digest": scores.digest,
+        "data_root": root,
+        "data_fingerprint": manifest.fingerprint,
+        "fold": recipe.data.fold,
+        "fold_was_trained_on_by": trained_on_it,
+        "flip": recipe.inference.flip,
+        "boundary_pixels": recipe.evaluation.boundary_pixels,
+        "unreadable": len(scores.unreadable),
+        "worst": list(scores.panels()),
+    }
+    _write(folder, storage, scores, {**about, **summary}, token)
+    return summary
+
+
+def _absolute(recipe: Recipe, source: str) -> tuple[Recipe, str]:
+    """Recipe and source with absolute local paths, because workers run in other folders."""
+    if recipe.data.root is None:
+        raise UserError("data.root is not set; give the data set to score on")
+    data = recipe.data.model_copy(update={"root": absolute_path(recipe.data.root)})
+    parts = (absolute_path(part.strip()) for part in source.split(","))
+    return recipe.model_copy(update={"data": data}), ",".join(parts)
+
+
+def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: Storage) -> str:
+    """Raises UserError where there is none given and `source` is not the folder of a run or of an ensemble."""
+    if out is not None:
+        return absolute_output("--out", out)
+    marks = (RunFolder(source).recipe, RunFolder(source).ensemble)
+    if source.endswith(".keras") or "," in source or not any(storage.exists(mark) for mark in marks):
+        raise UserError(f"{source} is no folder of a run; say with --out where the scores are to go")
+    name = (recipe.data.root or "").rstrip("/").rpartition("/")[2]
+    return absolute_output("RUN", join(source, "evaluation", f"{name}-fold-{recipe.data.fold}"))
+
+
+def _members_that_trained_on_it(recipe: Recipe, source: str, manifest: Manifest, storage: Storage) -> list[str]:
+    """Names of the networks that were trained on the fold that they are about to be scored on."""
+    names = []
+    for folder, own in recipes_of(source, storage):
+        facts = _facts(folder, storage)
+        fold, test_fold = facts.get("fold"), facts.get("test_fold")
+        is_its_data = facts.get("data_fingerprint") == manifest.fingerprint
+        if own is not None:
+            fold, test_fold = own.data.fold, own.data.test_fold
+            is_its_data |= own.data.root == recipe.data.root  # another fingerprint where pictures were added since
+        if is_its_data and fold is not None and recipe.data.fold not in (fold, test_fold):
+            names.append(folder.rpartition("/")[2])
+    return names
+
+
+def _facts(folder: str, storage: Storage) -> Mapping[str, Any]:
+    """What is known of a network; in a run's folder `best/metrics.json`, and beside a model that was exported."""
+    for url in (RunFolder(folder).best_metrics, join(folder, METRICS_NAME)):
+        try:
+            facts = read_json(storage.read_bytes(url))
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            raise UserError(f"{url} is no JSON; it must be what training writes beside a model") from None
+        if isinstance(facts, dict):
+            return facts
+    return {}
+
+
+def _tasks(selection: Selection, ids: Sequence[str]) -> list[ScoringTask]:
+    """One for each row group, in stored order."""
+    tasks, first = [], 0
+    for group, count in enumerate(selection.table.rows.tolist()):
+        rows = tuple(selection.stored_row(group, row) for row in range(count))
+        tasks.append(ScoringTask(*selection.place(group), rows, tuple(ids[first : first + count]), first))
+        first += count
+    return tasks
+
+
+def _build_scorer(
+    recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest
+) -> Callable[[ScoringTask], ScoredPictures]:
+    """In an actor: TensorFlow is imported here."""
+    from segtrain.inference.device import configure_device
+    from segtrain.scoring.score_worker import Scorer
+
+    configure_device(recipe.cluster)
+    return Scorer(recipe, networks, manifest)
+
+
+def _score(
+    recipe: Recipe, source: str, build: Callable[[], Any], tasks: Sequence[ScoringTask], scores: FoldScores
+) -> FoldScores:
+    """`scores` with what the cluster finds out about the tasks' pictures."""
+    pace = Pace("scored", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
+
+    def take(task: ScoringTask, scored: ScoredPictures) -> None:
+        scores.add(scored)
+        pace.add(len(task.ids), scored.bytes)
+
+    with nodes.connection():
+        offer = nodes.offer()
+        check_shared({"DATASET": recipe.data.root}, offer)
+        for part in source.split(","):
+            check_shared({"RUN": part}, offer)
+        work_through(tasks, build, recipe.cluster, take, actors=recipe.inference.workers)
+    return scores
+
+
+def _own(folder: str, storage: Storage) -> str:
+    """Make a folder of scores this evaluation's own, whoever had it; returns the token that it is known by."""
+    token = uuid.uuid4().hex
+    storage.write_bytes(join(folder, OWNER), token.encode())
+    return token
+
+
+def _check_owner(folder: str, storage: Storage, token: str) -> None:
+    """Raise UserError where another evaluation has made `folder` its own since."""
+    try:
+        owner = storage.read_bytes(join(folder, OWNER)).decode(errors="replace")
+    except FileNotFoundError:
+        owner = "nobody"
+    if owner != token:
+        raise UserError(
+            f"{folder} was taken over by another evaluation, which began later (or was deleted); this one writes no "
+            f"more there: give each its own --out"
+        )
+
+
+def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[str, Any], token: str) -> None:
+    """Write everything into `folder`, the summary last; nothing of an earlier evaluation stays there.
+
+    Until then `summary.json` says that it is under way. Raises UserError where another evaluation has taken the folder
+    over: what is there is the other's then. So everything is written over, and removed, in the version that was there
+    when this one looked whether the folder is still its own.
+    """
+    tables = {PICTURES: scores.per_picture()}
+    if scores.unreadable:
+        ids, reasons = zip(*sorted(scores.unreadable.items()), strict=True)
+        tables[UNREADABLE] = {"id": ids, "reason": reasons}
+        logger.warning("left out %d unreadable pictures, listed in %s", len(ids), join(folder, UNREADABLE))
+    files = {SUMMARY: json.dumps({"state": "under way", "by": token}).encode()}
+    files |= {name: _csv(columns) for name, columns in tables.items()} | _panels(scores)
+    there = [join(WORST, name) for name in storage.list(join(folder, WORST)) if PANEL_NAME.fullmatch(name)]
+    names = dict.fromkeys([*files, *there, UNREADABLE])
+    versions = {name: _version(join(folder, name), storage) for name in names}
+    _check_owner(folder, storage, token)
+    try:
+        for name, data in files.items():
+            storage.write_if_version(join(folder, name), data, versions[name])
+        for name in (name for name in names if name not in files and versions[name]):
+            storage.delete_if_version(join(folder, name), versions[name])
+        version = _version(join(folder, SUMMARY), storage)
+        _check_owner(folder, storage, token)
+        storage.write_if_version(join(folder, SUMMARY), json.dumps(summary, indent=1).encode(), version)
+    except ConflictError as error:
+        raise UserError(f"{error}; another evaluation writes there: give each its own --out") from None
+    for each in (folder, join(folder, WORST)):
+        storage.remove_leftovers(each)
+    logger.info("scores of each picture in %s, the worst in %s", join(folder, PICTURES), join(folder, WORST))
+
+
+def _panels(scores: FoldScores) -> dict[str, bytes]:
+    """Path below the folder -> PNG of the panels of the worst pictures."""
+    panels = scores.panels()
+    files = file_names(panels)
+    return {join(WORST, f"{rank:03d}-{files[id]}.png"): panels[id] for rank, id in enumerate(panels, start=1)}
+
+
+def _version(url: str, storage: Storage) -> str | None:
+    """What `Storage.write_if_version` knows the file by; None where there is none."""
+    try:
+        return storage.read_versioned(url)[1]
+    except FileNotFoundError:
+        return None
+
+
+def _csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(map(cell, row) for row in zip(*columns.values(), strict=True))
+    return text.getvalue().encode(errors="backslashreplace")

@@ -1,0 +1,126 @@
+"""Which version of a data set that grows a job reads: the one that it was begun on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segtrain.config import Recipe, override
+from segtrain.dataset.manifest import Manifest
+from segtrain.dataset.versions import prune
+from segtrain.errors import UserError
+from segtrain.launch import preflight
+from segtrain.launch.data_version import pinned
+from segtrain.prepare.prepare_set import prepare
+from segtrain.runs.networks import recipe_to_score
+from segtrain.storage.files import Storage
+from segtrain.training.checkpoint import Checkpoints, Cursor, facts_of
+from tests.support.small_sources import draw
+
+STORAGE = Storage()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "set")
+
+
+def make(root: str, shade: int) -> Manifest:
+    """The next version of the data set."""
+    return prepare(draw(Path(root).parent / "source", shade), root, parallel=False)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, root: str) -> Recipe:
+    return override(Recipe(), [f"run.storage={tmp_path}", "run.name=test", f"data.root={root}"])
+
+
+def begin(recipe: Recipe) -> None:
+    """Leave what a run has left before its first checkpoint."""
+    STORAGE.write_bytes(f"{recipe.run.folder}/recipe.yaml", pinned(recipe, STORAGE)[0].to_yaml().encode())
+
+
+def train(recipe: Recipe, version: str) -> None:
+    """Leave a checkpoint that was trained on a version, and the recipe as segtrain e885e46 wrote it."""
+    checkpoints = Checkpoints(recipe.run.folder, STORAGE, keep=2)
+    checkpoints.save({"model/0000": np.zeros(1)}, Cursor(step=3), facts_of(recipe, version), recipe)
+    checkpoints.wait()
+
+
+def version_of(recipe: Recipe) -> str | None:
+    return pinned(recipe, STORAGE)[0].data.version
+
+
+def test_a_new_run_begins_on_the_newest_version(recipe: Recipe, root: str) -> None:
+    make(root, 0)
+    newest = make(root, 1)
+    assert pinned(recipe, STORAGE) == (override(recipe, [f"data.version={newest.fingerprint}"]), None)
+
+
+def test_a_run_goes_on_with_its_own_version_and_says_so(recipe: Recipe, root: str) -> None:
+    own = make(root, 0)
+    train(recipe, own.fingerprint)
+    newest = make(root, 1)
+    assert version_of(recipe) == own.fingerprint
+    line = pinned(recipe, STORAGE)[1] or ""
+    assert own.fingerprint in line
+    assert newest.fingerprint in line
+    size = preflight.check_data_set(pinned(recipe, STORAGE)[0], STORAGE)
+    assert size.training_pictures + size.validation_pictures == own.pictures
+
+
+def test_a_run_without_a_checkpoint_goes_on_with_its_own_version_while_there_is_one(recipe: Recipe, root: str) -> None:
+    own = make(root, 0)
+    begin(recipe)
+    newest = make(root, 1)
+    assert version_of(recipe) == own.fingerprint
+    prune(STORAGE, root)
+    assert version_of(recipe) == newest.fingerprint
+
+
+def test_a_run_whose_version_was_pruned_says_how_to_go_on(recipe: Recipe, root: str) -> None:
+    own = make(root, 0)
+    train(recipe, own.fingerprint)
+    newest = make(root, 1)
+    prune(STORAGE, root)
+    with pytest.raises(
+        UserError,
+        match=rf"test was trained on version {own.fingerprint} .* does not have .*run\.name=.* {newest.fingerprint}, "
+        rf"from its weights where train\.init_from={recipe.run.folder} is added",
+    ):
+        pinned(recipe, STORAGE)
+
+
+@pytest.mark.parametrize("member", ["fold-2", "trials/seventh"])
+def test_folds_and_trials_that_are_still_to_come_read_the_version_of_the_others(
+    recipe: Recipe, root: str, member: str
+) -> None:
+    own = make(root, 0)
+    storage, _, name = f"{recipe.run.folder}/{member}".rpartition("/")
+    train(override(recipe, [f"run.storage={storage}", f"run.name={name}"]), own.fingerprint)
+    make(root, 1)
+    assert version_of(recipe) == own.fingerprint
+
+
+def test_a_version_may_be_named(recipe: Recipe, root: str) -> None:
+    older = make(root, 0)
+    newest = make(root, 1)
+    assert version_of(override(recipe, [f"data.version={older.fingerprint}"])) == older.fingerprint
+    with pytest.raises(
+        UserError, match=rf"data\.version: .*has no version {'0' * 16} .*{newest.fingerprint} now; name"
+    ):
+        pinned(override(recipe, [f"data.version={'0' * 16}"]), STORAGE)
+    train(recipe, older.fingerprint)
+    with pytest.raises(UserError, match=r"data\.version: .*trained on version .*; leave data\.version out"):
+        pinned(override(recipe, [f"data.version={newest.fingerprint}"]), STORAGE)
+
+
+def test_the_version_is_no_part_of_what_makes_two_runs_different(recipe: Recipe, root: str) -> None:
+    make(root, 0)
+    assert pinned(recipe, STORAGE)[0].fingerprint() == recipe.fingerprint()
+
+
+def test_networks_are_scored_on_the_newest_version_whatever_they_were_trained_on(recipe: Recipe, root: str) -> None:
+    make(root, 0)
+    begin(recipe)
+    assert recipe_to_score(recipe.run.folder, root, []).data.version is None

@@ -1,0 +1,40 @@
+"""The names in a run's folder stand in one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from segtrain.runs.run_folder import RunFolder
+
+PACKAGE = Path(__file__).parents[2] / "segtrain"
+LABELS = {
+    ("report/coordinates.py", "best"),
+    ("report/run_page.py", "best"),
+    ("report/charts.py", "checkpoints"),
+    ("runs/goodput.py", "checkpoints"),
+}
+"""Words on pages that are no names of files."""
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe.yaml", "metrics.json", "ensemble.json", "best", "checkpoints", "goodput.json", "owner"]
+)
+def test_a_name_in_a_runs_folder_is_a_literal_of_one_module(name: str) -> None:
+    modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if name in _literals(path)}
+    assert {module for module in modules if (module, name) not in LABELS} == {"runs/run_folder.py"}
+
+
+def _literals(path: Path) -> set[str]:
+    """Parts of all texts of a module that could be paths: docstrings are prose, which has spaces."""
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value
+    ]
+    return {part for text in texts for part in text.split("/")}
+
+
+def test_a_bucket_has_the_same_names_as_a_disk() -> None:
+    assert RunFolder("s3://bucket/runs/cars").best_model == "s3://bucket/runs/cars/best/model.keras"
+    assert RunFolder("runs/cars").checkpoints == "runs/cars/checkpoints"
