@@ -98,12 +98,11 @@ class Recipe(Section):
             )
         return self
 
-    def with_workers(self, workers: int | tuple[int, int]) -> "Recipe":
-        """The recipe with another `cluster.workers`."""
-        return self.changed({"cluster.workers": workers})
+    def updated(self, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe with dotted field -> value put in: `recipe.updated({"train.epochs": 5})`.
 
-    def changed(self, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe with dotted field -> value put in, of which what was set and what is a default stay known."""
+        It still knows which fields were set and which are defaults. Raises `UserError` as `from_dict` does.
+        """
         tree = self.as_set()
         put(tree, values)
         return Recipe.checked(tree)

@@ -18,11 +18,6 @@ FOLD_NAME = re.compile(r"fold-\d+")
 TRIALS = "trials"
 
 
-def with_version(recipe: Recipe, version: str) -> Recipe:
-    """The recipe with another `data.version`."""
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"version": version})})
-
-
 def pinned(recipe: Recipe, storage: Storage) -> tuple[Recipe, str | None]:
     """The recipe with `data.version` set, and a line where that is not the newest version of the data set.
 
@@ -60,7 +55,7 @@ def pinned(recipe: Recipe, storage: Storage) -> tuple[Recipe, str | None]:
 
 def _chosen(recipe: Recipe, version: str, newest: str) -> tuple[Recipe, str | None]:
     line = f"data        version {version} of {recipe.data.root}; version {newest} is newer"
-    return with_version(recipe, version), None if version == newest else line
+    return recipe.updated({"data.version": version}), None if version == newest else line
 
 
 def _require(root: str, version: str, folder: str, newest: str, storage: Storage) -> None:

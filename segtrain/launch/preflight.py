@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from segtrain.cluster.offer import Offer, check_shared, counted, needs
 from segtrain.config import Recipe, identity_differences
+from segtrain.config.batch_split import split_of
 from segtrain.dataset.cautions import cautions
 from segtrain.dataset.manifest import read_index, read_manifest
 from segtrain.errors import UserError
 from segtrain.locations import check_given
 from segtrain.memory import Plan, gib, parameters, plan
-from segtrain.pipeline.plan import batch_split
 from segtrain.pipeline.selection import evaluation_selection, training_selection
 from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage
@@ -48,7 +48,7 @@ def absolute(recipe: Recipe) -> Recipe:
     paths = {"data.root": recipe.data.root, "train.init_from": recipe.train.init_from}
     check_given({**paths, "run.storage": recipe.run.storage, "data.node_cache": recipe.data.node_cache})
     absolutes = {field: absolute_path(path) for field, path in paths.items() if path is not None}
-    return recipe.changed({**absolutes, "run.storage": absolute_output("run.storage", recipe.run.storage)})
+    return recipe.updated({**absolutes, "run.storage": absolute_output("run.storage", recipe.run.storage)})
 
 
 def check_data_set(recipe: Recipe, storage: Storage) -> Size:
@@ -124,13 +124,7 @@ def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:
     """What a dry run prints after the recipe."""
     recipe = fitted.recipe
     cluster, train = recipe.cluster, recipe.train
-    split = batch_split(
-        train.global_batch_size,
-        recipe.data.lanes,
-        cluster.max_workers,
-        cluster.replicas_per_worker,
-        train.per_replica_batch_size,
-    )
+    split = split_of(recipe)
     return [
         f"pictures  {size.training_pictures} to train on, {size.validation_pictures} to validate on",
         f"steps     {size.steps_per_epoch} an epoch, {size.steps_per_epoch * train.epochs} in {train.epochs} epochs",

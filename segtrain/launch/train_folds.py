@@ -108,14 +108,14 @@ def _plan(recipe: Recipe, *, extend: bool) -> tuple[Recipe, list[FoldRun]]:
     recipe = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage)).recipe
     manifest = read_manifest(storage, recipe.data.root or "", recipe.data.version)
     folds = [facts.fold for facts in manifest.folds if facts.fold != recipe.data.test_fold]
-    recipe = recipe.changed({"data.fold": folds[0]})  # which fold is named makes no difference
+    recipe = recipe.updated({"data.fold": folds[0]})  # which fold is named makes no difference
     preflight.check_run_folder(recipe, storage, extend=extend)
     return recipe, [_run(_of_fold(recipe, fold), storage, extend=extend) for fold in folds]
 
 
 def _of_fold(recipe: Recipe, fold: int) -> Recipe:
     own = {"data.fold": fold, "run.storage": recipe.run.folder, "run.name": f"fold-{fold}"}
-    return recipe.changed({**own, "folds": "one"})
+    return recipe.updated({**own, "folds": "one"})
 
 
 def _run(recipe: Recipe, storage: Storage, *, extend: bool) -> FoldRun:
@@ -156,7 +156,7 @@ def _with_batches_of(used: Recipe, recipe: Recipe) -> Recipe:
         "train.per_replica_batch_size": used.train.per_replica_batch_size,
         "evaluation.batch_size": used.evaluation.batch_size,
     }
-    return recipe.changed(batches)
+    return recipe.updated(batches)
 
 
 def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:

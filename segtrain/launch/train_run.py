@@ -291,7 +291,7 @@ class _Attempts:
 
     def _fitted(self, workers: int) -> Recipe:
         """The recipe for so many workers: fewer of them have larger shares, which must fit their devices too."""
-        return preflight.fit_devices(self.recipe.with_workers(workers), self._size).recipe
+        return preflight.fit_devices(self.recipe.updated({"cluster.workers": workers}), self._size).recipe
 
     def _start_within_s(self, recipe: Recipe) -> float:
         left_s = max(self._wait_until - time.monotonic(), 1.0)
@@ -316,7 +316,7 @@ class _Attempts:
         shortage = next((cause for cause in causes.values() if isinstance(cause, DeviceMemoryError)), None)
         if shortage is not None:
             smaller, change = with_smaller_batch(recipe, shortage.headline, scoring=shortage.scoring)
-            self.recipe = smaller.with_workers(self.recipe.cluster.workers)
+            self.recipe = smaller.updated({"cluster.workers": self.recipe.cluster.workers})
             return f"{change}; restarting from the last checkpoint"
         if _could_not_start(error) or any(map(_is_final, causes.values())):
             raise plain(error, recipe, told) from None

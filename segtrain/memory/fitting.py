@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segtrain.config import Recipe, UNetConfig
+from segtrain.config.batch_split import split_of
 from segtrain.errors import UserError
 from segtrain.memory.footprint import Footprint, inference_footprint, kernels_of, training_footprint
-from segtrain.pipeline.plan import batch_split, slots_per_worker
 
 HEADROOM = 0.1
 """Part of a device that stays free: predictions are not exact, and allocators leave gaps."""
@@ -96,15 +96,10 @@ def _largest_crop(recipe: Recipe, room: int, picture: tuple[int, int] | None) ->
 
 def _splits(recipe: Recipe) -> list[tuple[int, int]]:
     """(pictures at once, passes), from what the recipe asks for down to one picture at once."""
-    train, cluster = recipe.train, recipe.cluster
-    replicas = cluster.replicas_per_worker
-    share = -(-slots_per_worker(train.global_batch_size, recipe.data.lanes, cluster.max_workers) // replicas)
-    most = min(share, train.per_replica_batch_size or share)
-    splits = []
-    for at_once in range(most, 0, -1):
-        split = batch_split(train.global_batch_size, recipe.data.lanes, cluster.max_workers, replicas, at_once)
-        splits.append((split.per_replica, split.accumulation))
-    return list(dict.fromkeys(splits))
+    share = -(-split_of(recipe).slots // recipe.cluster.replicas_per_worker)
+    most = min(share, recipe.train.per_replica_batch_size or share)
+    splits = (split_of(recipe, at_once) for at_once in range(most, 0, -1))
+    return list(dict.fromkeys((split.per_replica, split.accumulation) for split in splits))
 
 
 def _rematerialize(recipe: Recipe) -> list[bool]:
@@ -162,7 +157,7 @@ def _with(recipe: Recipe, choice: _Choice, evaluation_batch: int) -> Recipe:
     }
     if (choice.height, choice.width) != (recipe.data.height, recipe.data.width):
         changes |= {"data.fit": "crop", "data.height": choice.height, "data.width": choice.width}
-    return recipe.changed(changes)
+    return recipe.updated(changes)
 
 
 def _reasons(recipe: Recipe, first: _Choice, choice: _Choice, room: int) -> Iterator[str]:

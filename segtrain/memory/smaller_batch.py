@@ -1,8 +1,8 @@
 """What follows when a device ran out of memory after all: half as many pictures at once."""
 
-from segtrain.config import Recipe, override
+from segtrain.config import Recipe
+from segtrain.config.batch_split import split_of
 from segtrain.errors import UserError
-from segtrain.pipeline.plan import BatchSplit, batch_split
 
 
 def with_smaller_batch(recipe: Recipe, headline: str, *, scoring: bool) -> tuple[Recipe, str]:
@@ -17,14 +17,14 @@ def with_smaller_batch(recipe: Recipe, headline: str, *, scoring: bool) -> tuple
         pictures = recipe.evaluation.batch_size
         if pictures == 1:
             raise UserError(_too_large_to_score(recipe, shortage))
-        smaller = override(recipe, [f"evaluation.batch_size={pictures // 2}"])
+        smaller = recipe.updated({"evaluation.batch_size": pictures // 2})
         return smaller, f"{shortage}; scoring with evaluation.batch_size={pictures // 2} instead of {pictures}"
-    before = _split(recipe)
+    before = split_of(recipe)
     if before.per_replica == 1:
         raise UserError(_too_large_to_train(recipe, shortage))
     # Rounded up: 5 pictures become 3 and 2, in twice the passes and not in three times.
-    smaller = override(recipe, [f"train.per_replica_batch_size={-(-before.per_replica // 2)}"])
-    after = _split(smaller)
+    smaller = recipe.updated({"train.per_replica_batch_size": -(-before.per_replica // 2)})
+    after = split_of(smaller)
     line = (
         f"{shortage}; from now on {after.accumulation} x {after.per_replica} pictures a replica instead of "
         f"{before.accumulation} x {before.per_replica} (train.per_replica_batch_size={after.per_replica})"
@@ -32,17 +32,6 @@ def with_smaller_batch(recipe: Recipe, headline: str, *, scoring: bool) -> tuple
     if recipe.model.kind == "unet" and recipe.model.norm in ("batch", "synchronized"):
         line += ", and batch norm averages over fewer"
     return smaller, line
-
-
-def _split(recipe: Recipe) -> BatchSplit:
-    cluster, train = recipe.cluster, recipe.train
-    return batch_split(
-        train.global_batch_size,
-        recipe.data.lanes,
-        cluster.max_workers,
-        cluster.replicas_per_worker,
-        train.per_replica_batch_size,
-    )
 
 
 def _too_large_to_train(recipe: Recipe, shortage: str) -> str:

@@ -12,7 +12,6 @@ window can be drawn on its own: an epoch takes O(row groups) memory, and resumin
 
 import hashlib
 import heapq
-import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,18 +36,6 @@ class RowGroupTable:
     def __post_init__(self) -> None:
         assert self.rows.shape == self.bytes.shape
         assert (self.rows > 0).all(), "a row group without a sample has no place in the plan"
-
-
-@dataclass(frozen=True)
-class BatchSplit:
-    """How a worker's share of the global batch lies on its replicas; the same for every worker and step."""
-
-    per_replica: int
-    """Pictures a replica holds at once."""
-    accumulation: int
-    """Passes over `per_replica` pictures in one step."""
-    slots: int
-    """Largest share of a worker; `per_replica * accumulation * replicas` is at least this."""
 
 
 class EpochPlan:
@@ -251,32 +238,6 @@ def _longest_chain(x: Int64, y: Int64) -> list[tuple[int, int]]:
         chain.append(points[number])
         number = before[number]
     return chain[::-1]
-
-
-def slots_per_worker(global_batch_size: int, lanes: int, workers: int) -> int:
-    """The largest share of a global batch that any worker gets at any step of a long epoch."""
-    assert 1 <= workers <= lanes
-    rounds, rest = divmod(global_batch_size, lanes)
-    owners = np.arange(2 * lanes) % lanes % workers
-    whole_rounds = rounds * np.bincount(owners[:lanes])
-    # Batch t starts at lane t * B mod lanes, which takes every multiple of gcd(B, lanes).
-    starts = range(0, lanes, math.gcd(global_batch_size, lanes))
-    shares = (whole_rounds + np.bincount(owners[first : first + rest], minlength=workers) for first in starts)
-    return max(int(share.max()) for share in shares)
-
-
-def batch_split(
-    global_batch_size: int, lanes: int, workers: int, replicas_per_worker: int, per_replica_batch_size: int | None
-) -> BatchSplit:
-    """The smallest static shape that holds any worker's share on its replicas.
-
-    At most `per_replica_batch_size` pictures (all of the share where it is None) lie on a replica at once; the rest
-    is accumulated, in passes as equal as they can be.
-    """
-    slots = slots_per_worker(global_batch_size, lanes, workers)
-    share = -(-slots // replicas_per_worker)
-    accumulation = -(-share // (per_replica_batch_size or share))
-    return BatchSplit(per_replica=-(-share // accumulation), accumulation=accumulation, slots=slots)
 
 
 def sample_key(sample_id: str) -> int:

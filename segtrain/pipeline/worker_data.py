@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from segtrain.config import DataConfig, Recipe
+from segtrain.config.batch_split import BatchSplit
 from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.node_cache import NodeCache
 from segtrain.dataset.reader import ReadCounts, RowGroupReader
@@ -23,7 +24,7 @@ from segtrain.pipeline.augment import Draws, crop_corner, draw_augmentation
 from segtrain.pipeline.batches import DecodedPicture, EvaluationBatch, ReplicaBatch, Scene, StepBatch, blank, stack
 from segtrain.pipeline.decode import decode_mask, decode_picture, decode_window
 from segtrain.pipeline.loader import Loader
-from segtrain.pipeline.plan import BatchSplit, EpochPlan, Sample, sample_key
+from segtrain.pipeline.plan import EpochPlan, Sample, sample_key
 from segtrain.pipeline.prefetch import Prefetch
 from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead
 from segtrain.pipeline.selection import Selection, evaluation_selection, training_selection

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from segtrain.config import Axis, CosineSchedule, Recipe, TuneConfig
+from segtrain.config import Axis, CosineSchedule, Recipe
 from segtrain.runs.trials import Trial
 from segtrain.storage.csv_cells import cell
 from segtrain.storage.files import is_remote, join
@@ -87,15 +87,10 @@ def best_recipe(recipe: Recipe, trial: Trial, *, name: str, storage: str) -> Rec
     `recipe` is the trial's own, as resolved in its folder; `trial` has trained for at least an epoch. The run goes on
     for as many epochs as the trial did, on the cosine that the trial was on, and is called `<storage>/<name>`.
     """
-    schedule = recipe.schedule
-    if isinstance(schedule, CosineSchedule) and schedule.horizon_epochs is None:
-        schedule = schedule.model_copy(update={"horizon_epochs": recipe.train.epochs})
-    tree = recipe.to_dict()
-    tree["train"]["epochs"] = trial.epochs
-    tree["schedule"] = schedule.model_dump(mode="json")
-    tree["tune"] = TuneConfig().model_dump(mode="json")
-    tree["run"] |= {"name": name, "storage": storage}
-    return Recipe.from_dict(tree)
+    values: dict[str, Any] = {"train.epochs": trial.epochs, "tune": {}, "run.name": name, "run.storage": storage}
+    if isinstance(recipe.schedule, CosineSchedule) and recipe.schedule.horizon_epochs is None:
+        values["schedule.horizon_epochs"] = recipe.train.epochs
+    return recipe.updated(values)
 
 
 def best_yaml(recipe: Recipe, trial: Trial, sweep: str, *, name: str, storage: str) -> str:

@@ -23,7 +23,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
     fold = recipe.data.test_fold if len(recipes) > 1 and recipe.data.test_fold is not None else recipe.data.fold
     data = {"data.root": dataset, "data.version": None, "data.fold": fold, "data.test_fold": None}
     here = {"cluster": ClusterConfig().model_dump(), "folds": "one", "inference.trust_saved_model": False}
-    return override(recipe.changed({**data, **here}), overrides)
+    return override(recipe.updated({**data, **here}), overrides)
 
 
 def check_networks(source: str, storage: Storage) -> None:

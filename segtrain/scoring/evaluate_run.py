@@ -91,9 +91,8 @@ def _absolute(recipe: Recipe, source: str) -> tuple[Recipe, str]:
     """Recipe and source with absolute local paths, because workers run in other folders."""
     if recipe.data.root is None:
         raise UserError("data.root is not set; give the data set to score on")
-    data = recipe.data.model_copy(update={"root": absolute_path(recipe.data.root)})
     parts = (absolute_path(part.strip()) for part in source.split(","))
-    return recipe.model_copy(update={"data": data}), ",".join(parts)
+    return recipe.updated({"data.root": absolute_path(recipe.data.root)}), ",".join(parts)
 
 
 def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: Storage) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from segtrain.config import Axis, Recipe, TuneConfig
+from segtrain.config import Axis, Recipe
 from segtrain.config.kinds import put
 from segtrain.errors import UserError
 from segtrain.runs.trials import short_name, short_value
@@ -63,7 +63,7 @@ def _check_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> None:
 def _with_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> Recipe:
     """The recipe with one axis put in, where its conditions hold."""
     holding = {field: wanted[0] if isinstance(wanted, list | tuple) else wanted for field, wanted in axis.when.items()}
-    return recipe.changed(holding | _values(name, value))
+    return recipe.updated(holding | _values(name, value))
 
 
 def dropped(recipe: Recipe) -> list[str]:
@@ -93,12 +93,12 @@ def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
     Raises UserError where the values of the point do not go together.
     """
     values = {field: value for name, one in point.items() for field, value in _values(name, one).items()}
-    return recipe.changed(values | {"tune": TuneConfig().model_dump(mode="json")})
+    return recipe.updated(values | {"tune": {}})
 
 
 def taken_up(recipe: Recipe, earlier: Recipe) -> Recipe:
     """The recipe of a trial that an earlier attempt began: it computes what it did, whatever its point means today."""
-    return recipe.computing(earlier).changed({"tune": TuneConfig().model_dump(mode="json")})
+    return recipe.computing(earlier).updated({"tune": {}})
 
 
 def choose(recipe: Recipe, pick: Callable[[str, Axis], Any]) -> Point:
@@ -117,7 +117,7 @@ def choose(recipe: Recipe, pick: Callable[[str, Axis], Any]) -> Point:
 def _resolved(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's tree with values put in, and the defaults of sections that are put in whole."""
     try:
-        return recipe.changed(values).to_dict()
+        return recipe.updated(values).to_dict()
     except UserError:  # values of axes to come may mend it; `recipe_at` says if they do not
         tree = recipe.to_dict()
         put(tree, values)

@@ -257,7 +257,7 @@ class _Driver:
             settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
             earlier = self._record.recipe_of(number)
             made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
-            recipe, _ = pinned(made.changed({**own, **settings}), self._storage)
+            recipe, _ = pinned(made.updated({**own, **settings}), self._storage)
             fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
         except UserError as error:
             return Verdict(None, str(error))

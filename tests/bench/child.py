@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from segtrain.config.batch_split import batch_split
 from segtrain.dataset.manifest import read_manifest
-from segtrain.pipeline.plan import batch_split
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.storage.files import Storage
 from tests.bench import other_readers

@@ -7,10 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from segtrain.config import Recipe
+from segtrain.config.batch_split import batch_split
 from segtrain.dataset.manifest import read_manifest
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
-from segtrain.pipeline.plan import batch_split
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.storage.files import Storage
 from tests.bench.measuring import Batch, Measured, consume, from_start, steady

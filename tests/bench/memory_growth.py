@@ -118,8 +118,8 @@ def _table(found: Mapping[str, Sequence[Memory]], epochs: int) -> Table:
 def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     """Read memory after each of `epochs` epochs, each of training and of evaluation."""
     from segtrain.config import Recipe
+    from segtrain.config.batch_split import batch_split
     from segtrain.dataset.manifest import read_manifest
-    from segtrain.pipeline.plan import batch_split
     from segtrain.pipeline.worker_data import EvaluationData, TrainingData
     from segtrain.storage.files import Storage
     from tests.bench.measuring import touch

@@ -92,7 +92,7 @@ def test_a_default_of_one_kind_never_becomes_a_setting_of_another(tmp_path: Path
 def test_a_default_that_was_written_down_is_a_setting(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("optimizer: {learning_rate: 1e-3}\n")
     assert load_recipe(tmp_path / "r.yaml", ["optimizer.kind=sgd"]).optimizer == SGDConfig(learning_rate=1e-3)
-    recipe = absolute(load_recipe(tmp_path / "r.yaml")).with_workers(2)
+    recipe = absolute(load_recipe(tmp_path / "r.yaml")).updated({"cluster.workers": 2})
     assert override(recipe, ["optimizer.kind=sgd"]).optimizer == SGDConfig(learning_rate=1e-3)
 
 
@@ -103,7 +103,7 @@ def test_a_recorded_recipe_keeps_what_differs_from_its_kind(warm: Path) -> None:
 
 
 def test_other_changes_on_the_way_turn_no_default_into_a_setting(warm: Path) -> None:
-    recipe = absolute(load_recipe(warm, ["data.root=x"])).with_workers(2)
+    recipe = absolute(load_recipe(warm, ["data.root=x"])).updated({"cluster.workers": 2})
     assert override(recipe, ["model.kind=fcn", "optimizer.kind=rmsprop"]).model == FCNConfig()
     assert recorded(recipe.to_yaml()) == recipe == Recipe.from_dict(recipe.to_dict())
 
@@ -127,7 +127,7 @@ class TestAxes:
             "schedule.kind": {"choice": ["plateau"]},
         }
         recipe = load_recipe(warm)
-        return recipe.changed({"tune.space": {}}).changed({"tune": {"space": axes, "search": "grid"}})
+        return recipe.updated({"tune.space": {}}).updated({"tune": {"space": axes, "search": "grid"}})
 
     def test_what_the_recipe_set_stays_and_an_axis_adds_to_it(self, warm: Path) -> None:
         recipe = self.searching(warm)
@@ -140,12 +140,12 @@ class TestAxes:
         assert {one.schedule for one in made} == {PlateauSchedule(warmup_epochs=2)}
 
     def test_a_default_does_not_carry_over(self) -> None:
-        recipe = Recipe().changed({"tune": {"space": {"optimizer.kind": {"choice": ["sgd"]}}}})
+        recipe = Recipe().updated({"tune": {"space": {"optimizer.kind": {"choice": ["sgd"]}}}})
         assert space.recipe_at(absolute(recipe), {"optimizer.kind": "sgd"}).optimizer == SGDConfig()
 
     def test_the_order_of_axes_does_not_matter(self) -> None:
         point = {"optimizer.learning_rate": 0.5, "model.filters": 4, "optimizer.kind": "sgd", "model.kind": "fcn"}
-        recipe = Recipe().changed({"tune": {"space": {name: {"choice": [one]} for name, one in point.items()}}})
+        recipe = Recipe().updated({"tune": {"space": {name: {"choice": [one]} for name, one in point.items()}}})
         for order in itertools.permutations(point.items()):
             made = space.recipe_at(recipe, dict(order))
             assert (made.optimizer, made.model) == (SGDConfig(learning_rate=0.5), FCNConfig(filters=4))

@@ -179,7 +179,7 @@ def test_workers_are_a_number_or_a_range(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "r.yaml").cluster.workers == (2, 8)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
-    five = recipe.with_workers(5)
+    five = recipe.updated({"cluster.workers": 5})
     assert (five.cluster.min_workers, five.cluster.max_workers) == (5, 5)
     assert not identity_differences(recipe, five)
 

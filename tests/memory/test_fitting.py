@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import Recipe, override
+from segtrain.config.batch_split import batch_split
 from segtrain.errors import UserError
 from segtrain.memory import plan
 from segtrain.memory.fitting import HEADROOM
-from segtrain.pipeline.plan import batch_split
 
 GIB = 2**30
 WHOLE = (1280, 1918)

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from segtrain.config import DataConfig
+from segtrain.config.batch_split import BatchSplit, batch_split
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.errors import StorageError, UserError
 from segtrain.pipeline.batches import StepBatch
-from segtrain.pipeline.plan import BatchSplit, batch_split, sample_key
+from segtrain.pipeline.plan import sample_key
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData, batches_ahead
 from segtrain.storage.files import Storage
 

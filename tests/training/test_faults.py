@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from segtrain.config import Recipe, override
+from segtrain.config.batch_split import batch_split
 from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, StorageError
-from segtrain.pipeline.plan import batch_split
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import Driver, Progress, World
 from segtrain.storage.files import Storage, join

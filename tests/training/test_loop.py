@@ -16,9 +16,9 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import Recipe, load_recipe, override
+from segtrain.config.batch_split import batch_split
 from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, UserError
-from segtrain.pipeline.plan import batch_split
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import Driver, Left, Progress, World
 from segtrain.storage.files import Storage

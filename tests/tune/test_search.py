@@ -68,7 +68,7 @@ def test_no_more_are_given_than_may_run_at_once(tmp_path: Path) -> None:
 
 def test_a_trial_that_was_recorded_keeps_its_recipe_whatever_its_point_means_today(tmp_path: Path) -> None:
     axes = {"optimizer.kind": {"choice": ["adamw"]}}
-    recipe = override(Recipe(), ["optimizer.learning_rate=2e-3", "data.root=moved"]).changed({"tune": {"space": axes}})
+    recipe = override(Recipe(), ["optimizer.learning_rate=2e-3", "data.root=moved"]).updated({"tune": {"space": axes}})
     search = searcher(recipe, tmp_path)
     config = search.suggest("a")
     assert isinstance(config, dict)
