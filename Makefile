@@ -14,7 +14,7 @@ DEMO := demo
 RECIPE := jobs/recipes/quickstart.yaml
 CUDA_LOCK := infra/docker/cuda.lock
 
-.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step bench-report bench-survival bench-scaling chromium lint types contracts format lock clean
+.PHONY: help setup demo test test-all bench bench-input bench-memory bench-step bench-report bench-survival bench-scaling chromium lint types contracts format docs lock clean
 
 help:
 	@echo 'make demo       draw cars, train on them through Ray, score them: five to seven minutes on 2 cores'
@@ -27,8 +27,9 @@ help:
 	@echo 'make bench-survival   what checkpoints, watchdog and goodput record cost while nothing goes wrong'
 	@echo 'make bench-scaling   a model of step times on 1 to 512 GPUs, beside published figures'
 	@echo 'make chromium   the browser that tests of the report open, where root and apt-get are there'
-	@echo 'make lint types contracts   ruff, mypy, import-linter'
+	@echo 'make lint types contracts   ruff and links in Markdown, mypy, import-linter'
 	@echo 'make format     let ruff mend what it can'
+	@echo 'make docs       write docs/settings.md from the docstrings of the settings'
 	@echo 'make lock       resolve requirements.lock again, keeping what still fits'
 	@echo 'make clean      remove .venv, caches and the demo'
 
@@ -90,6 +91,7 @@ bench-step: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/rumdl check .
 
 types: $(READY)
 	$(BIN)/mypy segtrain jobs
@@ -100,6 +102,9 @@ contracts: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python docs/write_settings.py
 
 lock: $(READY)
 	$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check uv
