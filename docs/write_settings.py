@@ -72,7 +72,7 @@ def _value(facts: dict[str, Any]) -> str:
     if facts["type"] == "array":
         items = facts.get("prefixItems")
         return f"{len(items)} values" if items else f"list of {_value(facts['items'])}" if facts["items"] else "list"
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
+    words = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`"}
     return words.get(facts["type"], "mapping") + _bounds(facts)
 
 
