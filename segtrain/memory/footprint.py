@@ -40,7 +40,7 @@ class Footprint:
 
 
 def parameters(model: Model, channels: int = CHANNELS) -> int:
-    """Trainable parameters of the network that `segtrain.models.build_model(model)` builds."""
+    """Trainable parameters of the network that `segtrain.models.build.build_model(model)` builds."""
     return network(model, batch=1, height=8, width=8, channels=channels, precision="float32", kernels=DNN).trainable
 
 
@@ -115,7 +115,6 @@ def _loss(net: OperationList, masks: Tensor) -> Operation:
     probability = Tensor("probability", masks.batch, masks.height, masks.width, 1, masks.itemsize)
     scratch = MASK_MAPS * masks.bytes
     return Operation(
-        "loss",
         (net.logits,),
         Tensor("loss", 1, 1, 1, 1, masks.itemsize),
         keeps=(net.logits, masks, probability),

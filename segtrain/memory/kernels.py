@@ -6,7 +6,6 @@ from segtrain.process import onednn
 
 EIGEN_TARGET_BYTES = 30 * 2**20
 """Of patches: TensorFlow lays out pictures together until they are so much (`conv_grad_filter_ops.cc`)."""
-INDEX_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,6 @@ class Convolution:
     window: int
     """Pixels that each output looks at: 9 for 3x3."""
     itemsize: int
-
-    @property
-    def output_elements(self) -> int:
-        return self.batch * self.output_pixels * self.output_channels
 
 
 @dataclass(frozen=True)
@@ -43,16 +38,11 @@ class Kernels:
     def forward(self, convolution: Convolution) -> int:
         """Bytes beside the output; the CPU's own kernels add half precision up in float32."""
         if self.lays_out_patches and convolution.itemsize == 2:
-            return convolution.output_elements * 4
+            return convolution.batch * convolution.output_pixels * convolution.output_channels * 4
         return 0
 
-    def to_weights(self, convolution: Convolution) -> int:
-        return self._patches(convolution)
-
-    def to_input(self, convolution: Convolution) -> int:
-        return self._patches(convolution)
-
-    def _patches(self, convolution: Convolution) -> int:
+    def gradient(self, convolution: Convolution) -> int:
+        """Bytes beside the gradient of the weights; beside that of the input they are the same."""
         if not self.lays_out_patches:
             return 0
         window = convolution.window * convolution.input_channels
@@ -60,10 +50,6 @@ class Kernels:
         unit = (pixels * (window + channels) + window * channels) * itemsize
         together = min(convolution.batch, -(-EIGEN_TARGET_BYTES // unit))
         return together * pixels * window * itemsize
-
-    def max_pool_to_input(self, pooled: int, itemsize: int) -> int:
-        """The maxima again, and where each of them was."""
-        return pooled * (itemsize + INDEX_BYTES)
 
 
 EIGEN = Kernels(lays_out_patches=True, gaps=0.0, forward_gaps=0.0)

@@ -70,7 +70,7 @@ class Pass:
         """
         parts = [
             (rematerialize and block is not None, list(part))
-            for block, part in groupby(self._operations, key=lambda operation: operation.block)
+            for block, part in groupby(self._operations, key=lambda operation: operation.part)
         ]
         kept: Counter[Tensor] = Counter()
         for again, part in parts:
@@ -101,7 +101,7 @@ class Pass:
                 self._release(read)
             self._hold({(x, number): uses[x] + kept[x] or 1 for x in fresh})
             made |= fresh
-            self._look(operation.name, operation.forward_scratch)
+            self._look(operation.output.name, operation.forward_scratch)
             if not operation.in_place:
                 self._release(read)
             self._release((x, number) for x in unused)
@@ -112,7 +112,7 @@ class Pass:
         targets = () if operation.stops_gradient else operation.inputs
         made = 0 if operation.in_place else sum(x.bytes for x in targets)
         self._gradients += operation.trainable * self._gradient_bytes
-        self._look(f"gradient of {operation.name}", coming + made + operation.backward_scratch)
+        self._look(f"gradient of {operation.output.name}", coming + made + operation.backward_scratch)
         # A second gradient of the same tensor is added to the first.
         self._towards |= {x: x.bytes for x in targets}
         if not operation.late:

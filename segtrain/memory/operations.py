@@ -1,14 +1,32 @@
 """A network as a list of operations: what each reads and makes, what its gradient needs again, and its scratch space.
 
-The lists follow `segtrain/models/` layer by layer; tests compare parameters and shapes with the built layers.
+The layers are those of `segtrain.models.layer_list`, from which the Keras models are built too.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from segtrain.config import FCNConfig, Model, UNetConfig
+from segtrain.config import Model
 from segtrain.memory.kernels import Convolution, Kernels
+from segtrain.models.layer_list import (
+    PICTURE,
+    AddUp,
+    Convolve,
+    CropBack,
+    DropOut,
+    LayerRecord,
+    MakeLogits,
+    NormalizeBatch,
+    NormalizeGroups,
+    Pad,
+    PoolMax,
+    Rectify,
+    RepeatPixels,
+    layer_list,
+)
 
 MASK_BYTES = 1
+INDEX_BYTES = 8
 FLOAT32 = 4
 
 
@@ -41,7 +59,6 @@ class Tensor:
 class Operation:
     """One step of the forward pass, usually a layer, with what its gradient takes."""
 
-    name: str
     inputs: tuple[Tensor, ...]
     output: Tensor
     keeps: tuple[Tensor, ...] = ()
@@ -60,8 +77,8 @@ class Operation:
     """No gradient goes on to its inputs: they are pictures."""
     late: bool = False
     """The gradient of its weights takes about as long as that of its input, and nothing waits for it."""
-    block: str | None = None
-    """What is recomputed as one under rematerialization."""
+    part: str | None = None
+    """What is computed again as one under rematerialization."""
 
 
 @dataclass
@@ -85,7 +102,7 @@ class OperationList:
 
 @dataclass
 class _Writer:
-    """Adds operations one after another; every method returns the tensor that the layer makes."""
+    """Adds operations one after another; every method returns the tensor that is made last."""
 
     kernels: Kernels
     itemsize: int
@@ -93,69 +110,85 @@ class _Writer:
     wide: int
     """Bytes of a float where half precision does not do: of variables, logits and statistics."""
     operations: list[Operation] = field(default_factory=list)
-    block: str | None = None
+    part: str | None = None
+    """Of the operations that are added next."""
 
-    def add(self, name: str, inputs: tuple[Tensor, ...], output: Tensor, **facts: object) -> Tensor:
-        operation = Operation(name, inputs, output, block=self.block, **facts)  # type: ignore[arg-type]
-        self.operations.append(operation)
+    def apply(self, layer: LayerRecord, inputs: tuple[Tensor, ...]) -> Tensor:
+        """What a layer makes of its inputs; it may take several operations, or none."""
+        x, name = inputs[0], layer.name
+        like = replace(x, name=name)
+        match layer.kind:
+            case Pad(multiple):
+                return self.pad(x, multiple)
+            case Convolve() as kind:
+                output = self.convolution(inputs, kind, name)
+                return self.relu(output, f"{name}_relu") if kind.relu else output
+            case NormalizeBatch():
+                return self.batch_norm(x, name)
+            case NormalizeGroups():
+                return self.group_norm(x, name)
+            case Rectify():
+                return self.relu(x, name)
+            case AddUp():
+                return self.add(inputs, like, in_place=True)
+            case DropOut():
+                # The mask is kept; it is drawn in float32, a picture at a time.
+                mask = replace(x, name=f"{name}_mask", itemsize=MASK_BYTES)
+                return self.add(inputs, like, keeps=(mask,), forward_scratch=3 * FLOAT32 * x.elements // x.batch)
+            case PoolMax():
+                output = replace(like, height=x.height // 2, width=x.width // 2)
+                # On the way back the maxima are found again, and where each of them was.
+                scratch = output.elements * (output.itemsize + INDEX_BYTES)
+                return self.add(inputs, output, keeps=(x, output), backward_scratch=scratch)
+            case RepeatPixels():
+                return self.add(inputs, replace(like, height=2 * x.height, width=2 * x.width))
+            case MakeLogits():
+                if self.itemsize < self.wide:
+                    x = self.add(inputs, replace(x, name="logits_cast", itemsize=self.wide))
+                return self.convolution((x,), Convolve(1, size=1), name)
+            case CropBack():
+                height, width = inputs[1].height, inputs[1].width
+                cut = (x.height, x.width) != (height, width)
+                return self.add((x,), replace(like, height=height, width=width)) if cut else x
+        raise TypeError(f"{name}: segtrain.memory.operations has no bytes for {type(layer.kind).__name__}")
+
+    def add(self, inputs: tuple[Tensor, ...], output: Tensor, **facts: Any) -> Tensor:
+        self.operations.append(Operation(inputs, output, part=self.part, **facts))
         return output
-
-    def like(self, x: Tensor, name: str, **changes: int) -> Tensor:
-        facts = {"height": x.height, "width": x.width, "channels": x.channels, "itemsize": x.itemsize, **changes}
-        return Tensor(name, x.batch, **facts)
 
     def pad(self, picture: Tensor, multiple: int) -> Tensor:
         """Cast to the network's precision, then mirrored rows, then mirrored columns, each of them a copy."""
+        height, width = (-(-size // multiple) * multiple for size in (picture.height, picture.width))
         x = picture
-        if self.itemsize < x.itemsize:
-            x = self.add("cast", (x,), self.like(x, "cast", itemsize=self.itemsize), stops_gradient=True)
-        height, width = (-(-size // multiple) * multiple for size in (x.height, x.width))
-        if height != x.height:
-            x = self.add("pad", (x,), self.like(x, "pad", height=height), stops_gradient=True)
-        if width != x.width:
-            x = self.add("pad", (x,), self.like(x, "pad", width=width), stops_gradient=True)
+        for change in ({"itemsize": self.itemsize}, {"height": height}, {"width": width}):
+            changed = replace(x, name="pad", **change)
+            if changed.bytes != x.bytes:
+                x = self.add((x,), changed, stops_gradient=True)
         return x
 
-    def convolution(
-        self, x: Tensor, filters: int, name: str, *, size: int = 3, strides: int = 1, transposed: bool = False
-    ) -> Tensor:
-        """With its bias, which is added in place."""
+    def convolution(self, inputs: tuple[Tensor, ...], kind: Convolve, name: str) -> Tensor:
+        """With its bias, which is added in place; of several inputs it is the sum of a convolution of each."""
+        x, kernels = inputs[0], self.kernels
         sides = (x.height, x.width)
-        height, width = (side * strides if transposed else -(-side // strides) for side in sides)
-        output = self.like(x, name, height=height, width=width, channels=filters)
-        first = not self.operations or self.operations[-1].stops_gradient
-        shape = _shape(x, output, size, transposed)
-        to_output, to_input = self.kernels.forward(shape), self.kernels.to_input(shape)
-        if transposed:
+        height, width = (side * kind.strides if kind.transposed else -(-side // kind.strides) for side in sides)
+        output = replace(x, name=name, height=height, width=width, channels=kind.filters)
+        shapes = [_shape(x, output, kind) for x in inputs]
+        to_output, to_input = kernels.forward, kernels.gradient
+        if kind.transposed:
             to_output, to_input = to_input, to_output
+        first = not self.operations or self.operations[-1].stops_gradient
+        gradients = [kernels.gradient] if first else [kernels.gradient, to_input]
+        scratch = sorted(gradient(shape) for shape in shapes for gradient in gradients)
+        second = output.bytes if len(inputs) > 1 else 0
         return self.add(
-            name,
-            (x,),
+            inputs,
             output,
-            keeps=(x,),
-            trainable=size * size * x.channels * filters + filters,
-            forward_scratch=to_output,
-            backward_scratch=self.kernels.to_weights(shape) + (0 if first else to_input),
-            late=True,
-            stops_gradient=first,
-        )
-
-    def joined_convolution(self, parts: tuple[Tensor, ...], filters: int, name: str, *, size: int = 3) -> Tensor:
-        """Of several tensors as if they were joined along the channels: the sum of a convolution of each."""
-        output = self.like(parts[0], name, channels=filters)
-        shapes = [_shape(x, output, size) for x in parts]
-        scratch = sorted(
-            kernel(shape) for shape in shapes for kernel in (self.kernels.to_weights, self.kernels.to_input)
-        )
-        return self.add(
-            name,
-            parts,
-            output,
-            keeps=parts,
-            trainable=size * size * sum(x.channels for x in parts) * filters + filters,
-            forward_scratch=output.bytes + sum(self.kernels.forward(shape) for shape in shapes),
+            keeps=inputs,
+            trainable=(kind.size**2 * sum(x.channels for x in inputs) + 1) * kind.filters,
+            forward_scratch=second + sum(to_output(shape) for shape in shapes),
             backward_scratch=sum(scratch[-2:]),
             late=True,
+            stops_gradient=first,
         )
 
     def batch_norm(self, x: Tensor, name: str) -> Tensor:
@@ -163,156 +196,56 @@ class _Writer:
 
         Half precision is widened for that, and in the gradient; in float64 there is no fused kernel.
         """
-        output = self.like(x, name)
         square = self.wide * x.elements * (2 if x.itemsize < self.wide else 1)
         return self.add(
-            name,
             (x,),
-            output,
+            replace(x, name=name),
             keeps=(x,),
             trainable=2 * x.channels,
             moving=2 * x.channels,
-            forward_scratch=max(0, square - output.bytes),
+            forward_scratch=square - x.bytes,
             backward_scratch=0 if x.itemsize == FLOAT32 else self.wide * x.elements,
         )
 
     def group_norm(self, x: Tensor, name: str) -> Tensor:
         """Keras's computes in float32 at least, out of separate operations; their gradient keeps what they made."""
-        wide = self.like(x, name, itemsize=max(self.wide, FLOAT32))
-        scratch = 2 * wide.bytes
+        wide = replace(x, name=f"{name}_wide", itemsize=max(self.wide, FLOAT32))
         return self.add(
-            name,
             (x,),
-            self.like(x, f"{name}_normalized"),
+            replace(x, name=name),
             keeps=(x, wide) if wide.itemsize > x.itemsize else (x,),
             trainable=2 * x.channels,
-            forward_scratch=scratch,
-            backward_scratch=2 * scratch,
+            forward_scratch=2 * wide.bytes,
+            backward_scratch=4 * wide.bytes,
         )
 
     def relu(self, x: Tensor, name: str) -> Tensor:
-        output = self.like(x, name)
-        return self.add(name, (x,), output, keeps=(output,), in_place=True)
-
-    def dropout(self, x: Tensor, name: str) -> Tensor:
-        """The mask is kept; it is drawn in float32, a picture at a time."""
-        mask = self.like(x, f"{name}_mask", itemsize=MASK_BYTES)
-        drawn = 3 * FLOAT32 * x.elements // x.batch
-        return self.add(name, (x,), self.like(x, name), keeps=(mask,), forward_scratch=drawn)
-
-    def max_pool(self, x: Tensor, name: str) -> Tensor:
-        output = self.like(x, name, height=x.height // 2, width=x.width // 2)
-        scratch = self.kernels.max_pool_to_input(output.elements, output.itemsize)
-        return self.add(name, (x,), output, keeps=(x, output), backward_scratch=scratch)
-
-    def repeat(self, x: Tensor, name: str) -> Tensor:
-        return self.add(name, (x,), self.like(x, name, height=2 * x.height, width=2 * x.width))
-
-    def add_up(self, left: Tensor, right: Tensor, name: str) -> Tensor:
-        return self.add(name, (left, right), self.like(left, name), in_place=True)
-
-    def head(self, x: Tensor, picture: Tensor) -> Tensor:
-        """Logits in the dtype of the variables, cut to the picture's size."""
-        if self.itemsize < self.wide:
-            x = self.add("logits_cast", (x,), self.like(x, "logits_cast", itemsize=self.wide))
-        x = self.convolution(x, 1, "logits", size=1)
-        if (x.height, x.width) == (picture.height, picture.width):
-            return x
-        return self.add("crop", (x,), self.like(x, "crop", height=picture.height, width=picture.width))
+        output = replace(x, name=name)
+        return self.add((x,), output, keeps=(output,), in_place=True)
 
 
 def network(
     config: Model, *, batch: int, height: int, width: int, channels: int, precision: str, kernels: Kernels
 ) -> OperationList:
-    """The operations of the network that `segtrain.models.build_model(config)` builds, for pictures of this size."""
+    """The operations of the network that `build_model(config)` builds, for pictures of this size."""
     half = precision.startswith("mixed_")
     wide = 8 if precision == "float64" else 4
-    picture = Tensor("picture", batch, height, width, channels, wide)
+    picture = Tensor(PICTURE, batch, height, width, channels, wide)
     writer = _Writer(kernels, itemsize=2 if half else wide, wide=wide)
-    build = _fcn if isinstance(config, FCNConfig) else _unet
-    return OperationList(picture, build(config, writer, picture), writer.operations)  # type: ignore[arg-type]
+    made = {PICTURE: picture}
+    for layer in layer_list(config, channels):
+        writer.part = layer.part
+        made[layer.name] = writer.apply(layer, tuple(made[name] for name in layer.inputs))
+    return OperationList(picture, writer.operations[-1].output, writer.operations)
 
 
-def _unet(config: UNetConfig, writer: _Writer, picture: Tensor) -> Tensor:
-    x = writer.pad(picture, 2**config.depth)
-    skips = []
-    for level in range(config.depth):
-        writer.block = f"down{level}"
-        x = _block(config, writer, x, level, f"down{level}")
-        skips.append(x)
-        writer.block = None
-        if config.down == "max_pool":
-            x = writer.max_pool(x, f"down{level}_pool")
-        else:
-            x = writer.convolution(x, x.channels, f"down{level}_strided", strides=2)
-            x = writer.relu(_norm(config, writer, x, f"down{level}_strided_norm"), f"down{level}_strided_relu")
-    writer.block = "bottom"
-    x = _block(config, writer, x, config.depth, "bottom")
-    for level in reversed(range(config.depth)):
-        writer.block = f"up{level}_joined"
-        x = _up(config, writer, x, config.filters * 2**level, f"up{level}")
-        x = _block(config, writer, (skips[level], x), level, f"up{level}")
-    writer.block = None
-    return writer.head(x, picture)
-
-
-def _block(config: UNetConfig, writer: _Writer, x: Tensor | tuple[Tensor, ...], level: int, name: str) -> Tensor:
-    filters = config.filters * 2**level
-    shortcut = x
-    for number in range(1, config.convolutions + 1):
-        x = _convolution(writer, x, filters, f"{name}_conv{number}")
-        x = _norm(config, writer, x, f"{name}_norm{number}")
-        if config.residual and number == config.convolutions:
-            if isinstance(shortcut, tuple) or shortcut.channels != filters:
-                shortcut = _convolution(writer, shortcut, filters, f"{name}_shortcut", size=1)
-            x = writer.add_up(x, shortcut, f"{name}_add")
-        x = writer.relu(x, f"{name}_relu{number}")
-        if name == "up0" and number == 1 and not config.residual and config.convolutions > 1:
-            writer.block = name  # what comes after the first unit at the top is computed again on its own
-    assert isinstance(x, Tensor)
-    rate = config.dropout[level] if isinstance(config.dropout, tuple) else config.dropout
-    return writer.dropout(x, f"{name}_dropout") if rate else x
-
-
-def _convolution(writer: _Writer, x: Tensor | tuple[Tensor, ...], filters: int, name: str, *, size: int = 3) -> Tensor:
-    if isinstance(x, tuple):
-        return writer.joined_convolution(x, filters, name, size=size)
-    return writer.convolution(x, filters, name, size=size)
-
-
-def _norm(config: UNetConfig, writer: _Writer, x: Tensor, name: str) -> Tensor:
-    if config.norm == "none":
-        return x
-    return writer.group_norm(x, name) if config.norm == "group" else writer.batch_norm(x, name)
-
-
-def _up(config: UNetConfig, writer: _Writer, x: Tensor, filters: int, name: str) -> Tensor:
-    if config.up == "resize":
-        return writer.convolution(writer.repeat(x, f"{name}_resize"), filters, f"{name}_resized")
-    size = 3 if config.up == "transpose_3x3" else 2
-    return writer.convolution(x, filters, f"{name}_transpose", size=size, strides=2, transposed=True)
-
-
-def _fcn(config: FCNConfig, writer: _Writer, picture: Tensor) -> Tensor:
-    x = writer.pad(picture, 2**config.depth)
-    for level in range(config.depth):
-        filters = config.filters * 2**level
-        x = writer.relu(writer.convolution(x, filters, f"down{level}_strided", strides=2), f"down{level}_strided_relu")
-        x = writer.relu(writer.convolution(x, filters, f"down{level}_conv"), f"down{level}_conv_relu")
-    for level in reversed(range(config.depth)):
-        filters = config.filters * 2**level
-        for name, strides in ((f"up{level}_conv", 1), (f"up{level}_strided", 2)):
-            x = writer.relu(writer.convolution(x, filters, name, strides=strides, transposed=True), f"{name}_relu")
-    return writer.head(x, picture)
-
-
-def _shape(x: Tensor, output: Tensor, size: int, transposed: bool = False) -> Convolution:
-    narrow, wide = (x, output) if transposed else (output, x)
+def _shape(x: Tensor, output: Tensor, kind: Convolve) -> Convolution:
+    narrow, wide = (x, output) if kind.transposed else (output, x)
     return Convolution(
         batch=x.batch,
         output_pixels=narrow.height * narrow.width,
         output_channels=narrow.channels,
         input_channels=wide.channels,
-        window=size * size,
+        window=kind.size**2,
         itemsize=x.itemsize,
     )

@@ -1,7 +1,7 @@
-"""Pieces that both networks are built from: initial weights, padding and cropping, dropout, the head.
+"""Layers of our own, and initial weights: padding and cropping, a convolution of joined tensors, dropout.
 
 Layers are registered under the package name `segtrain`, so that `keras.models.load_model` reads a saved `.keras` file
-once `segtrain.models` is imported.
+once `segtrain.models.build` is imported.
 """
 
 import hashlib
@@ -43,17 +43,6 @@ def _height_width(x: tf.Tensor) -> tuple[Any, Any]:
     """Height and width of (B, H, W, C): ints where the shape is known while tracing, else int32 scalars."""
     known, traced = x.shape, tf.shape(x)
     return known[1] or traced[1], known[2] or traced[2]
-
-
-def logits_head(x: Any, picture: Any, multiple: int, dtype: keras.DTypePolicy, seed: int) -> Any:
-    """A 1x1 convolution from padded features (B, H', W', any) to logits (B, H, W, 1) of the picture's own size.
-
-    In the dtype of the variables, float32 under mixed precision: half precision would round each logit to three
-    digits, and losses and metrics start from them.
-    """
-    wide = dtype.variable_dtype
-    x = keras.layers.Conv2D(1, 1, kernel_initializer=he_normal(seed, "logits"), dtype=wide, name="logits")(x)
-    return CropLike(multiple, dtype=wide, name="crop")(x, picture)
 
 
 @keras.saving.register_keras_serializable(package="segtrain")

@@ -19,7 +19,7 @@ from segtrain.config.batch_split import batch_split
 from segtrain.dataset.manifest import Manifest, read_manifest
 from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import DataError, TakenOverError, UserError
-from segtrain.models import build_model
+from segtrain.models.build import build_model
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
 from segtrain.runs.ownership import RunClaim, take_run, write_while
 from segtrain.runs.run_folder import MODEL_NAME, RunFolder

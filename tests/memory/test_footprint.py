@@ -120,5 +120,5 @@ def test_more_pixels_never_take_less(
 def test_kernels_that_lay_out_patches_take_the_window_times_the_input() -> None:
     # 640x960 pixels of 32 channels, 3x3, float32: measured 675 MiB on a CPU without oneDNN (TensorFlow 2.21).
     sizes = Convolution(1, output_pixels=640 * 960, output_channels=16, input_channels=32, window=9, itemsize=4)
-    assert EIGEN.to_weights(sizes) == 640 * 960 * 9 * 32 * 4 == 675 * 2**20
-    assert DNN.to_weights(sizes) == 0
+    assert EIGEN.gradient(sizes) == 640 * 960 * 9 * 32 * 4 == 675 * 2**20
+    assert DNN.gradient(sizes) == 0

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score, jaccard_score
 from segtrain.dataset.manifest import read_manifest
 from segtrain.dataset.shards import Row
 from segtrain.metrics import THRESHOLDS
-from segtrain.models import build_model
+from segtrain.models.build import build_model
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.batches import EvaluationBatch
 from segtrain.pipeline.worker_data import EvaluationData
