@@ -20,7 +20,8 @@ from segtrain.inference.stages import Forward
 from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.panels import panel
 from segtrain.pipeline.decode import decode_image
-from segtrain.scoring.fold_scores import Counts, ScoredPictures, ScoringTask, Worst, count_pixels
+from segtrain.score_table import count_picture
+from segtrain.scoring.fold_scores import ScoredPictures, ScoringTask, Worst
 from segtrain.storage.files import Storage
 
 
@@ -51,13 +52,13 @@ class Scorer:
         numbers = dict(zip(task.ids, range(task.first, task.first + len(rows)), strict=True))
         scored = ScoredPictures(self._predictor.threshold, self._predictor.digest)
 
-        def take(finished: Iterable[tuple[Counts, bytes | None]]) -> None:
-            for counts, drawn in finished:
-                scored.counts.append(counts)
+        def take(finished: Iterable[tuple[int, NDArray[np.float64], bytes | None]]) -> None:
+            for number, counts, drawn in finished:
+                scored.counts[number] = counts
                 if drawn is not None:
-                    scored.panels[counts.number] = drawn
+                    scored.panels[number] = drawn
 
-        finishing: Iterable[tuple[Counts, bytes | None]] = ()
+        finishing: Iterable[tuple[int, NDArray[np.float64], bytes | None]] = ()
         for found in self._forward(rows, scored.unreadable):
             take(finishing)  # of the batch before, so that two at most are in memory
             finishing = self._host.map(lambda each: self._compare(numbers[each[0].id], *each), found)
@@ -68,15 +69,17 @@ class Scorer:
         """End all threads."""
         self._host.shutdown()
 
-    def _compare(self, number: int, row: Row, logits: Logits) -> tuple[Counts, bytes | None]:
-        """A picture's counts, and its panel as PNG where it may be among the worst."""
+    def _compare(self, number: int, row: Row, logits: Logits) -> tuple[int, NDArray[np.float64], bytes | None]:
+        """A picture's number and counts, and its panel as PNG where it may be among the worst."""
         assert row.mask is not None, "only labelled pictures are scored"
         truth = unpack_mask(row.mask, row.height, row.width)
         probability = self._predictor.finish(logits)
-        counts = count_pixels(number, truth, probability, self._predictor.threshold, self._evaluation.boundary_pixels)
+        counts = count_picture(
+            truth, probability, self._predictor.threshold, boundary_pixels=self._evaluation.boundary_pixels
+        )
         with self._choosing:
-            is_worst = self._worst.admits(counts)
-        return counts, self._draw(row, truth, probability) if is_worst else None
+            is_worst = self._worst.admits(number, counts)
+        return number, counts, self._draw(row, truth, probability) if is_worst else None
 
     def _draw(self, row: Row, truth: NDArray[np.uint8], probability: NDArray[np.float32]) -> bytes:
         image = decode_image(row, row.height, row.width)

@@ -13,8 +13,9 @@ from segtrain.panels import panel
 from segtrain.pipeline.decode import decode_image
 from segtrain.runs.ownership import write_while
 from segtrain.runs.run_folder import RunFolder
+from segtrain.score_table import Scores
 from segtrain.storage.ids import file_names, join_inside
-from segtrain.training.evaluation import Scores, evenly_spread
+from segtrain.training.evaluation import evenly_spread
 from segtrain.training.run import Run
 
 
@@ -67,8 +68,8 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
         "model_sha256": digest,
         **run.facts,
         "validation_ids": scores.ids,
-        "validation_dice": [round(value, 6) for value in scores.dice_per_picture().tolist()],
-        "validation_foreground": [round(value, 6) for value in scores.foreground_per_picture().tolist()],
+        "validation_dice": [round(value, 6) for value in scores.per_picture("dice_hard_original").tolist()],
+        "validation_foreground": [round(value, 6) for value in scores.foreground().tolist()],
         "threshold_curve": {
             "thresholds": THRESHOLDS.tolist(),
             "dice": [round(value, 9) for value in curve.tolist()],

@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,52 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.dataset.shards import Row, unpack_mask
-from segtrain.metrics import THRESHOLDS, counts_by_threshold, dice, hard_counts, iou, soft_sums
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.worker_data import EvaluationData
+from segtrain.score_table import COLUMNS, Scores, count_picture
 from segtrain.training.strategy import local_value, place
 
-# Columns of a picture's scores: whether it was seen, then (overlap, predicted, true) of the hard masks at original
-# size, of the probabilities at original size, of the probabilities at training size; then the hard dice at original
-# size for each of `THRESHOLDS`, and how many pixels it has. Counts of pixels are below 2**53, so float64 holds them
-# exactly.
-SEEN, HARD, SOFT, SOFT_TRAINING, CURVE = 0, slice(1, 4), slice(4, 7), slice(7, 10), slice(10, 10 + THRESHOLDS.size)
-PIXELS = CURVE.stop
-COLUMNS = PIXELS + 1
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Counts of every picture of a fold, in the fold's own order, less those in quarantine; scores derive from them."""
-
-    ids: list[str]
-    table: np.ndarray
-    """float64 (pictures, COLUMNS), columns as above."""
-
-    def dice_per_picture(self) -> np.ndarray:
-        """Hard dice at original size, float64 (pictures,)."""
-        return dice(self.table[:, HARD])
-
-    def foreground_per_picture(self) -> np.ndarray:
-        """Share of its pixels that are object in truth, float64 (pictures,)."""
-        share: np.ndarray = self.table[:, HARD.stop - 1] / self.table[:, PIXELS]
-        return share
-
-    def threshold_curve(self) -> np.ndarray:
-        """Mean over pictures of the hard dice at original size for each of `THRESHOLDS`, float64 (127,)."""
-        curve: np.ndarray = self.table[:, CURVE].mean(axis=0)
-        return curve
-
-    def summary(self) -> dict[str, float]:
-        """Means over pictures, at original size but for `dice_soft_training`; `..._set` is over all pixels at once."""
-        return {
-            "dice_hard_original": float(self.dice_per_picture().mean()),
-            "dice_soft": float(dice(self.table[:, SOFT]).mean()),
-            "dice_soft_training": float(dice(self.table[:, SOFT_TRAINING]).mean()),
-            "iou_hard_original": float(iou(self.table[:, HARD]).mean()),
-            "dice_hard_original_set": float(dice(self.table[:, HARD].sum(axis=0))),
-        }
+VALIDATION_SCORES = ("dice_hard_original", "dice_soft", "dice_soft_training", "iou_hard_original")
+"""Means that a run records of each evaluation (`segtrain.score_table.MEASURES`)."""
 
 
 def score_fold(
@@ -98,11 +59,7 @@ def score_fold(
             if after_batch is not None:
                 after_batch()
         settle(at_most=0)
-    table = sum_over_workers(strategy, table)
-    seen = table[:, SEEN]
-    if (seen > 1).any():
-        raise AssertionError("a picture was scored twice")
-    return Scores([name for name, once in zip(data.ids, seen, strict=True) if once], table[seen == 1])
+    return Scores(data.ids, sum_over_workers(strategy, table))
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
@@ -142,19 +99,11 @@ def _score(
     if row.mask is None:
         raise AssertionError(f"{row.id} has no mask; evaluation data holds labelled pictures only")
     probability = upsample_probability(logits, row.height, row.width)
-    truth = unpack_mask(row.mask, row.height, row.width).astype(bool)
-    counts = hard_counts(truth, probability >= threshold)
-    soft = soft_sums(truth, probability)
-    training = soft_sums(training_mask[..., 0], _sigmoid(logits[..., 0]))
     if watch is not None:
         watch(row, probability)
-    curve = dice(counts_by_threshold(truth, probability))
-    return np.array([1, *counts, *soft, *training, *curve, truth.size], dtype=np.float64)
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    probability: np.ndarray = tf.sigmoid(tf.cast(logits, tf.float64)).numpy()
-    return probability
+    truth = unpack_mask(row.mask, row.height, row.width)
+    small = tf.sigmoid(tf.cast(logits[..., 0], tf.float64)).numpy()
+    return count_picture(truth, probability, threshold, at_training_size=(training_mask[..., 0], small), curve=True)
 
 
 def compiled_forward(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[Any], Any]:

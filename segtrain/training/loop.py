@@ -11,10 +11,11 @@ from segtrain.errors import DataError, UserError
 from segtrain.pipeline.batches import StepBatch
 from segtrain.runs.best_files import why_unusable
 from segtrain.runs.status import NOBODY, Driver, Left, Progress, RunSummary, World
+from segtrain.score_table import Scores
 from segtrain.training import quarantine
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.clock import Watch
-from segtrain.training.evaluation import Scores, score_fold
+from segtrain.training.evaluation import VALIDATION_SCORES, score_fold
 from segtrain.training.run import Run
 from segtrain.training.step import StepResult
 from segtrain.training.strategy import place
@@ -145,7 +146,7 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
 
     with run.averaged_weights():
         scores = _scores(run, artist, after_batch)
-        metrics = scores.summary()
+        metrics = scores.summary(VALIDATION_SCORES)
         if not math.isfinite(metrics["dice_soft"]):
             raise UserError(
                 f"the weights are no longer finite after step {run.cursor.step}; "
@@ -184,7 +185,7 @@ def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
     with watch.evaluating(), run.averaged_weights():
         scores = _scores(run, artist, driver.beat)
         if run.world.is_chief:
-            keep_best(run, scores.summary(), scores, artist.panels)
+            keep_best(run, scores.summary(VALIDATION_SCORES), scores, artist.panels)
     run.cursor = end
 
 

@@ -17,9 +17,10 @@ from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.prediction.predict_masks import predict
 from segtrain.runs.networks import recipe_to_score
+from segtrain.score_table import COLUMNS, HARD
 from segtrain.scoring import evaluate_run
 from segtrain.scoring.evaluate_run import evaluate
-from segtrain.scoring.fold_scores import Counts, FoldScores, ScoredPictures
+from segtrain.scoring.fold_scores import FoldScores, ScoredPictures
 from segtrain.storage.files import Storage
 from tests.support.labelled import LabelledSet, write_run, write_set
 
@@ -121,8 +122,11 @@ IDS = ["../../../x/pwn", "a\0b", "Car", "car"]
 def scores_of(*values: int) -> FoldScores:
     """Of four pictures with ids that nobody should trust, each with a panel."""
     scores = FoldScores(IDS, worst=4)
-    counts = [Counts(number, (value, 10, 10), (1, 1, 1), (1.0, 1.0, 1.0)) for number, value in enumerate(values)]
-    scores.add(ScoredPictures(0.5, "ab", counts, {number: b"%d" % value for number, value in enumerate(values)}))
+    rows = np.ones((len(values), COLUMNS))
+    rows[:, HARD] = [(value, 10, 10) for value in values]
+    scores.add(
+        ScoredPictures(0.5, "ab", dict(enumerate(rows)), {number: b"%d" % value for number, value in enumerate(values)})
+    )
     return scores
 
 

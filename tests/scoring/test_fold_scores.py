@@ -5,30 +5,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtrain.scoring.fold_scores import COLUMNS, Counts, FoldScores, ScoredPictures, Worst, count_pixels
+from segtrain.metrics import dice
+from segtrain.score_table import BOUNDARY, COLUMNS, HARD, SEEN, SOFT, count_picture
+from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, Worst
 
 
-def counts(number: int, overlap: int, predicted: int = 10, true: int = 10) -> Counts:
-    return Counts(number, (overlap, predicted, true), (1, 2, 2), (0.5, 1.0, 3.0))
+def counts(overlap: int, predicted: int = 10, true: int = 10) -> np.ndarray:
+    row = np.full(COLUMNS, np.nan)
+    row[SEEN], row[HARD], row[BOUNDARY], row[SOFT] = 1, (overlap, predicted, true), (1, 2, 2), (0.5, 1.0, 3.0)
+    return row
 
 
-def scored(*found: Counts, **more: object) -> ScoredPictures:
-    return ScoredPictures(0.4, "digest", list(found), {each.number: b"%d" % each.number for each in found}, **more)
+def scored(found: dict[int, np.ndarray], **more: object) -> ScoredPictures:
+    return ScoredPictures(0.4, "digest", found, {number: b"%d" % number for number in found}, **more)
 
 
 def test_a_picture_is_counted_whole_at_its_boundary_and_by_its_probabilities() -> None:
     truth, probability = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.float32)
     truth[1:5, 1:5] = 1  # 16 pixels, of which all but the inner 4 are within 1 of the edge
     probability[1:5, 2:6] = 0.5
-    found = count_pixels(3, truth, probability, 0.5, boundary_pixels=1)
-    assert found == Counts(3, (12, 16, 16), (6, 12, 12), (6.0, 8.0, 16.0))
-    assert found.dice == 0.75
-    assert count_pixels(3, truth, probability, 0.51, 1).hard == (0, 0, 16)
+    found = count_picture(truth, probability, 0.5, boundary_pixels=1)
+    assert found[SEEN] == 1
+    assert found[HARD].tolist() == [12, 16, 16]
+    assert found[BOUNDARY].tolist() == [6, 12, 12]
+    assert found[SOFT].tolist() == [6.0, 8.0, 16.0]
+    assert dice(found[HARD]) == 0.75
+    assert count_picture(truth, probability, 0.51, boundary_pixels=1)[HARD].tolist() == [0, 0, 16]
 
 
 def test_the_summary_is_the_mean_over_pictures_and_the_set_is_all_pixels_at_once() -> None:
     scores = FoldScores(["a", "b", "c"], worst=0)
-    scores.add(scored(counts(0, 5), counts(2, 30, 30, 30), unreadable={"b": "no picture"}))
+    scores.add(scored({0: counts(5), 2: counts(30, 30, 30)}, unreadable={"b": "no picture"}))
     found = scores.summary()
     assert found == {
         "pictures": 2,
@@ -40,7 +47,15 @@ def test_the_summary_is_the_mean_over_pictures_and_the_set_is_all_pixels_at_once
         "dice_hard_original_set": pytest.approx(70 / 80),
     }
     columns = scores.per_picture()
-    assert tuple(columns) == COLUMNS
+    assert tuple(columns) == (
+        "id",
+        "dice_hard_original",
+        "iou_hard_original",
+        "boundary_dice",
+        "dice_soft",
+        "predicted_pixels",
+        "true_pixels",
+    )
     assert columns["id"] == ["a", "c"], "in the fold's order, without those that have no scores"
     assert (columns["predicted_pixels"], columns["true_pixels"]) == ([10, 30], [10, 30])
     assert scores.unreadable == {"b": "no picture"}
@@ -56,13 +71,13 @@ def test_neither_the_number_of_workers_nor_their_order_shows(case, worst: int) -
     overlaps, order, workers = case
     ids = [f"p{number:02d}" for number in range(len(overlaps))]
     whole = FoldScores(ids, worst)
-    whole.add(scored(*(counts(number, overlap) for number, overlap in enumerate(overlaps))))
+    whole.add(scored({number: counts(overlap) for number, overlap in enumerate(overlaps)}))
     parted = FoldScores(ids, worst)
     worst_of = [Worst(worst) for _ in range(workers)]
     for place, number in enumerate(order):
-        one = counts(number, overlaps[number])
-        admitted = worst_of[place % workers].admits(one)
-        parted.add(ScoredPictures(0.4, "digest", [one], {number: b"%d" % number} if admitted else {}))
+        one = counts(overlaps[number])
+        admitted = worst_of[place % workers].admits(number, one)
+        parted.add(ScoredPictures(0.4, "digest", {number: one}, {number: b"%d" % number} if admitted else {}))
     assert parted.summary() == whole.summary()
     assert parted.per_picture() == whole.per_picture()
     lowest = sorted(range(len(ids)), key=lambda number: (overlaps[number], number))[:worst]
@@ -71,14 +86,14 @@ def test_neither_the_number_of_workers_nor_their_order_shows(case, worst: int) -
 
 def test_a_picture_that_comes_again_takes_no_other_ones_place_among_the_worst() -> None:
     worst = Worst(2)
-    assert [worst.admits(counts(number, overlap)) for number, overlap in ((0, 5), (1, 3), (1, 3))] == [True] * 3
+    assert [worst.admits(number, counts(overlap)) for number, overlap in ((0, 5), (1, 3), (1, 3))] == [True] * 3
     assert worst.numbers == [1, 0]
-    assert not worst.admits(counts(2, 5)), "of equals the first stays"
-    assert not Worst(0).admits(counts(0, 0))
+    assert not worst.admits(2, counts(5)), "of equals the first stays"
+    assert not Worst(0).admits(0, counts(0))
 
 
 def test_a_picture_that_was_scored_twice_is_noticed() -> None:
     scores = FoldScores(["a"], worst=1)
-    scores.add(scored(counts(0, 5)))
+    scores.add(scored({0: counts(5)}))
     with pytest.raises(AssertionError, match="twice"):
-        scores.add(scored(counts(0, 5)))
+        scores.add(scored({0: counts(5)}))

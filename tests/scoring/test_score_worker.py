@@ -15,7 +15,8 @@ from segtrain.errors import UserError
 from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import read_networks
-from segtrain.metrics import boundary, hard_counts
+from segtrain.metrics import boundary, dice, hard_counts
+from segtrain.score_table import BOUNDARY, HARD, SOFT
 from segtrain.scoring.fold_scores import ScoredPictures, ScoringTask
 from segtrain.scoring.score_worker import Scorer
 from segtrain.storage.files import Storage
@@ -61,18 +62,18 @@ def test_each_picture_is_compared_with_its_own_mask_at_its_own_size(labelled: La
     predictor = Predictor(load_members(run, Storage()), Recipe().inference)
     found = score(run, labelled.root)
     ids = [name for task in tasks_of(labelled.root) for name in task.ids]
-    counts = [each for scored in found for each in scored.counts]
+    counts = {number: row for scored in found for number, row in scored.counts.items()}
     assert sorted(ids) == IDS
-    assert [each.number for each in counts] == list(range(12))
-    for name, each in zip(ids, counts, strict=True):
+    assert list(counts) == list(range(12))
+    for name, each in zip(ids, counts.values(), strict=True):
         truth = labelled.truth(name)
         image = np.asarray(Image.open(labelled.masks.parent / "images" / f"{name}.png"))
         probability = predictor.probability(image)
         predicted = probability >= 0.375
-        assert each.hard == tuple(hard_counts(truth, predicted))
-        assert 0.0 < each.dice < 1.0
-        assert each.boundary == tuple(hard_counts(boundary(truth, 5), boundary(predicted, 5)))
-        np.testing.assert_allclose(each.soft[0], probability[truth].sum(dtype=float), rtol=1e-6)
+        assert each[HARD].tolist() == hard_counts(truth, predicted).tolist()
+        assert 0.0 < dice(each[HARD]) < 1.0
+        assert each[BOUNDARY].tolist() == hard_counts(boundary(truth, 5), boundary(predicted, 5)).tolist()
+        np.testing.assert_allclose(each[SOFT][0], probability[truth].sum(dtype=float), rtol=1e-6)
     assert {(scored.threshold, scored.digest) for scored in found} == {(0.375, predictor.digest)}
     assert sum(scored.bytes for scored in found) == sum(
         path.stat().st_size for path in (labelled.masks.parent / "images").iterdir()
@@ -81,7 +82,7 @@ def test_each_picture_is_compared_with_its_own_mask_at_its_own_size(labelled: La
 
 def test_the_worst_pictures_are_drawn_and_no_more_than_that_asks_for(labelled: LabelledSet, run: str) -> None:
     found = score(run, labelled.root, "evaluation.worst=2")
-    counts = sorted((each.dice, each.number) for scored in found for each in scored.counts)
+    counts = sorted((dice(row[HARD]), number) for scored in found for number, row in scored.counts.items())
     panels = {number: data for scored in found for number, data in scored.panels.items()}
     assert panels.keys() >= {number for _, number in counts[:2]}
     assert len(panels) < 12

@@ -21,11 +21,10 @@ from segtrain.models.build import build_model
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.batches import EvaluationBatch
 from segtrain.pipeline.worker_data import EvaluationData
+from segtrain.score_table import COLUMNS, HARD, SEEN, SOFT, Scores
 from segtrain.storage.files import Storage
 from segtrain.training.evaluation import (
-    COLUMNS,
-    SEEN,
-    Scores,
+    VALIDATION_SCORES,
     compiled_forward,
     evenly_spread,
     score_fold,
@@ -79,10 +78,10 @@ def test_scores_are_those_of_scikit_learn_over_pictures_at_their_own_size(
     pairs = [(truths[name].ravel(), probabilities[name].ravel()) for name in scores.ids]
     hard = [f1_score(truth, probability >= THRESHOLD) for truth, probability in pairs]
     assert 0.2 < min(hard) < max(hard) < 1.0
-    np.testing.assert_allclose(scores.dice_per_picture(), hard, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(scores.per_picture("dice_hard_original"), hard, rtol=0, atol=1e-12)
     shares = [truths[name].mean() for name in scores.ids]
-    np.testing.assert_allclose(scores.foreground_per_picture(), shares, rtol=0, atol=1e-12)
-    found = scores.summary()
+    np.testing.assert_allclose(scores.foreground(), shares, rtol=0, atol=1e-12)
+    found = scores.summary(VALIDATION_SCORES)
     assert found["dice_hard_original"] == pytest.approx(np.mean(hard), abs=1e-12)
     overlap = np.mean([jaccard_score(truth, probability >= THRESHOLD) for truth, probability in pairs])
     assert found["iou_hard_original"] == pytest.approx(overlap, abs=1e-12)
@@ -106,7 +105,7 @@ def test_dice_at_training_size_is_that_of_the_resized_pictures(
         for p, t in list(zip(probability, batch.replicas[0].masks.numpy(), strict=True))[: len(batch.pictures)]:
             wanted.append(2 * (p * t).sum() / (p.sum() + t.sum()))
     assert len(wanted) == 8
-    found = score_fold(forward, strategy, data(), threshold=THRESHOLD).summary()["dice_soft_training"]
+    found = score_fold(forward, strategy, data(), threshold=THRESHOLD).summary(VALIDATION_SCORES)["dice_soft_training"]
     assert found == pytest.approx(np.mean(wanted), abs=1e-12)
 
 
@@ -191,9 +190,9 @@ def test_one_worker_alone_has_the_whole_sum(strategy: tf.distribute.Strategy) ->
 
 def test_scores_add_up_over_pictures_or_over_pixels() -> None:
     table = np.zeros((2, COLUMNS))
-    table[0, :10] = [1, 10, 10, 20, 5, 5, 20, 0, 0, 0]  # half right
-    table[1, SEEN] = 1  # rightly empty
-    found = Scores(["a", "b"], table).summary()
+    table[:, SEEN] = 1
+    table[0, HARD], table[0, SOFT] = [10, 10, 20], [5, 5, 20]  # half right; the other is rightly empty
+    found = Scores(["a", "b"], table).summary(VALIDATION_SCORES)
     assert found["dice_hard_original"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["iou_hard_original"] == pytest.approx((1 / 2 + 1) / 2)
     assert found["dice_hard_original_set"] == pytest.approx(2 / 3)
