@@ -27,6 +27,7 @@ NOT_LIGHT = {
         "optimizers",
         "quarantine",
         "run",
+        "state",
         "step",
         "strategy",
     ),

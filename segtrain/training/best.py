@@ -12,7 +12,6 @@ from segtrain.metrics import THRESHOLDS, best_threshold
 from segtrain.panels import panel
 from segtrain.pipeline.decode import decode_image
 from segtrain.runs.ownership import write_while
-from segtrain.runs.run_folder import RunFolder
 from segtrain.score_table import Scores
 from segtrain.storage.ids import file_names, join_inside
 from segtrain.training.evaluation import evenly_spread
@@ -44,20 +43,20 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
 
     The metrics have the model's checksum, so that nobody takes those of one epoch for those of another.
     """
-    digest = run.export(RunFolder(run.folder).best_model)
+    digest = run.state.export(run.folder.best_model)
     files = file_names(scores.ids)
     for name, picture in panels.items():
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
         run.check_owner()
-        run.storage.write_bytes(join_inside(RunFolder(run.folder).panels, f"{files[name]}.png"), buffer.getvalue())
-    data, curve = run.recipe.data, scores.threshold_curve()
+        run.storage.write_bytes(join_inside(run.folder.panels, f"{files[name]}.png"), buffer.getvalue())
+    data, cursor, curve = run.recipe.data, run.state.cursor, scores.threshold_curve()
     threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
     facts = {
         **metrics,
-        "epoch": run.cursor.best_epoch,
-        "step": run.cursor.best_step,
-        "train_seconds": round(run.cursor.train_s, 3),
+        "epoch": cursor.best_epoch,
+        "step": cursor.best_step,
+        "train_seconds": round(cursor.train_s, 3),
         "threshold": run.recipe.evaluation.threshold,
         "best_threshold": threshold,
         "dice_at_best_threshold": dice,
@@ -66,7 +65,7 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
         "input": {"fit": data.fit, "height": data.height, "width": data.width, "channels": 3},
         "model": run.recipe.to_dict()["model"],
         "model_sha256": digest,
-        **run.facts,
+        **run.state.facts,
         "validation_ids": scores.ids,
         "validation_dice": [round(value, 6) for value in scores.per_picture("dice_hard_original").tolist()],
         "validation_foreground": [round(value, 6) for value in scores.foreground().tolist()],
@@ -76,5 +75,5 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
             "pictures": len(scores.ids),
         },
     }
-    write_while(run.check_owner, RunFolder(run.folder).best_metrics, json.dumps(facts, indent=1).encode(), run.storage)
-    run.kept_step = run.cursor.best_step
+    write_while(run.check_owner, run.folder.best_metrics, json.dumps(facts, indent=1).encode(), run.storage)
+    run.kept_step = cursor.best_step

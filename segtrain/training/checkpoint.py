@@ -333,15 +333,5 @@ def _told(fault: Exception) -> str:
     return str(fault).partition("\n")[0][:200]
 
 
-def check_same_run(checkpoint: Checkpoint, facts: Mapping[str, Any], folder: str) -> None:
-    """Refuse to continue on other data. Raises UserError; recipes are compared field by field before a launch."""
-    old, new = checkpoint.facts.get("data_fingerprint"), facts["data_fingerprint"]
-    if old != new:
-        raise UserError(
-            f"data.root: the run in {folder} was trained on the data set {old}, this one is {new}; "
-            f"give the run another name (run.name=...)"
-        )
-
-
 def _name(step: int) -> str:
     return f"step-{step:08d}"

@@ -15,7 +15,7 @@ from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.worker_data import EvaluationData
 from segtrain.score_table import COLUMNS, Scores, count_picture
-from segtrain.training.strategy import local_value, place
+from segtrain.training.strategy import place, sum_over_workers
 
 VALIDATION_SCORES = ("dice_hard_original", "dice_soft", "dice_soft_training", "iou_hard_original")
 """Means that a run records of each evaluation (`segtrain.score_table.MEASURES`)."""
@@ -60,33 +60,6 @@ def score_fold(
                 after_batch()
         settle(at_most=0)
     return Scores(data.ids, sum_over_workers(strategy, table))
-
-
-def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
-    """The elementwise sum of every worker's float64 array, on every worker. A collective: all workers must call it."""
-    return summing_over_workers(strategy)(table)
-
-
-def summing_over_workers(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], np.ndarray]:
-    """`sum_over_workers` to be called again and again with arrays of one shape: it is traced once."""
-    local = len(strategy.extended.worker_devices)
-    if strategy.num_replicas_in_sync == local:
-        return lambda table: table
-
-    def total(part: tf.Tensor) -> tf.Tensor:
-        # An argument has no device yet, which the reduction asks for; what an operation returns has one.
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
-
-    @tf.function(autograph=False)
-    def add(value: Any) -> Any:
-        return strategy.run(total, args=(value,))
-
-    def over_workers(table: np.ndarray) -> np.ndarray:
-        parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)
-        summed: np.ndarray = local_value(strategy, add(place(strategy, parts))).numpy()
-        return summed
-
-    return over_workers
 
 
 def _score(

@@ -39,42 +39,44 @@ def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
     with Run(recipe, world, driver.claim) as run:
         watch = Watch(
             recipe,
-            run.cursor,
+            run.state.cursor,
             run.training_data.steps_per_epoch,
             driver,
             began_at=began_at,
-            saved_step=lambda: run.checkpoints.saved_step,
+            saved_step=lambda: run.state.checkpoints.saved_step,
         )
         try:
             _train_epochs(run, watch, driver)
         except _Leaving:
             with watch.saving():
                 run.save()
-                run.checkpoints.wait()
+                run.state.checkpoints.wait()
             watch.tell("leaving")
-            raise Left(run.cursor.step) from None
+            raise Left(run.state.cursor.step) from None
         _mend_best(run, watch, driver)
         summary = _summarize(run, watch.images_per_s)
         with watch.saving():
-            run.checkpoints.wait()
+            run.state.checkpoints.wait()
         account = watch.account()
     driver.tell(Progress("done", summary.epoch, recipe.train.epochs, dice=summary.dice_hard_original, account=account))
     return summary
 
 
 def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
-    while not run.cursor.is_finished(run.recipe.train):
+    cursor, epochs = run.state.cursor, run.recipe.train.epochs
+    while not cursor.is_finished(run.recipe.train):
         measured: dict[str, Any] = train_epoch(run, watch, driver)
+        number = cursor.epoch + 1
         artist = PanelArtist(run)
-        if (run.cursor.epoch + 1) % run.recipe.evaluation.every_epochs == 0 or _is_last_epoch(run):
+        if number % run.recipe.evaluation.every_epochs == 0 or number == epochs:
             with watch.evaluating():
                 measured |= evaluate_epoch(run, artist, driver)
             watch.tell("evaluating", dice=measured["dice_hard_original"])
         measured |= quarantine.measured(run)
         run.check_owner()
         if run.record is not None:
-            run.record.epoch(run.cursor.step, {"epoch": run.cursor.epoch + 1, **measured}, artist.panels)
-        run.cursor.start_epoch(run.cursor.epoch + 1)
+            run.record.epoch(cursor.step, {"epoch": number, **measured}, artist.panels)
+        cursor.start_epoch(number)
         with watch.saving():
             run.save()
         watch.saved(measured.get("dice_hard_original"))
@@ -86,7 +88,7 @@ def train_epoch(run: Run, watch: Watch, driver: Driver = NOBODY) -> dict[str, fl
     A worker that is asked to leave says so in the sums of its next step, so all workers learn of it with the result
     of the same step, and each has begun one more by then: they leave after that one.
     """
-    cursor, steps = run.cursor, run.training_data.steps_per_epoch
+    cursor, steps = run.state.cursor, run.training_data.steps_per_epoch
     unread: tuple[StepBatch, StepResult, float] | None = None
     leaving = False
     watch.start_epoch()
@@ -127,8 +129,8 @@ def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: 
             f"the loss is {loss} at step {number} (epoch {batch.epoch + 1}) on the pictures {', '.join(batch.ids)}; "
             f"lower optimizer.learning_rate or set train.clip_norm"
         )
-    run.cursor.add(loss * run.recipe.train.global_batch_size, dice, samples)
-    quarantine.check_left_out(run.recipe, run.training_data, batch.step, run.cursor.samples)
+    run.state.cursor.add(loss * run.recipe.train.global_batch_size, dice, samples)
+    quarantine.check_left_out(run.recipe, run.training_data, batch.step, run.state.cursor.samples)
     if run.record is not None:
         skipped = {} if bool(result.applied) else {"skipped": "overflow"}
         run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
@@ -144,16 +146,16 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
         if run.any_worker(driver.wants_to_leave()):
             raise _Leaving
 
-    with run.averaged_weights():
+    with run.state.averaged_weights():
         scores = _scores(run, artist, after_batch)
         metrics = scores.summary(VALIDATION_SCORES)
         if not math.isfinite(metrics["dice_soft"]):
             raise UserError(
-                f"the weights are no longer finite after step {run.cursor.step}; "
+                f"the weights are no longer finite after step {run.state.cursor.step}; "
                 f"lower optimizer.learning_rate or set train.clip_norm"
             )
         if _is_better(run, metrics["dice_hard_original"]):
-            run.cursor.best_metrics = metrics
+            run.state.cursor.best_metrics = metrics
             if run.world.is_chief:
                 keep_best(run, metrics, scores, artist.panels)
     return metrics
@@ -165,28 +167,28 @@ def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
     It may be of another one where a kill came between its files, or where an older chief's last write came late.
     Raises DataError where that checkpoint is damaged too.
     """
-    step, reason = run.cursor.best_step, None
+    state, reason = run.state, None
+    step, end = state.cursor.best_step, state.cursor
     if run.world.is_chief and run.kept_step != step:
-        reason = why_unusable(run.folder, run.storage, step)
+        reason = why_unusable(run.folder.url, run.storage, step)
     if not run.any_worker(reason is not None):
         return
     if reason is not None:
         log.warning("%s; it is made again from the checkpoint of step %d", reason, step)
-    end = run.cursor
-    run.checkpoints.wait()
+    state.checkpoints.wait()
     try:
-        run.go_to_step(step)
+        state.go_to_step(step)
     except DataError as error:
         raise DataError(
             f"{reason or 'best/ is not whole'}, and cannot be made again: {error}; "
             f"put back a copy of it, or give the run another name (run.name=...)"
         ) from None
     artist = PanelArtist(run)
-    with watch.evaluating(), run.averaged_weights():
+    with watch.evaluating(), state.averaged_weights():
         scores = _scores(run, artist, driver.beat)
         if run.world.is_chief:
             keep_best(run, scores.summary(VALIDATION_SCORES), scores, artist.panels)
-    run.cursor = end
+    state.cursor = end
 
 
 def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> Scores:
@@ -205,7 +207,7 @@ def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> S
 
 def _is_better(run: Run, dice: float) -> bool:
     """Count this evaluation for best-so-far, early stopping and the plateau schedule."""
-    cursor, schedule = run.cursor, run.recipe.schedule
+    cursor, schedule = run.state.cursor, run.recipe.schedule
     if dice > cursor.best_dice:
         cursor.best_dice, cursor.best_epoch, cursor.best_step = dice, cursor.epoch + 1, cursor.step
         cursor.epochs_without_better = cursor.epochs_on_plateau = 0
@@ -218,14 +220,11 @@ def _is_better(run: Run, dice: float) -> bool:
     return False
 
 
-def _is_last_epoch(run: Run) -> bool:
-    return run.cursor.epoch + 1 == run.recipe.train.epochs
-
-
 def _summarize(run: Run, images_per_s: float) -> RunSummary:
-    cursor, best = run.cursor, run.cursor.best_metrics
+    cursor = run.state.cursor
+    best = cursor.best_metrics
     return RunSummary(
-        folder=run.folder,
+        folder=run.folder.url,
         epoch=cursor.best_epoch,
         dice_hard_original=best["dice_hard_original"],
         dice_soft=best["dice_soft"],

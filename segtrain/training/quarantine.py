@@ -6,7 +6,7 @@ from segtrain.config import Recipe
 from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import DataError
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
-from segtrain.training.evaluation import sum_over_workers
+from segtrain.training.strategy import sum_over_workers
 
 if TYPE_CHECKING:
     from segtrain.training.run import Run

@@ -14,6 +14,7 @@ from segtrain.models.step_context import forward_pass
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
 from segtrain.training.losses import bce_per_image, dice_loss_from_sums, dice_sums_per_image
+from segtrain.training.strategy import local_array
 
 LOSS_SCALE_GROWTH_STEPS = 2000
 
@@ -113,7 +114,7 @@ class TrainStep:
             average.assign(weight)
 
     def _local_weights(self) -> list[Any]:
-        return [self.strategy.experimental_local_results(weight)[0].numpy() for weight in self.weights]
+        return [local_array(self.strategy, weight) for weight in self.weights]
 
     def _step(self, batch: Any, step: tf.Tensor, wish: tf.Tensor) -> StepResult:
         gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step, wish))

@@ -1,10 +1,11 @@
 """From rank facts to a `tf.distribute` strategy, and batches onto its replicas."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy as collective
 from tensorflow.python.distribute import collective_util
@@ -93,6 +94,33 @@ def place(strategy: tf.distribute.Strategy, replicas: Sequence[Any]) -> Any:
     )
 
 
-def local_value(strategy: tf.distribute.Strategy, value: Any) -> Any:
+def local_array(strategy: tf.distribute.Strategy, value: Any) -> np.ndarray:
     """This worker's first copy of a mirrored variable or of a value that is equal on all replicas."""
-    return strategy.experimental_local_results(value)[0]
+    copy: np.ndarray = strategy.experimental_local_results(value)[0].numpy()
+    return copy
+
+
+def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
+    """The elementwise sum of every worker's float64 array, on every worker. A collective: all workers must call it."""
+    return summing_over_workers(strategy)(table)
+
+
+def summing_over_workers(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], np.ndarray]:
+    """`sum_over_workers` to be called again and again with arrays of one shape: it is traced once."""
+    local = len(strategy.extended.worker_devices)
+    if strategy.num_replicas_in_sync == local:
+        return lambda table: table
+
+    def total(part: tf.Tensor) -> tf.Tensor:
+        # An argument has no device yet, which the reduction asks for; what an operation returns has one.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
+
+    @tf.function(autograph=False)
+    def add(value: Any) -> Any:
+        return strategy.run(total, args=(value,))
+
+    def over_workers(table: np.ndarray) -> np.ndarray:
+        parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)
+        return local_array(strategy, add(place(strategy, parts)))
+
+    return over_workers

@@ -60,15 +60,15 @@ with Run(recipe, World()) as run:
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
-    watch = Watch(recipe, run.cursor, run.training_data.steps_per_epoch, NOBODY)
+    watch = Watch(recipe, run.state.cursor, run.training_data.steps_per_epoch, NOBODY)
     for epoch in range(int(sys.argv[1])):
         started = time.perf_counter()
         measured = train_epoch(run, watch)
-        run.record.epoch(run.cursor.step, measured, {})
-        run.cursor.start_epoch(epoch + 1)
+        run.record.epoch(run.state.cursor.step, measured, {})
+        run.state.cursor.start_epoch(epoch + 1)
         run.save()
         loop = measured["samples"] / (time.perf_counter() - started)
-        run.checkpoints.wait()
+        run.state.checkpoints.wait()
         started = time.perf_counter()
         for _ in range(run.training_data.steps_per_epoch):
             float(step())

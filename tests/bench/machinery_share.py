@@ -66,9 +66,9 @@ def checkpoints(folder: Path, pairs: int) -> float:
             if saving:
                 run.save()
             for _ in range(STEPS_IN_STRETCH):
-                float(run.step(batch, run.cursor.step).loss)
-                run.cursor.step += 1
-            run.checkpoints.wait()
+                float(run.step(batch, run.state.cursor.step).loss)
+                run.state.cursor.step += 1
+            run.state.checkpoints.wait()
             return time.perf_counter() - started
 
         stretch(saving=True)
@@ -76,7 +76,7 @@ def checkpoints(folder: Path, pairs: int) -> float:
         began = time.perf_counter()
         run.save()
         held_up_s = time.perf_counter() - began
-        run.checkpoints.wait()
+        run.state.checkpoints.wait()
         whole_s = time.perf_counter() - began
         newest = sorted((folder / "run/checkpoints").iterdir())[-1]
         size = sum(file.stat().st_size for file in newest.iterdir())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from segtrain.config import Recipe
 from segtrain.errors import DataError, StorageError, TakenOverError, UserError
 from segtrain.storage.files import Storage
-from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, check_same_run, facts_of
+from segtrain.training.checkpoint import Checkpoints, Cursor, facts_of
 
 FACTS = facts_of(Recipe(), "feedfacefeedface")
 FILES = ["arrays.npz", "state.json", "recipe.yaml", "checksums.json"]
@@ -432,13 +432,6 @@ def test_the_caller_goes_on_while_the_write_is_under_way(tmp_path: Path, monkeyp
     found = checkpoints.restore()
     assert found is not None
     assert found.cursor.step == 4
-
-
-def test_a_run_on_another_data_set_is_refused() -> None:
-    checkpoint = Checkpoint({}, Cursor(), FACTS)
-    check_same_run(checkpoint, FACTS, "runs/cars")
-    with pytest.raises(UserError, match=r"data\.root: the run in runs/cars .*feedfacefeedface.*run\.name"):
-        check_same_run(checkpoint, facts_of(Recipe(), "0123456789abcdef"), "runs/cars")
 
 
 def test_checkpoints_live_in_a_bucket_as_well(s3_root: str) -> None:

@@ -28,8 +28,8 @@ from segtrain.training.evaluation import (
     compiled_forward,
     evenly_spread,
     score_fold,
-    sum_over_workers,
 )
+from segtrain.training.strategy import sum_over_workers
 
 Forward = Callable[[Any], Any]
 THRESHOLD = 0.4

@@ -16,13 +16,14 @@ from segtrain.errors import StorageError, UserError
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
 from segtrain.training import run as running
+from segtrain.training import state
 from segtrain.training.run import Run
 from segtrain.training.strategy import build_strategy
 
 
 def weights_of(run: Run) -> list[np.ndarray]:
     """Variables of the model, moving statistics included."""
-    return [value for name, value in sorted(run.snapshot().items()) if name.startswith("model/")]
+    return [value for name, value in sorted(run.state.snapshot().items()) if name.startswith("model/")]
 
 
 def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
@@ -36,9 +37,9 @@ def best_of(finished) -> list[np.ndarray]:
 
 def test_a_run_goes_on_from_its_newest_checkpoint(finished) -> None:
     with Run(finished.recipe, World()) as run:
-        assert (run.cursor.epoch, run.cursor.step_in_epoch, run.cursor.step) == (2, 0, 8)
-        assert run.cursor.best_metrics["dice_hard_original"] == finished.summary.dice_hard_original
-        found, expected = run.snapshot(), finished.arrays()
+        assert (run.state.cursor.epoch, run.state.cursor.step_in_epoch, run.state.cursor.step) == (2, 0, 8)
+        assert run.state.cursor.best_metrics["dice_hard_original"] == finished.summary.dice_hard_original
+        found, expected = run.state.snapshot(), finished.arrays()
     assert found.keys() == expected.keys()
     assert same([found[name] for name in found], [expected[name] for name in found])
     assert {name.partition("/")[0] for name in found} == {"model", "optimizer", "ema", "loss_scale"}
@@ -49,9 +50,9 @@ def test_a_run_starts_from_the_weights_of_another(finished, recipe: Callable[...
     storage = f"run.storage={recipe().run.storage}"
     source = str(finished.path / ending)
     with Run(override(finished.recipe, [storage, f"train.init_from={source}", "train.seed=5"]), World()) as run:
-        assert run.cursor.step == 0
+        assert run.state.cursor.step == 0
         assert same(weights_of(run), best_of(finished))
-        average = [value for name, value in sorted(run.snapshot().items()) if name.startswith("ema/")]
+        average = [value for name, value in sorted(run.state.snapshot().items()) if name.startswith("ema/")]
         trained = [weight.numpy() for weight in run.step.weights]
         assert same(average, trained)
 
@@ -93,7 +94,9 @@ def test_a_run_is_not_continued_on_another_data_set(finished, monkeypatch: pytes
         return read_manifest(storage, root).model_copy(update={"fingerprint": "0123456789abcdef"})
 
     monkeypatch.setattr(running, "read_manifest", read_another)
-    with pytest.raises(UserError, match=r"feedfacefeedface, this one is 0123456789abcdef"):
+    with pytest.raises(
+        UserError, match=r"data\.root: the run in .*feedfacefeedface, this one is 0123456789abcdef.*run\.name"
+    ):
         Run(finished.recipe, World())
     assert (finished.path / "metrics.jsonl").read_bytes() == before
 
@@ -108,7 +111,7 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused(finished, setting
 def test_only_the_chief_writes(finished, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = recipe()
     monkeypatch.setattr(running, "build_strategy", _alone)
-    monkeypatch.setattr(running, "sum_over_workers", lambda strategy, table: np.array([-1.0]))  # the chief's answer
+    monkeypatch.setattr(state, "sum_over_workers", lambda strategy, table: np.array([-1.0]))  # the chief's answer
     with Run(settings, World(workers=2, rank=1)) as run:
         assert run.record is None
         run.save()
@@ -124,7 +127,7 @@ def test_a_worker_that_cannot_read_the_chiefs_checkpoint_says_so(
     recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "build_strategy", _alone)
-    monkeypatch.setattr(running, "sum_over_workers", lambda strategy, table: np.array([6.0]))
+    monkeypatch.setattr(state, "sum_over_workers", lambda strategy, table: np.array([6.0]))
     with pytest.raises(OSError, match="worker 1 cannot read the checkpoint of step 6"):
         Run(recipe(), World(workers=2, rank=1))
 

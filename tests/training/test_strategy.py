@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from segtrain.errors import UserError
 from segtrain.runs.status import World
-from segtrain.training.strategy import build_strategy, configure_process, local_value, place
+from segtrain.training.strategy import build_strategy, configure_process, local_array, place
 
 GPU_WORLD = World(gpus_per_worker=1)
 
@@ -46,7 +46,7 @@ def test_a_batch_reaches_its_replica_whole(strategy: tf.distribute.Strategy) -> 
     batch = {"images": np.arange(6.0).reshape(2, 3), "keys": np.array([4, 5])}
     placed = place(strategy, [batch])
     summed = strategy.run(lambda part: tf.reduce_sum(part["images"]) + tf.cast(part["keys"][1], tf.float64), (placed,))
-    assert float(local_value(strategy, summed)) == 20.0
+    assert float(local_array(strategy, summed)) == 20.0
 
 
 @pytest.mark.parametrize("batches", [0, 2])
@@ -58,7 +58,7 @@ def test_as_many_batches_as_replicas_are_placed(strategy: tf.distribute.Strategy
 def test_the_first_copy_of_a_mirrored_variable_is_its_value(strategy: tf.distribute.Strategy) -> None:
     with strategy.scope():
         variable = tf.Variable([1.0, 2.0])
-    assert local_value(strategy, variable).numpy().tolist() == [1.0, 2.0]
+    assert local_array(strategy, variable).tolist() == [1.0, 2.0]
 
 
 def test_the_world_counts_replicas_and_knows_its_chief() -> None:

@@ -18,7 +18,7 @@ from segtrain.pipeline.batches import ReplicaBatch
 from segtrain.runs.status import World
 from segtrain.training.optimizers import build_optimizer
 from segtrain.training.step import StepResult, TrainStep
-from segtrain.training.strategy import build_strategy, configure_process, local_value, place
+from segtrain.training.strategy import build_strategy, configure_process, local_array, place
 
 BATCH, HEIGHT, WIDTH, STEPS = 8, 16, 24, 20
 SMALL = ["model.filters=4", "model.depth=2", "model.norm_groups=2", f"train.global_batch_size={BATCH}"]
@@ -71,7 +71,7 @@ class Trained:
         return [self.step(self._batch(number, damage), number) for number in range(steps)]
 
     def weights(self) -> list[np.ndarray]:
-        return [local_value(self.strategy, variable.value).numpy() for variable in self.model.variables]
+        return [local_array(self.strategy, variable.value) for variable in self.model.variables]
 
     def _batch(self, number: int, damage: int | None) -> ReplicaBatch:
         random = np.random.default_rng(number)
@@ -113,14 +113,14 @@ def _overflow(strategy: tf.distribute.Strategy, world: World) -> dict[str, np.nd
     """An infinity on the last replica alone, after one sound step."""
     trained = Trained(strategy, world, OVERFLOW)
     (sound,) = trained.train(1)
-    before, scale = trained.weights(), float(local_value(strategy, trained.step.loss_scale.scale).numpy())
+    before, scale = trained.weights(), float(local_array(strategy, trained.step.loss_scale.scale))
     (skipped,) = trained.train(1, damage=BATCH - 1)
     copies = [strategy.experimental_local_results(variable.value) for variable in trained.model.variables]
     return {
         "overflow/sound step applied": np.array(bool(sound.applied)),
         "overflow/step applied": np.array(bool(skipped.applied)),
         "overflow/change": _flat(before) - _flat(trained.weights()),
-        "overflow/scale": np.array(float(local_value(strategy, trained.step.loss_scale.scale).numpy()) / scale),
+        "overflow/scale": np.array(float(local_array(strategy, trained.step.loss_scale.scale)) / scale),
         "overflow/replicas agree": np.array(
             all(np.array_equal(copy.numpy(), of_one[0].numpy()) for of_one in copies for copy in of_one)
         ),
