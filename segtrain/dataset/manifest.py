@@ -146,16 +146,24 @@ def read_manifest(storage: Storage, root: str, fingerprint: str | None = None) -
     Raises `UserError` where there is none, and where its format is not `FORMAT_VERSION`; `DataError` where it is
     damaged; `VersionGoneError` where the version is not there.
     """
-    current = read_manifest_version(storage, root)[0]
-    if fingerprint in (None, current.fingerprint):
-        return current
-    url = join(root, version_name(fingerprint or ""))
+    newest = read_manifest_version(storage, root)[0]
+    return newest if fingerprint is None else read_version(storage, root, fingerprint, newest)
+
+
+def read_version(storage: Storage, root: str, fingerprint: str, newest: Manifest) -> Manifest:
+    """The manifest of a version, where the newest one has been read already: that is it in the usual case.
+
+    Raises `VersionGoneError` where the version is not there, `DataError` where its manifest is damaged.
+    """
+    if fingerprint == newest.fingerprint:
+        return newest
+    url = join(root, version_name(fingerprint))
     try:
         return parse_manifest(storage.read_bytes(url), url)
     except FileNotFoundError:
         raise VersionGoneError(
             f"{root} has no version {fingerprint} (any more: `jobs/data.py prune` removes versions, and so does "
-            f"`jobs/prepare.py` beyond prepare.keep_versions); it is {current.fingerprint} now"
+            f"`jobs/prepare.py` beyond prepare.keep_versions); it is {newest.fingerprint} now"
         ) from None
 
 

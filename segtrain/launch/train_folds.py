@@ -5,18 +5,21 @@ import logging
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segtrain import metrics
 from segtrain.cluster import nodes
 from segtrain.config import Recipe
-from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import UserError
-from segtrain.launch import preflight, train_run
-from segtrain.launch.data_version import pinned
+from segtrain.launch import train_run
+from segtrain.launch.data_version import Pinned, pinned
+from segtrain.launch.earlier_run import check_run_folder
+from segtrain.launch.given_paths import absolute
+from segtrain.launch.prepared_run import PreparedRun, prepared_on
 from segtrain.launch.progress import Display, open_display
 from segtrain.launch.train_worker import Train
+from segtrain.launch.workload import fit_devices, size_of
 from segtrain.runs.best_files import parse_metrics, why_unusable
 from segtrain.runs.ensemble import FORMAT_VERSION
 from segtrain.runs.ownership import write_while
@@ -31,10 +34,12 @@ log = logging.getLogger(__name__)
 class FoldRun:
     """The run that is validated on one fold and trained on the others."""
 
-    recipe: Recipe
-    size: preflight.Size
-    resumes: bool
+    prepared: PreparedRun
     finished: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.prepared.recipe
 
     @property
     def fold(self) -> int:
@@ -44,39 +49,25 @@ class FoldRun:
     def state(self) -> str:
         if self.finished:
             return "finished"
-        return "goes on from its newest checkpoint" if self.resumes else "not begun"
+        return "goes on from its newest checkpoint" if self.prepared.resumes else "not begun"
 
 
-def train_folds(recipe: Recipe, *, extend: bool = False) -> dict[str, Any]:
-    """Train a run for every fold but `data.test_fold`, in `<folder>/fold-<k>`, and write `<folder>/ensemble.json`.
+def train_folds(
+    recipe: Recipe, train: Train = train_run.train_with_tensorflow, *, extend: bool = False
+) -> dict[str, Any]:
+    """Train a run for every fold but `data.test_fold`, in `<folder>/fold-<k>`, and write the ensemble's file.
 
-    Runs that are finished are not trained again, the others go on from their newest checkpoints; `extend` is as for
-    `launch`. Returns what is in `ensemble.json`: the members, their hard dice at original resolution, its mean and
-    spread (standard deviation with n - 1), and the threshold with the highest mean dice over all of their validation
-    pictures. Raises what `launch` raises; UserError before anything starts where one of the runs would be refused.
+    Runs that are finished are not trained again, the others go on from their newest checkpoints. `train` and `extend`
+    are as for `launch`; `train` must leave what the real one does in a run's folder. Returns what is in the file: the
+    members, their hard dice at original resolution, its mean and spread (standard deviation with n - 1), and the
+    threshold with the highest mean dice over all of their validation pictures.
+    Raises what `launch` raises; UserError before anything starts where one of the runs would be refused.
     """
-    return run_folds(recipe, train_run.train_with_tensorflow, extend=extend)
-
-
-def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
-    """Lines that say what `train_folds` would do: `launch.dry_run` of the next run, and how far each of them is."""
-    _, runs = _plan(preflight.absolute(recipe), extend=extend)
-    following = next((run for run in runs if not run.finished), runs[0])
-    return [*train_run.dry_run(following.recipe, extend=extend), f"folds     {len(runs)} runs", *map(_plan_line, runs)]
-
-
-def _plan_line(run: FoldRun) -> str:
-    pictures = f"{run.size.training_pictures} to train on, {run.size.validation_pictures} to validate on"
-    return f"fold {run.fold:<4} {pictures}; {run.state}"
-
-
-def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str, Any]:
-    """`train_folds` with any training function that leaves what the real one does in a run's folder."""
-    storage = Storage(recipe.storage)
-    recipe, runs = _plan(preflight.absolute(recipe), extend=extend)
+    data, runs = _plan(recipe, extend=extend)
+    recipe, storage = data.recipe, data.storage
     # Whoever began other folds here in between is found before anything of theirs is written over.
     write_while(
-        lambda: preflight.check_run_folder(recipe, storage, extend=extend),
+        lambda: check_run_folder(recipe, storage, extend=extend),
         RunFolder(recipe.run.folder).recipe,
         recipe.to_yaml().encode(),
         storage,
@@ -87,7 +78,7 @@ def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str
     try:
         if not all(run.finished for run in runs):
             with nodes.connection():
-                _train_all(runs, train, display, extend=extend)
+                _train_all(runs, train, display)
     finally:
         display.close()
     facts = [_facts_of(run, storage) for run in runs]
@@ -98,31 +89,37 @@ def run_folds(recipe: Recipe, train: Train, *, extend: bool = False) -> dict[str
     return entry
 
 
-def _plan(recipe: Recipe, *, extend: bool) -> tuple[Recipe, list[FoldRun]]:
-    """The recipe that all runs have in common, and the run of each fold with how far it is.
+def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
+    """Lines that say what `train_folds` would do: `launch.dry_run` of the next run, and how far each of them is."""
+    _, runs = _plan(recipe, extend=extend)
+    following = next((run for run in runs if not run.finished), runs[0])
+    return [*train_run.would_do(following.prepared), f"folds     {len(runs)} runs", *map(_plan_line, runs)]
+
+
+def _plan_line(run: FoldRun) -> str:
+    size = run.prepared.size
+    pictures = f"{size.training_pictures} to train on, {size.validation_pictures} to validate on"
+    return f"fold {run.fold:<4} {pictures}; {run.state}"
+
+
+def _plan(recipe: Recipe, *, extend: bool) -> tuple[Pinned, list[FoldRun]]:
+    """The recipe that all runs have in common, with their data, and the run of each fold with how far it is.
 
     Raises UserError where one of them, or the folder of them all, would be refused.
     """
-    storage = Storage(recipe.storage)
-    recipe, _ = pinned(recipe, storage)
-    recipe = preflight.fit_devices(recipe, preflight.check_data_set(recipe, storage)).recipe
-    manifest = read_manifest(storage, recipe.data.root or "", recipe.data.version)
-    folds = [facts.fold for facts in manifest.folds if facts.fold != recipe.data.test_fold]
-    recipe = recipe.updated({"data.fold": folds[0]})  # which fold is named makes no difference
-    preflight.check_run_folder(recipe, storage, extend=extend)
-    return recipe, [_run(_of_fold(recipe, fold), storage, extend=extend) for fold in folds]
+    recipe = absolute(recipe)
+    data = pinned(recipe, Storage(recipe.storage))
+    fitted = fit_devices(data.recipe, size_of(data.recipe, data.data_set)).recipe
+    folds = [facts.fold for facts in data.data_set.manifest.folds if facts.fold != recipe.data.test_fold]
+    data = replace(data, recipe=fitted.updated({"data.fold": folds[0]}))  # which fold is named makes no difference
+    check_run_folder(data.recipe, data.storage, extend=extend)
+    return data, [_fold_run(data, fold, extend=extend) for fold in folds]
 
 
-def _of_fold(recipe: Recipe, fold: int) -> Recipe:
-    own = {"data.fold": fold, "run.storage": recipe.run.folder, "run.name": f"fold-{fold}"}
-    return recipe.updated({**own, "folds": "one"})
-
-
-def _run(recipe: Recipe, storage: Storage, *, extend: bool) -> FoldRun:
-    size = preflight.check_data_set(recipe, storage)
-    # As `launch` does: the folder holds the recipe that fits `cluster.device_bytes`.
-    resumes = preflight.check_run_folder(preflight.fit_devices(recipe, size).recipe, storage, extend=extend)
-    return FoldRun(recipe, size, resumes, finished=resumes and _is_finished(recipe, storage))
+def _fold_run(data: Pinned, fold: int, *, extend: bool) -> FoldRun:
+    own = {"data.fold": fold, "run.storage": data.recipe.run.folder, "run.name": f"fold-{fold}", "folds": "one"}
+    run = prepared_on(data.member(data.recipe.updated(own)), extend=extend)
+    return FoldRun(run, finished=run.resumes and _is_finished(run.recipe, run.storage))
 
 
 def _is_finished(recipe: Recipe, storage: Storage) -> bool:
@@ -139,24 +136,19 @@ def _is_finished(recipe: Recipe, storage: Storage) -> bool:
     return reason is None
 
 
-def _train_all(runs: Sequence[FoldRun], train: Train, display: Display, *, extend: bool) -> None:
-    used: Recipe | None = None
+def _train_all(runs: Sequence[FoldRun], train: Train, display: Display) -> None:
+    batches: dict[str, Any] = {}
     for number, run in enumerate(runs, start=1):
         if run.finished:
             display.note(f"fold {run.fold} is finished")
             continue
         display.label = f"fold {run.fold} ({number} of {len(runs)})"
-        recipe = run.recipe if used is None else _with_batches_of(used, run.recipe)
-        _, used = train_run.run_on(display, recipe, train, extend=extend)
-
-
-def _with_batches_of(used: Recipe, recipe: Recipe) -> Recipe:
-    """The recipe with the batches that the run before it ended with: larger ones may have run out of memory."""
-    batches = {
-        "train.per_replica_batch_size": used.train.per_replica_batch_size,
-        "evaluation.batch_size": used.evaluation.batch_size,
-    }
-    return recipe.updated(batches)
+        _, used = train_run.run_on(display, run.prepared.updated(batches), train)
+        # The next run begins with the batches that this one ended with: larger ones may have run out of memory.
+        batches = {
+            "train.per_replica_batch_size": used.train.per_replica_batch_size,
+            "evaluation.batch_size": used.evaluation.batch_size,
+        }
 
 
 def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:

@@ -32,19 +32,20 @@ from segtrain.cluster.offer import Offer, check_offer, needs
 from segtrain.cluster.stop_signal import StopSignal
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
-from segtrain.launch import preflight
-from segtrain.launch.data_version import pinned
+from segtrain.launch.given_paths import check_shared_paths
+from segtrain.launch.plan_lines import plan_lines
+from segtrain.launch.prepared_run import PreparedRun, prepared
 from segtrain.launch.progress import Display, closing_lines, open_display
 from segtrain.launch.supervisor import TAKEN, Supervisor, culprits
 from segtrain.launch.train_worker import Train
 from segtrain.launch.worker_group import OnGroup, run_group
+from segtrain.launch.workload import fit_devices
 from segtrain.memory.smaller_batch import with_smaller_batch
 from segtrain.report.write import write_report
 from segtrain.runs import goodput
 from segtrain.runs.ownership import RunClaim, take_run
 from segtrain.runs.run_folder import RunFolder
 from segtrain.runs.status import Driver, Left, RunSummary, World
-from segtrain.storage.files import Storage
 
 SETTLE_S = 5.0
 """So long after a group the cluster may take to have its resources back, and to know of a node that is gone."""
@@ -54,45 +55,30 @@ STOP_WAIT_S = 60.0
 """With less a submitted job is warned: the README's 120 s hold the longest step and a slow upload."""
 
 
-def launch(recipe: Recipe, *, extend: bool = False) -> RunSummary:
+def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+    """The training loop; TensorFlow is imported here, in the worker."""
+    from segtrain.training.loop import train
+
+    return train(recipe, world, driver)
+
+
+def launch(recipe: Recipe, train: Train = train_with_tensorflow, *, extend: bool = False) -> RunSummary:
     """Train as the recipe says, from the run's newest checkpoint on where there is one, and show how it goes.
 
+    Each worker calls `train`, which must be picklable, with its own `World`; rank 0's progress is shown and its summary
+    returned: the scores of the best epoch.
     `extend` lets `train.epochs` grow over what the run's folder was trained for. Where a device runs out of memory, it
-    gets half the pictures at once in twice the passes, and the run goes on from its last checkpoint. Returns the scores
-    of the best epoch.
+    gets half the pictures at once in twice the passes, and the run goes on from its last checkpoint.
     Raises UserError before anything starts where the data, the run's folder or the cluster does not fit, and the
     worker's own UserError, DataError or StorageError where it fails later; RunError where workers were lost more
     than `cluster.max_failures` times in a row; KeyboardInterrupt on Ctrl-C and SIGTERM, after a checkpoint.
     """
-    return run(recipe, train_with_tensorflow, extend=extend)
-
-
-def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
-    """Lines that say what `launch` would do. Raises what `launch` would raise before anything starts."""
-    recipe = preflight.absolute(recipe)
-    storage = Storage(recipe.storage)
-    recipe, told = pinned(recipe, storage)
-    size = preflight.check_data_set(recipe, storage)
-    fitted = preflight.fit_devices(recipe, size)
-    resumes = preflight.check_run_folder(fitted.recipe, storage, extend=extend)
-    with nodes.connection():
-        offer = nodes.offer()
-        _check_cluster(recipe, offer)
-    lines = [fitted.recipe.to_yaml(), *preflight.plan_lines(fitted, size, offer), *([told] if told else [])]
-    return [*lines, "goes on from the folder's newest checkpoint"] if resumes else lines
-
-
-def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
-    """`launch` with any training function; it must be picklable.
-
-    Each worker calls it with its own `World`; rank 0's progress is shown and its summary returned.
-    """
-    recipe = preflight.absolute(recipe)
-    storage = Storage(recipe.storage)
+    run = prepared(recipe, extend=extend)
+    recipe, storage = run.recipe, run.storage
     display = open_display(recipe.run.progress_every_s)
     try:
         warn_of_hasty_stops(display.note)
-        summary, _ = run_on(display, recipe, train, extend=extend)
+        summary, _ = run_on(display, run, train)
     finally:
         display.close()
     if storage.exists(RunFolder(recipe.run.folder).metrics_log):  # a training function of one's own need not keep any
@@ -102,16 +88,28 @@ def run(recipe: Recipe, train: Train, *, extend: bool = False) -> RunSummary:
     return summary
 
 
+def dry_run(recipe: Recipe, *, extend: bool = False) -> list[str]:
+    """Lines that say what `launch` would do. Raises what `launch` would raise before anything starts."""
+    return would_do(prepared(recipe, extend=extend))
+
+
+def would_do(run: PreparedRun) -> list[str]:
+    """`dry_run` of a run that is prepared."""
+    with nodes.connection():
+        offer = nodes.offer()
+        _check_cluster(run.recipe, offer)
+    lines = [run.fitted.recipe.to_yaml(), *plan_lines(run.fitted, run.size, offer)]
+    if run.older_version is not None:
+        lines.append(run.older_version)
+    if run.resumes:
+        lines.append("goes on from the folder's newest checkpoint")
+    return lines
+
+
 def run_on(
-    display: Display,
-    recipe: Recipe,
-    train: Train,
-    *,
-    extend: bool = False,
-    on_group: OnGroup | None = None,
-    claim: str | None = None,
+    display: Display, run: PreparedRun, train: Train, *, on_group: OnGroup | None = None, claim: str | None = None
 ) -> tuple[RunSummary, Recipe]:
-    """`run` on a display that is already open and stays so, without the lines at the end.
+    """Train a run on a display that is already open and stays so, without the lines at the end.
 
     The run's folder is this driver's from now on, and another one that has it ends. With `claim` it is the folder of
     whoever gives that token, which has claimed it already.
@@ -121,41 +119,25 @@ def run_on(
 
     Returns the recipe too, as it was in the end: with smaller batches where a device ran out of memory.
     """
-    recipe = preflight.absolute(recipe)
-    storage = Storage(recipe.storage)
-    recipe, told = pinned(recipe, storage)
-    size = preflight.check_data_set(recipe, storage)
-    fitted = preflight.fit_devices(recipe, size)
-
-    def check_folder() -> bool:
-        return preflight.check_run_folder(fitted.recipe, storage, extend=extend)
-
-    resumes = check_folder()
+    recipe = run.recipe
     if on_group is None:
-        display.note(f"{'resuming' if resumes else 'starting'} {recipe.run.folder}")
-        if told is not None:
-            display.note(told)
-    if fitted.reasons:
-        display.note(f"changed to fit cluster.device_bytes: {'; '.join(fitted.reasons)}")
-    for line in size.cautions:
+        display.note(f"{'resuming' if run.resumes else 'starting'} {recipe.run.folder}")
+        if run.older_version is not None:
+            display.note(run.older_version)
+    if run.fitted.reasons:
+        display.note(f"changed to fit cluster.device_bytes: {'; '.join(run.fitted.reasons)}")
+    for line in run.size.cautions:
         display.note(line)
     with nodes.connection(), StopSignal() as stop:
         offer = nodes.offer()
         _check_cluster(recipe, offer)
-        token = claim or take_run(recipe.run.folder, storage, check_folder)
+        token = claim or take_run(recipe.run.folder, run.storage, run.check_folder)
         with _autoscaled(recipe, offer):
-            attempts = _Attempts(recipe, size, train, display, storage, stop, on_group, token)
+            attempts = _Attempts(run, train, display, stop, on_group, token)
             summary = attempts.run()
         if stop.wanted:  # it came too late for the workers, but not for the folds or the report that would follow
             raise KeyboardInterrupt
         return summary, attempts.recipe
-
-
-def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
-    """The training loop; TensorFlow is imported here, in the worker."""
-    from segtrain.training.loop import train
-
-    return train(recipe, world, driver)
 
 
 def warn_of_hasty_stops(note: Callable[[str], None]) -> None:
@@ -167,7 +149,7 @@ def warn_of_hasty_stops(note: Callable[[str], None]) -> None:
 
 def _check_cluster(recipe: Recipe, offer: Offer) -> None:
     check_offer(recipe.cluster, offer)
-    preflight.check_shared_paths(recipe, offer)
+    check_shared_paths(recipe, offer)
 
 
 @contextmanager
@@ -190,27 +172,24 @@ class _Attempts:
 
     def __init__(
         self,
-        recipe: Recipe,
-        size: preflight.Size,
+        run: PreparedRun,
         train: Train,
         display: Display,
-        storage: Storage,
         stop: StopSignal,
         on_group: OnGroup | None,
         claim: str,
     ) -> None:
-        self.recipe = recipe
+        self.recipe = run.recipe
         """As asked, with smaller batches from the first time that a device ran out of memory."""
-        self._size = size
+        self._size, self._storage = run.size, run.storage
         self._train = train
         self._display = display
-        self._storage = storage
         self._stop = stop
         self._on_group = on_group
         self._token = claim
-        self._claim = RunClaim(recipe.run.folder, storage, claim)
+        self._claim = RunClaim(run.recipe.run.folder, run.storage, claim)
         self._asked_at = time.monotonic()
-        self._goodput = goodput.read(recipe.run.folder, storage)
+        self._goodput = goodput.read(run.recipe.run.folder, run.storage)
         self._failures = 0
         self._saved_step = 0
 
@@ -291,7 +270,7 @@ class _Attempts:
 
     def _fitted(self, workers: int) -> Recipe:
         """The recipe for so many workers: fewer of them have larger shares, which must fit their devices too."""
-        return preflight.fit_devices(self.recipe.updated({"cluster.workers": workers}), self._size).recipe
+        return fit_devices(self.recipe.updated({"cluster.workers": workers}), self._size).recipe
 
     def _start_within_s(self, recipe: Recipe) -> float:
         left_s = max(self._wait_until - time.monotonic(), 1.0)

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
-from segtrain.dataset.manifest import Manifest, read_index
+from segtrain.dataset.data_set import DataSet
+from segtrain.dataset.manifest import Manifest
 from segtrain.errors import UserError
 from segtrain.pipeline.plan import RowGroupTable, kept_groups
-from segtrain.storage.files import Storage
 
 Int64 = NDArray[np.int64]
 
@@ -38,12 +38,12 @@ class Selection:
         return row if self.kept is None else int(self.kept[group][row])
 
 
-def training_selection(config: DataConfig, seed: int, manifest: Manifest, storage: Storage, root: str) -> Selection:
+def training_selection(config: DataConfig, seed: int, data: DataSet) -> Selection:
     """The labelled pictures of every fold but `fold` and `test_fold`, of `max_groups` groups at most.
 
-    The index is read only where some rows of a row group may be left out. Raises `UserError` for a fold that the data
-    set does not have, and where nothing is left to train on.
+    Raises `UserError` for a fold that the data set does not have, and where nothing is left to train on.
     """
+    manifest = data.manifest
     left_out = {config.fold} if config.test_fold is None else {config.fold, config.test_fold}
     _check_folds([config.fold], manifest, "data.fold")
     _check_folds(left_out - {config.fold}, manifest, "data.test_fold")
@@ -51,28 +51,27 @@ def training_selection(config: DataConfig, seed: int, manifest: Manifest, storag
     if config.max_groups is None and manifest.labelled == manifest.pictures:
         selection = _whole_row_groups(folds, manifest)
     else:
-        index = _rows_of(folds, read_index(storage, root, manifest))
+        index = _rows_of(folds, data.index)
         groups = kept_groups(index["group"].unique().to_pylist(), config.max_groups, seed)
         selection = _rows(index.filter(pc.is_in(index["group"], pa.array(sorted(groups), pa.string()))), manifest)
     if selection is None:
         raise UserError(
-            f"{root} has no labelled picture outside fold {config.fold}; prepare it with more folds or masks"
+            f"{data.root} has no labelled picture outside fold {config.fold}; prepare it with more folds or masks"
         )
     return selection
 
 
-def evaluation_selection(
-    folds: Sequence[int], manifest: Manifest, storage: Storage, root: str
-) -> tuple[Selection, list[str]]:
+def evaluation_selection(folds: Sequence[int], data: DataSet) -> tuple[Selection, list[str]]:
     """The labelled pictures of these folds, and their ids in the same order.
 
     Raises `UserError` for a fold that the data set does not have or that holds no labelled picture.
     """
-    _check_folds(folds, manifest, "data.fold")
-    index = _rows_of(folds, read_index(storage, root, manifest))
-    selection = _rows(index, manifest)
+    _check_folds(folds, data.manifest, "data.fold")
+    index = _rows_of(folds, data.index)
+    selection = _rows(index, data.manifest)
     if selection is None:
-        raise UserError(f"{root} has no labelled picture in fold {', '.join(map(str, folds))}; choose another fold")
+        named = ", ".join(map(str, folds))
+        raise UserError(f"{data.root} has no labelled picture in fold {named}; choose another fold")
     return selection, index["id"].to_pylist()
 
 

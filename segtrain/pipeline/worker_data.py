@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segtrain.config import DataConfig, Recipe
 from segtrain.config.batch_split import BatchSplit
-from segtrain.dataset.manifest import Manifest
+from segtrain.dataset.data_set import DataSet
 from segtrain.dataset.node_cache import NodeCache
 from segtrain.dataset.reader import ReadCounts, RowGroupReader
 from segtrain.dataset.shards import Row
@@ -75,11 +75,6 @@ def _is_usable(future: Future[DecodedPicture | None]) -> bool:
     return not future.cancelled() and future.exception() is None and future.result() is not None
 
 
-def _root(recipe: Recipe) -> str:
-    assert recipe.data.root is not None, "the manifest was read from data.root"
-    return recipe.data.root
-
-
 def open_node_cache(data: DataConfig) -> NodeCache | None:
     """The cache of stored bytes on this node's disk, where the recipe asks for one."""
     remote = data.root is not None and is_remote(data.root)
@@ -99,10 +94,10 @@ def batches_ahead(data: DataConfig, batch_bytes: int) -> tuple[int, int]:
 class _Feed(Generic[T]):
     """What training and evaluation share: the pools, and one iterator at a time. Close it, or use it in a `with`."""
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, storage: Storage, batch_bytes: int) -> None:
+    def __init__(self, recipe: Recipe, data_set: DataSet, storage: Storage, batch_bytes: int) -> None:
         keep_freed_memory()
         self._recipe = recipe
-        self._reader = RowGroupReader(manifest, storage, _root(recipe), open_node_cache(recipe.data))
+        self._reader = RowGroupReader(data_set.manifest, storage, data_set.root, open_node_cache(recipe.data))
         self._loader = Loader(self._reader, recipe.data.decode_threads)
         self._decoding_batches, self._ready_batches = batches_ahead(recipe.data, batch_bytes)
         self._stream: Prefetch[T] | None = None
@@ -155,7 +150,7 @@ class TrainingData(_Feed[StepBatch]):
     def __init__(
         self,
         recipe: Recipe,
-        manifest: Manifest,
+        data_set: DataSet,
         storage: Storage,
         *,
         worker: int,
@@ -164,17 +159,17 @@ class TrainingData(_Feed[StepBatch]):
         split: BatchSplit,
     ) -> None:
         """Raises `UserError` where the data set lacks a fold that the recipe names, or has nothing to train on."""
-        data = recipe.data
+        data, manifest = recipe.data, data_set.manifest
         if data.fit == "crop" and (data.height > manifest.min_height or data.width > manifest.min_width):
             raise UserError(
                 f"data.fit is crop, but the smallest pictures are {manifest.min_width} wide or {manifest.min_height} "
                 f"high, less than data.width {data.width} or data.height {data.height}; make the crop smaller"
             )
         self._slots = split.per_replica * split.accumulation
-        super().__init__(recipe, manifest, storage, replicas * self._slots * data.height * data.width * 4)
+        super().__init__(recipe, data_set, storage, replicas * self._slots * data.height * data.width * 4)
         self._fingerprint = manifest.fingerprint
         self._worker, self._workers, self._replicas = worker, workers, replicas
-        self._selection = training_selection(data, recipe.train.seed, manifest, storage, _root(recipe))
+        self._selection = training_selection(data, recipe.train.seed, data_set)
         self.samples_per_epoch = int(self._selection.table.rows.sum())
         self.steps_per_epoch = -(-self.samples_per_epoch // recipe.train.global_batch_size)
         largest = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
@@ -283,7 +278,7 @@ class EvaluationData(_Feed[EvaluationBatch]):
     def __init__(
         self,
         recipe: Recipe,
-        manifest: Manifest,
+        data_set: DataSet,
         storage: Storage,
         *,
         worker: int,
@@ -292,13 +287,13 @@ class EvaluationData(_Feed[EvaluationBatch]):
         folds: Sequence[int] | None = None,
     ) -> None:
         """`folds` is `data.fold` where nothing is given. Raises `UserError` where they hold no labelled picture."""
-        data = recipe.data
+        data, manifest = recipe.data, data_set.manifest
         self._frame = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
         slots = replicas * recipe.evaluation.batch_size
-        super().__init__(recipe, manifest, storage, slots * self._frame[0] * self._frame[1] * 4)
+        super().__init__(recipe, data_set, storage, slots * self._frame[0] * self._frame[1] * 4)
         folds = (data.fold,) if folds is None else folds
         self._replicas = replicas
-        self._selection, self.ids = evaluation_selection(folds, manifest, storage, _root(recipe))
+        self._selection, self.ids = evaluation_selection(folds, data_set)
         rows = self._selection.table.rows
         self._first_numbers = np.cumsum(rows) - rows
         self._row_groups = range(worker, rows.size, workers)

@@ -15,7 +15,8 @@ from segtrain.cluster.fleet import work_through
 from segtrain.cluster.offer import check_shared
 from segtrain.cluster.pace import Pace
 from segtrain.config import Recipe
-from segtrain.dataset.manifest import Manifest, read_manifest
+from segtrain.dataset.data_set import read_data_set, root_of
+from segtrain.dataset.manifest import Manifest
 from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, read_networks
 from segtrain.pipeline.selection import Selection, evaluation_selection
@@ -53,9 +54,9 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     recipe, source = _absolute(recipe, source)
     storage = Storage(recipe.storage)
     check_networks(source, storage)
-    root = recipe.data.root or ""
-    manifest = read_manifest(storage, root, recipe.data.version)
-    selection, ids = evaluation_selection([recipe.data.fold], manifest, storage, root)
+    data_set = read_data_set(storage, recipe.data)
+    root, manifest = data_set.root, data_set.manifest
+    selection, ids = evaluation_selection([recipe.data.fold], data_set)
     folder = _folder_for_results(recipe, source, out, storage)
     trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)
     if trained_on_it:
@@ -89,10 +90,8 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
 
 def _absolute(recipe: Recipe, source: str) -> tuple[Recipe, str]:
     """Recipe and source with absolute local paths, because workers run in other folders."""
-    if recipe.data.root is None:
-        raise UserError("data.root is not set; give the data set to score on")
     parts = (absolute_path(part.strip()) for part in source.split(","))
-    return recipe.updated({"data.root": absolute_path(recipe.data.root)}), ",".join(parts)
+    return recipe.updated({"data.root": absolute_path(root_of(recipe.data))}), ",".join(parts)
 
 
 def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: Storage) -> str:

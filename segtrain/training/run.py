@@ -9,9 +9,9 @@ import numpy as np
 
 from segtrain.config import Recipe
 from segtrain.config.batch_split import batch_split
-from segtrain.dataset.manifest import Manifest, read_manifest
+from segtrain.dataset.data_set import DataSet, read_data_set
 from segtrain.dataset.reader import ReadCounts
-from segtrain.errors import TakenOverError, UserError
+from segtrain.errors import TakenOverError
 from segtrain.models.build import build_model
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
 from segtrain.runs.ownership import RunClaim, take_run, write_while
@@ -38,15 +38,15 @@ class Run:
         self.world = world
         self.folder = RunFolder(recipe.run.folder)
         self.storage = Storage(recipe.storage)
-        self.manifest = _read_data_set(recipe, self.storage)
+        data_set = read_data_set(self.storage, recipe.data)
         self.strategy = build_strategy(world)
         self._wishes = summing_over_workers(self.strategy)
         self.step = self._build_step()
         self.forward = compiled_forward(self.strategy, self.step.model)
-        self._build_data()
+        self._build_data(data_set)
         self._counted = ReadCounts()
         self._claim = self._claimed(driver) if world.is_chief else None
-        self.state = TrainingState(self.step, world, self.storage, self.manifest.fingerprint, self.check_owner)
+        self.state = TrainingState(self.step, world, self.storage, data_set.manifest.fingerprint, self.check_owner)
         self.state.restore()
         self.kept_step = 0
         """Steps of the epoch whose `best/` this process has written; 0 for none."""
@@ -103,14 +103,12 @@ class Run:
         """Whether any worker calls this with True: a collective, which all of them must call."""
         return bool(self._wishes(np.array([float(wish)]))[0])
 
-    def _build_data(self) -> None:
+    def _build_data(self, data_set: DataSet) -> None:
         shared = {"worker": self.world.rank, "workers": self.world.workers, "replicas": self.world.replicas_per_worker}
-        self.training_data = TrainingData(self.recipe, self.manifest, self.storage, split=self._split, **shared)
+        self.training_data = TrainingData(self.recipe, data_set, self.storage, split=self._split, **shared)
         self.validation_data = EvaluationData(
-            self.recipe, self.manifest, self.storage, folds=(self.recipe.data.fold,), **shared
+            self.recipe, data_set, self.storage, folds=(self.recipe.data.fold,), **shared
         )
-        if not self.validation_data.ids:
-            raise UserError(f"data.fold: fold {self.recipe.data.fold} has no labelled picture to validate on")
 
     def _claimed(self, driver: str | None) -> RunClaim:
         """The folder is this chief's from here on, before it looks at a checkpoint: an older chief saves no more."""
@@ -157,11 +155,3 @@ class Run:
             # Before the checkpoint: a run that goes on from it writes only the lines beyond it.
             self.record.flush()
             self.state.save()
-
-
-def _read_data_set(recipe: Recipe, storage: Storage) -> Manifest:
-    if recipe.data.root is None:
-        raise UserError("data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote")
-    if recipe.data.version is None:  # who calls the loop without a driver takes the newest
-        return read_manifest(storage, recipe.data.root)
-    return read_manifest(storage, recipe.data.root, recipe.data.version)

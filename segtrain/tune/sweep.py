@@ -15,11 +15,13 @@ from segtrain.cluster import nodes
 from segtrain.cluster.offer import check_offer, needs
 from segtrain.cluster.stop_signal import stop_signals
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
+from segtrain.dataset.data_set import read_data_set
 from segtrain.errors import RunError, UserError
-from segtrain.launch import preflight
-from segtrain.launch.data_version import pinned
+from segtrain.launch.data_version import Pinned, pinned
+from segtrain.launch.given_paths import absolute, check_shared_paths
 from segtrain.launch.train_run import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.launch.train_worker import Train
+from segtrain.launch.workload import fit_devices, size_of
 from segtrain.memory import parameters
 from segtrain.report.write import write_report
 from segtrain.runs import leaderboard
@@ -53,29 +55,29 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     RunError where no trial was scored; TakenOverError where another driver goes on with the sweep, which began later;
     KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
     """
-    recipe = preflight.absolute(recipe)
+    recipe = absolute(recipe)
     storage = Storage(recipe.storage)
     starts = check_sweep(recipe, storage, resume=resume)
-    recipe, told = pinned(recipe, storage)
+    data = pinned(recipe, storage)
     with nodes.connection():
         concurrent = _check_cluster(recipe)
         display = open_sweep_display(recipe.run.progress_every_s)
-        if told is not None:
-            display.note(told)
+        if data.older_version is not None:
+            display.note(data.older_version)
         try:
-            return _Driver(recipe, storage, train, starts, concurrent, display).run(resume=resume)
+            return _Driver(data, train, starts, concurrent, display).run(resume=resume)
         finally:
             display.close()
 
 
 def sweep_exists(recipe: Recipe) -> bool:
     """Whether the run's folder holds a sweep already."""
-    return sweep_record.holds_sweep(preflight.absolute(recipe).run.folder, Storage(recipe.storage))
+    return sweep_record.holds_sweep(absolute(recipe).run.folder, Storage(recipe.storage))
 
 
 def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
     """Lines that say what `run_sweep` would do. Raises what it would raise before anything starts."""
-    recipe = preflight.absolute(recipe)
+    recipe = absolute(recipe)
     storage = Storage(recipe.storage)
     starts = check_sweep(recipe, storage, resume=resume)
     with nodes.connection():
@@ -108,7 +110,7 @@ def check_sweep(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space
     space.check_space(recipe)
     for line in space.dropped(recipe):
         logger.warning("warning: %s", line)
-    for line in preflight.check_data_set(recipe, storage).cautions:
+    for line in size_of(recipe, read_data_set(storage, recipe.data)).cautions:
         logger.warning(line)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
@@ -145,7 +147,7 @@ def _check_cluster(recipe: Recipe) -> int:
     """
     offer = nodes.offer()
     check_offer(recipe.cluster, offer)
-    preflight.check_shared_paths(recipe, offer)
+    check_shared_paths(recipe, offer)
     room = offer.room(recipe.cluster)
     if room is None and recipe.tune.max_concurrent is None:
         raise UserError(
@@ -162,15 +164,15 @@ class _Driver:
 
     def __init__(
         self,
-        recipe: Recipe,
-        storage: Storage,
+        data: Pinned,
         train: Train,
         starts: Sequence[space.Point],
         concurrent: int,
         display: SweepDisplay,
     ) -> None:
-        self._recipe = recipe
-        self._storage = storage
+        self._data = data
+        self._recipe = recipe = data.recipe
+        self._storage = storage = data.storage
         self._train = train
         self._starts = starts
         self._concurrent = concurrent
@@ -257,8 +259,8 @@ class _Driver:
             settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
             earlier = self._record.recipe_of(number)
             made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
-            recipe, _ = pinned(made.updated({**own, **settings}), self._storage)
-            fitted = preflight.fit_devices(recipe, preflight.check_data_set(recipe, self._storage))
+            data = self._data.member(made.updated({**own, **settings}))
+            fitted = fit_devices(data.recipe, size_of(data.recipe, data.data_set))
         except UserError as error:
             return Verdict(None, str(error))
         return Verdict(fitted.recipe, parameters=parameters(fitted.recipe.model), memory_bytes=fitted.footprint.total)

@@ -13,6 +13,7 @@ from segtrain.cluster.failures import DeviceMemoryError, WorkerError, comes_agai
 from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe, recorded
 from segtrain.errors import TakenOverError
+from segtrain.launch.prepared_run import prepared
 from segtrain.launch.train_run import run_on
 from segtrain.launch.train_worker import STUCK_EXIT_CODE, Train
 from segtrain.memory.smaller_batch import with_smaller_batch
@@ -45,7 +46,7 @@ def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) 
         else:
             # The loop is in workers of their own, which Ray Train starts; this process waits for them.
             keep = partial(groups.put, config["number"])
-            summary, _ = run_on(reporter, recipe, train, on_group=keep, claim=config["claim"])
+            summary, _ = run_on(reporter, prepared(recipe), train, on_group=keep, claim=config["claim"])
     except Exception as error:
         told = portable(error, gpus=recipe.cluster.gpus_per_worker > 0)
         if isinstance(told, TakenOverError):

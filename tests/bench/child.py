@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from segtrain.config.batch_split import batch_split
-from segtrain.dataset.manifest import read_manifest
+from segtrain.dataset.data_set import read_data_set
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.storage.files import Storage
 from tests.bench import other_readers
@@ -64,9 +64,9 @@ def start(root: str, cache: str) -> float:
     """
     started = time.perf_counter()
     recipe, storage = small_recipe(root, node_cache=cache), Storage()
-    manifest = read_manifest(storage, root)
+    data_set = read_data_set(storage, recipe.data)
     split = batch_split(SMALL_BATCH, recipe.data.lanes, 1, 1, None)
-    with TrainingData(recipe, manifest, storage, worker=0, workers=1, replicas=1, split=split) as data:
+    with TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split) as data:
         batch = next(data.batches(0, 0))
         touch(batch.replicas[0][:2])
         return time.perf_counter() - started

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from segtrain.config import Recipe
 from segtrain.config.batch_split import batch_split
-from segtrain.dataset.manifest import read_manifest
+from segtrain.dataset.data_set import read_data_set
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
 from segtrain.pipeline.worker_data import TrainingData
@@ -49,8 +49,8 @@ def training_data(recipe: Recipe) -> Iterator[TrainingData]:
     storage, root = Storage(recipe.storage), recipe.data.root
     assert root is not None
     split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
-    manifest = read_manifest(storage, root)
-    with TrainingData(recipe, manifest, storage, worker=0, workers=1, replicas=1, split=split) as data:
+    data_set = read_data_set(storage, recipe.data)
+    with TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split) as data:
         yield data
 
 

@@ -119,19 +119,19 @@ def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     """Read memory after each of `epochs` epochs, each of training and of evaluation."""
     from segtrain.config import Recipe
     from segtrain.config.batch_split import batch_split
-    from segtrain.dataset.manifest import read_manifest
+    from segtrain.dataset.data_set import read_data_set
     from segtrain.pipeline.worker_data import EvaluationData, TrainingData
     from segtrain.storage.files import Storage
     from tests.bench.measuring import touch
 
     data = {"root": root, "node_cache": f"{folder}/cache", **WAYS[way]}
     recipe = Recipe.from_dict({"data": data, "train": {"global_batch_size": 8}, "evaluation": {"batch_size": 8}})
-    storage, manifest = Storage(), read_manifest(Storage(), root)
+    storage, data_set = Storage(), read_data_set(Storage(), recipe.data)
     split = batch_split(8, recipe.data.lanes, 1, 1, None)
     readings = []
     with (
-        TrainingData(recipe, manifest, storage, worker=0, workers=1, replicas=1, split=split) as training,
-        EvaluationData(recipe, manifest, storage, worker=0, workers=1, replicas=1) as evaluation,
+        TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split) as training,
+        EvaluationData(recipe, data_set, storage, worker=0, workers=1, replicas=1) as evaluation,
     ):
         steps = training.batches(0, 0)
         for _ in range(epochs):

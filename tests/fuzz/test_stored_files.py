@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from segtrain.config import Recipe, StorageConfig, override
 from segtrain.dataset import describe
+from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import MANIFEST_NAME, read_index, read_manifest
 from segtrain.dataset.verify import verify
-from segtrain.launch import preflight
+from segtrain.launch.workload import size_of
 from segtrain.prediction import ledger
 from segtrain.report.write import write_report
 from segtrain.runs.run_folder import recipe_of
@@ -108,7 +109,7 @@ def run_set_case(made: Path, harm: Damage) -> None:
                 lambda m=manifest: describe.preview(storage, root, m, read_index(storage, root, m), 3), root, "part-"
             )
             recipe = override(Recipe(), [f"data.root={root}"])
-            ends_well(lambda r=recipe: preflight.check_data_set(r, storage), root, "data.", "part-", "fold")
+            ends_well(lambda r=recipe: size_of(r, read_data_set(storage, r.data)), root, "data.", "part-", "fold")
 
 
 FACTS = {

@@ -9,8 +9,8 @@ from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.versions import prune
 from segtrain.errors import UserError
-from segtrain.launch import preflight
 from segtrain.launch.data_version import pinned
+from segtrain.launch.workload import size_of
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.networks import recipe_to_score
 from segtrain.storage.files import Storage
@@ -37,7 +37,7 @@ def recipe(tmp_path: Path, root: str) -> Recipe:
 
 def begin(recipe: Recipe) -> None:
     """Leave what a run has left before its first checkpoint."""
-    STORAGE.write_bytes(f"{recipe.run.folder}/recipe.yaml", pinned(recipe, STORAGE)[0].to_yaml().encode())
+    STORAGE.write_bytes(f"{recipe.run.folder}/recipe.yaml", pinned(recipe, STORAGE).recipe.to_yaml().encode())
 
 
 def train(recipe: Recipe, version: str) -> None:
@@ -48,13 +48,15 @@ def train(recipe: Recipe, version: str) -> None:
 
 
 def version_of(recipe: Recipe) -> str | None:
-    return pinned(recipe, STORAGE)[0].data.version
+    return pinned(recipe, STORAGE).recipe.data.version
 
 
 def test_a_new_run_begins_on_the_newest_version(recipe: Recipe, root: str) -> None:
     make(root, 0)
     newest = make(root, 1)
-    assert pinned(recipe, STORAGE) == (override(recipe, [f"data.version={newest.fingerprint}"]), None)
+    chosen = pinned(recipe, STORAGE)
+    assert chosen.recipe == override(recipe, [f"data.version={newest.fingerprint}"])
+    assert chosen.older_version is None
 
 
 def test_a_run_goes_on_with_its_own_version_and_says_so(recipe: Recipe, root: str) -> None:
@@ -62,10 +64,11 @@ def test_a_run_goes_on_with_its_own_version_and_says_so(recipe: Recipe, root: st
     train(recipe, own.fingerprint)
     newest = make(root, 1)
     assert version_of(recipe) == own.fingerprint
-    line = pinned(recipe, STORAGE)[1] or ""
+    chosen = pinned(recipe, STORAGE)
+    line = chosen.older_version or ""
     assert own.fingerprint in line
     assert newest.fingerprint in line
-    size = preflight.check_data_set(pinned(recipe, STORAGE)[0], STORAGE)
+    size = size_of(chosen.recipe, chosen.data_set)
     assert size.training_pictures + size.validation_pictures == own.pictures
 
 
@@ -117,7 +120,7 @@ def test_a_version_may_be_named(recipe: Recipe, root: str) -> None:
 
 def test_the_version_is_no_part_of_what_makes_two_runs_different(recipe: Recipe, root: str) -> None:
     make(root, 0)
-    assert pinned(recipe, STORAGE)[0].fingerprint() == recipe.fingerprint()
+    assert pinned(recipe, STORAGE).recipe.fingerprint() == recipe.fingerprint()
 
 
 def test_networks_are_scored_on_the_newest_version_whatever_they_were_trained_on(recipe: Recipe, root: str) -> None:

@@ -141,7 +141,7 @@ def test_a_run_that_does_not_fit_goes_on_with_smaller_batches_and_the_same_losse
 
     wanted = train(recipe("run.name=undisturbed"), World())
     short = recipe("run.name=short")
-    summary = train_run.run(short, functools.partial(train_in, 3))
+    summary = train_run.launch(short, functools.partial(train_in, 3))
     shown = capsys.readouterr().out
     assert (
         f"out of memory on the device (OOM when allocating tensor with shape[4,{BYTES_PER_PICTURE}] and type uint8); "
@@ -161,7 +161,7 @@ def test_what_does_not_fit_one_picture_at_a_time_ends_in_a_sentence_with_the_way
     recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match=r"^out of memory on the device \(OOM when .*shape\[1,") as caught:
-        train_run.run(recipe("run.name=never"), functools.partial(train_in, 0))
+        train_run.launch(recipe("run.name=never"), functools.partial(train_in, 0))
     assert "one picture of 16 x 24 (data.height x data.width)" in str(caught.value)
     assert "train.rematerialize=true, or data.fit=crop" in str(caught.value)
     halved = re.findall(r"from now on (\d x \d) pictures", capsys.readouterr().out)
@@ -173,7 +173,7 @@ def test_memory_that_ran_out_in_scoring_halves_the_batch_of_scoring_alone(
     recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     scored = recipe("run.name=scored", "train.epochs=1")
-    train_run.run(scored, functools.partial(train_in, 3, scoring=True))
+    train_run.launch(scored, functools.partial(train_in, 3, scoring=True))
     assert "scoring with evaluation.batch_size=2 instead of 4" in capsys.readouterr().out
     assert list(losses(scored.run.folder)) == [1, 2, 3]
     kept = Path(scored.run.folder, "recipe.yaml").read_text()
@@ -185,7 +185,7 @@ def test_one_worker_out_of_memory_ends_the_attempt_of_all_and_all_get_smaller_ba
     recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = recipe("run.name=both", "cluster.workers=2")
-    train_run.run(both, functools.partial(train_in, 1))
+    train_run.launch(both, functools.partial(train_in, 1))
     shown = capsys.readouterr().out
     assert "shape[2," in shown
     assert "from now on 2 x 1 pictures a replica instead of 1 x 2" in shown

@@ -109,7 +109,7 @@ def run(folder: Path, name: str, *, workers: int = 1, kill_at: int | None = None
     )
     attempt = Attempt(folder / "runs" / name)
     work = functools.partial(train_noting, notes=str(attempt.folder), kill_at=kill_at)
-    train_run.run(recipe, work)
+    train_run.launch(recipe, work)
     return attempt
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from segtrain.cluster.failures import DeviceMemoryError
 from segtrain.config import Recipe, override
 from segtrain.errors import DataError, UserError
-from segtrain.launch import preflight, train_folds
+from segtrain.launch import train_folds
 from segtrain.launch.train_worker import Train
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import NOBODY, Driver, Progress, RunSummary, World
@@ -116,11 +116,11 @@ class TestThroughRay:
     ) -> None:
         asked = recipe("data.test_fold=3")
         with pytest.raises(UserError, match=r"^data\.x: mend it$"):
-            train_folds.run_folds(asked, pretend_but(1))
+            train_folds.train_folds(asked, pretend_but(1))
         assert trained(asked) == [0]
         assert not (tmp_path / "five" / "ensemble.json").exists()
         capsys.readouterr()
-        entry = train_folds.run_folds(asked, pretend)
+        entry = train_folds.train_folds(asked, pretend)
         shown = capsys.readouterr().out
         assert trained(asked) == [0, 1, 2], "fold 0 is not trained again, and 3 is the test fold"
         assert "fold 0 is finished" in shown
@@ -149,7 +149,7 @@ class TestThroughRay:
         asked = recipe("data.test_fold=3")
         last = train_folds._plan(asked, extend=False)[1][2]
         pretend(last.recipe, World(), NOBODY)
-        train_folds.run_folds(asked, short)
+        train_folds.train_folds(asked, short)
         assert trained(asked) == [2, 0, 1]
         shown = capsys.readouterr().out
         assert shown.count("from now on 2 x 2 pictures a replica instead of 1 x 4") == 1
@@ -160,7 +160,7 @@ def test_the_ensemble_holds_every_members_dice_its_mean_and_spread(
 ) -> None:
     asked = recipe()
     pretend_all(asked)
-    entry = train_folds.run_folds(asked, never)
+    entry = train_folds.train_folds(asked, never)
     assert entry == {
         "format_version": 1,
         "members": ["fold-0", "fold-1", "fold-2", "fold-3"],
@@ -216,7 +216,7 @@ def test_extending_trains_finished_folds_on(recipe: Callable[..., Recipe]) -> No
     pretend_all(recipe())
     longer = recipe("train.epochs=5")
     with pytest.raises(UserError, match=r"train\.epochs: 2 -> 5\); train on with --extend"):
-        train_folds.run_folds(longer, never)
+        train_folds.train_folds(longer, never)
     runs = train_folds._plan(longer, extend=True)[1]
     assert {run.state for run in runs} == {"goes on from its newest checkpoint"}
 
@@ -236,28 +236,28 @@ def test_what_cannot_be_is_one_sentence_before_anything_starts(
 ) -> None:
     pretend_all(recipe())
     with pytest.raises(UserError, match=message):
-        train_folds.run_folds(recipe(*changes), never)
+        train_folds.train_folds(recipe(*changes), never)
 
 
 def test_which_fold_is_named_makes_no_difference(recipe: Callable[..., Recipe]) -> None:
     pretend_all(recipe())
-    assert train_folds.run_folds(recipe("data.fold=2"), never)["members"] == ["fold-0", "fold-1", "fold-2", "fold-3"]
+    assert train_folds.train_folds(recipe("data.fold=2"), never)["members"] == ["fold-0", "fold-1", "fold-2", "fold-3"]
 
 
 def test_runs_whose_pictures_were_cropped_to_fit_a_device_are_taken_up_again(recipe: Callable[..., Recipe]) -> None:
     asked = recipe("data.height=640", "data.width=960", f"cluster.device_bytes={256 * 2**20}")
     for run in train_folds._plan(asked, extend=False)[1]:
-        fitted = preflight.fit_devices(run.recipe, run.size).recipe
+        fitted = run.prepared.fitted.recipe
         assert fitted.data.fit == "crop", "a field of the run's identity"
         pretend(fitted, World(), NOBODY)
-    assert len(train_folds.run_folds(asked, never)["members"]) == 4
+    assert len(train_folds.train_folds(asked, never)["members"]) == 4
 
 
 def test_folds_do_not_go_into_the_folder_of_a_single_run(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     (tmp_path / "five").mkdir()
     (tmp_path / "five" / "recipe.yaml").write_text(recipe("folds=one").to_yaml())
     with pytest.raises(UserError, match=r"five holds a run of one fold \(folds=one\); give the run another name"):
-        train_folds.run_folds(recipe(), never)
+        train_folds.train_folds(recipe(), never)
 
 
 def cut(path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_member_whose_checkpoints_are_all_damaged_is_named(recipe: Callable[..
     pretend_all(asked)
     (tmp_path / "five" / "fold-2" / "checkpoints" / "step-00000006" / "state.json").write_bytes(b"{}")
     with pytest.raises(DataError, match=r"no checkpoint of .*/five/fold-2 can be read \(step-00000006: the sha256 of"):
-        train_folds.run_folds(asked, never)
+        train_folds.train_folds(asked, never)
 
 
 def test_a_member_of_an_older_segtrain_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -297,5 +297,5 @@ def test_a_member_of_an_older_segtrain_is_named(recipe: Callable[..., Recipe], t
     del old["threshold_curve"]
     scores.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r"fold-2/best/metrics\.json has no threshold_curve"):
-        train_folds.run_folds(asked, never)
+        train_folds.train_folds(asked, never)
     assert not (tmp_path / "five" / "ensemble.json").exists()

@@ -142,7 +142,7 @@ class TestRuns:
         self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = set(sys.modules)  # other tests of the session may have imported it
-        assert train_run.run(recipe, write_facts) == summary_of(recipe)
+        assert train_run.launch(recipe, write_facts) == summary_of(recipe)
         facts = json.loads((tmp_path / "facts-0.json").read_text())
         assert facts["workers"] == 1
         assert facts["tf_config"] is None, "one worker needs no cluster"
@@ -167,7 +167,7 @@ class TestRuns:
             write_facts(recipe, world, driver)
             return summary_of(recipe, epoch=attempt)
 
-        summary = train_run.run(override(recipe, ["cluster.workers=2"]), die_once)
+        summary = train_run.launch(override(recipe, ["cluster.workers=2"]), die_once)
         assert summary.epoch == 2
         assert "worker 1 lost; restarting from the last checkpoint (1 of 3)" in capsys.readouterr().out
         self.check_that_workers_know_of_each_other(tmp_path)
@@ -188,7 +188,7 @@ class TestRuns:
             raise UserError("data.x: mend it")
 
         with pytest.raises(UserError, match=r"^data\.x: mend it$"):
-            train_run.run(override(recipe, ["cluster.workers=2"]), fail)
+            train_run.launch(override(recipe, ["cluster.workers=2"]), fail)
         assert (tmp_path / "attempts-1").stat().st_size == 1
 
     @pytest.mark.slow  # two launches; tests/runs/test_ownership.py has the rule itself
@@ -198,7 +198,7 @@ class TestRuns:
         monkeypatch.setattr(supervisor, "LOOK_AT_OWNER_EVERY_S", 0.5)
         for train in (loses_its_folder, dies_in_anothers_folder):
             with pytest.raises(TakenOverError, match=r"test is trained by another process by now, which began later; "):
-                train_run.run(recipe, train)
+                train_run.launch(recipe, train)
             assert len((tmp_path / "test" / "owner").read_bytes()) == 32, "the other driver's, which has no chief yet"
         ends = [attempt.end for attempt in goodput.read(str(tmp_path / "test"), Storage()).attempts]
         assert ends == ["", ""], "it was not written any more"
@@ -210,7 +210,7 @@ class TestRuns:
         with pytest.raises(
             RunError, match=r"^worker 0 lost, after 0 restarts without a new checkpoint \(cluster.max_failures\)"
         ):
-            train_run.run(override(recipe, ["cluster.max_failures=0"]), die)
+            train_run.launch(override(recipe, ["cluster.max_failures=0"]), die)
 
     def test_ctrl_c_stops_the_workers(self, recipe: Recipe, tmp_path: Path) -> None:
         def wait(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
@@ -226,7 +226,7 @@ class TestRuns:
         handler = signal.getsignal(signal.SIGINT)
         threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
-            train_run.run(recipe, wait)
+            train_run.launch(recipe, wait)
         assert signal.getsignal(signal.SIGINT) is handler
         worker = Path("/proc", (tmp_path / "pid").read_text())
         deadline = time.monotonic() + 20.0
@@ -241,7 +241,7 @@ class TestRuns:
         mark = tmp_path / "under-way"
         threading.Thread(target=signal_when, args=(mark, signal.SIGTERM), daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
-            train_run.run(recipe, until_asked)
+            train_run.launch(recipe, until_asked)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
         shown = capsys.readouterr().out
         assert "stopping: a checkpoint is saved first" in shown
@@ -262,7 +262,7 @@ class TestRuns:
 
         fields = ["cluster.workers=2", "cluster.stuck_after_s=2", "storage.deadline_s=1"]
         started = time.monotonic()
-        assert train_run.run(override(recipe, fields), sleep_once).epoch == 2
+        assert train_run.launch(override(recipe, fields), sleep_once).epoch == 2
         shown = capsys.readouterr().out
         assert "worker 1 stuck at tests/launch/test_train_run.py" in shown
         assert "in sleep_for_ever; restarting from the last checkpoint (1 of 3)" in shown
@@ -291,7 +291,7 @@ class TestRuns:
 
         threading.Thread(target=make_room, daemon=True).start()
         fields = ["cluster.workers=[1, 2]", "cluster.grow_after_s=2"]
-        assert train_run.run(override(recipe, fields), until_two).epoch == 2
+        assert train_run.launch(override(recipe, fields), until_two).epoch == 2
         shown = capsys.readouterr().out
         assert "room for 1 more: a checkpoint is saved" in shown
         assert "saved at step 7; going on from there" in shown
@@ -300,9 +300,9 @@ class TestRuns:
 
     def test_more_than_the_cluster_has_is_refused_at_once(self, recipe: Recipe) -> None:
         with pytest.raises(UserError, match=r"1 worker with 1 CPU and 1 GPU each.* has 1 node with 4 CPUs and 0 GPUs"):
-            train_run.run(override(recipe, ["cluster.gpus_per_worker=1"]), write_facts)
+            train_run.launch(override(recipe, ["cluster.gpus_per_worker=1"]), write_facts)
         with pytest.raises(UserError, match=r"lower cluster.workers or cluster.cpus_per_worker"):
-            train_run.run(override(recipe, ["cluster.cpus_per_worker=3", "cluster.workers=2"]), write_facts)
+            train_run.launch(override(recipe, ["cluster.cpus_per_worker=3", "cluster.workers=2"]), write_facts)
 
     def test_resources_that_never_become_free_are_said_to_be_missing_and_end_in_a_plain_message(
         self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -318,7 +318,7 @@ class TestRuns:
             with pytest.raises(
                 UserError, match=r"cluster.start_timeout_s: no room for 1 worker with 1 CPU each within 2"
             ):
-                train_run.run(impatient, write_facts)
+                train_run.launch(impatient, write_facts)
         finally:
             remove_placement_group(taken)
         shown = capsys.readouterr().out

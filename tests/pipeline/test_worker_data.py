@@ -32,7 +32,7 @@ def training(
     recipe = data_set.recipe(**({"train": {"global_batch_size": BATCH}} | sections))
     split = batch_split(BATCH, recipe.data.lanes, workers, replicas, per_replica)
     return TrainingData(
-        recipe, data_set.manifest, Storage(), worker=worker, workers=workers, replicas=replicas, split=split
+        recipe, data_set.stored, Storage(), worker=worker, workers=workers, replicas=replicas, split=split
     )
 
 
@@ -219,7 +219,8 @@ def damage(tiny, folder: Path, flip: int) -> TrainingData:
     shutil.copy(Path(tiny.root) / tiny.manifest.index.path, folder)
     recipe = tiny.recipe(data={"root": str(folder)}, train={"global_batch_size": BATCH})
     split = BatchSplit(per_replica=BATCH, accumulation=1, slots=BATCH)
-    return TrainingData(recipe, tiny.manifest, Storage(), worker=0, workers=1, replicas=1, split=split)
+    copied = dataclasses.replace(tiny.stored, root=str(folder))
+    return TrainingData(recipe, copied, Storage(), worker=0, workers=1, replicas=1, split=split)
 
 
 def test_a_damaged_picture_leaves_an_empty_slot_and_is_named(tiny, tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_evaluation_covers_every_picture_once_in_batches_of_one_shape(tiny, work
     steps = []
     for worker in range(workers):
         with EvaluationData(
-            recipe, tiny.manifest, Storage(), worker=worker, workers=workers, replicas=replicas, folds=[0, 2]
+            recipe, tiny.stored, Storage(), worker=worker, workers=workers, replicas=replicas, folds=[0, 2]
         ) as data:
             batches = list(data.batches())
         steps.append(len(batches))
@@ -279,7 +280,7 @@ def test_evaluation_covers_every_picture_once_in_batches_of_one_shape(tiny, work
 
 
 def test_evaluation_can_be_repeated(tiny) -> None:
-    with EvaluationData(tiny.recipe(), tiny.manifest, Storage(), worker=0, workers=1, replicas=1) as data:
+    with EvaluationData(tiny.recipe(), tiny.stored, Storage(), worker=0, workers=1, replicas=1) as data:
         runs = [[scene.number for batch in data.batches() for scene in batch.pictures] for _ in range(2)]
     assert runs == [list(range(9))] * 2
 
@@ -334,7 +335,7 @@ def test_a_run_on_crops_is_scored_on_whole_pictures(make_row, make_data_set) -> 
         rows.append(make_row(encode_png(np.repeat(mask[..., None] * np.uint8(255), 3, -1)), mask, name=f"p{number}"))
     data_set = make_data_set([[rows], [[dataclasses.replace(rows[0], id="other")]]])
     recipe = data_set.recipe(data={"fit": "crop", "height": 8, "width": 8}, evaluation={"batch_size": 4})
-    with EvaluationData(recipe, data_set.manifest, Storage(), worker=0, workers=1, replicas=1) as data:
+    with EvaluationData(recipe, data_set.stored, Storage(), worker=0, workers=1, replicas=1) as data:
         (batch,) = data.batches()
     assert batch.replicas[0].images.shape == (4, 24, 32, 3)
     assert [(scene.height, scene.width) for scene in batch.pictures] == sizes

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, StorageConfig, override
+from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import Manifest, read_index
 from segtrain.errors import UserError
-from segtrain.launch.preflight import check_data_set
+from segtrain.launch.workload import size_of
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage
 from tests.support.odd_images import bmp, png
@@ -43,6 +44,12 @@ def made(source: Path, *overrides: str) -> Manifest:
     return prepare(override(Recipe(), settings), str(source.parent / "set"), parallel=False)
 
 
+def cautions_of(root: str) -> tuple[str, ...]:
+    """What a run on the data set is told before it starts."""
+    recipe = override(Recipe(), [f"data.root={root}"])
+    return size_of(recipe, read_data_set(Storage(), recipe.data)).cautions
+
+
 def rejected(source: Path) -> dict[str, str]:
     text = (source.parent / "set" / "rejected.csv").read_text()
     return {row["id"]: row["reason"] for row in csv.DictReader(text.splitlines())}
@@ -71,7 +78,7 @@ def test_black_masks_are_warned_of_when_preparing_and_before_training(
 ) -> None:
     with caplog.at_level(logging.WARNING, "segtrain"):
         made(draw(tmp_path / "source", empty))
-    lines = check_data_set(override(Recipe(), [f"data.root={tmp_path / 'set'}"]), Storage()).cautions
+    lines = cautions_of(str(tmp_path / "set"))
     assert words in caplog.messages[0]
     assert words in lines[0]
 
@@ -82,7 +89,7 @@ def test_a_set_of_sound_masks_is_warned_of_nothing(
     with caplog.at_level(logging.WARNING, "segtrain"):
         made(source)
     assert caplog.messages == []
-    assert check_data_set(override(Recipe(), [f"data.root={tmp_path / 'set'}"]), Storage()).cautions == ()
+    assert cautions_of(str(tmp_path / "set")) == ()
 
 
 def test_images_that_exif_turns_upside_down_are_named(source: Path, caplog: pytest.LogCaptureFixture) -> None:

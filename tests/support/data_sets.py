@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Recipe
+from segtrain.dataset import data_set
 from segtrain.dataset.manifest import INDEX_SCHEMA, FoldFacts, IndexFile, Manifest, Shard, encode_index, write_manifest
 from segtrain.dataset.shards import ROW_SCHEMA, Row, pack_mask, write_shard
 from segtrain.storage.files import Storage
@@ -25,6 +26,11 @@ class DataSet:
     root: str
     manifest: Manifest
     rows: list[Row]
+
+    @property
+    def stored(self) -> data_set.DataSet:
+        """The set as a worker or a driver reads it."""
+        return data_set.read_data_set(Storage(), self.recipe().data)
 
     def recipe(self, **sections: dict[str, object]) -> Recipe:
         """A recipe on this data set at 24x32, with `sections` over it."""

@@ -57,7 +57,7 @@ def stick_at_a_known_place(mark: Path) -> None:
 def main() -> int:
     notes, overrides = Path(sys.argv[1]), sys.argv[2:]
     work = functools.partial(train_noting, notes=notes)
-    return cli.main(lambda: print_summary(train_run.run(override(Recipe(), overrides), work)))
+    return cli.main(lambda: print_summary(train_run.launch(override(Recipe(), overrides), work)))
 
 
 def print_summary(summary: RunSummary) -> None:

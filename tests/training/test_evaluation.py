@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
-from segtrain.dataset.manifest import read_manifest
+from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.shards import Row
 from segtrain.metrics import THRESHOLDS
 from segtrain.models.build import build_model
@@ -52,8 +52,8 @@ def data(tiny_set) -> Iterator[Callable[..., EvaluationData]]:
 
     def open_data(batch_size: int = 3) -> EvaluationData:
         recipe = tiny_set.recipe(f"evaluation.batch_size={batch_size}", "data.fold=1")
-        manifest = read_manifest(Storage(), tiny_set.root)
-        opened.append(EvaluationData(recipe, manifest, Storage(), worker=0, workers=1, replicas=1))
+        data_set = read_data_set(Storage(), recipe.data)
+        opened.append(EvaluationData(recipe, data_set, Storage(), worker=0, workers=1, replicas=1))
         return opened[-1]
 
     yield open_data

@@ -10,12 +10,14 @@ import pytest
 
 from segtrain.config import Recipe, override
 from segtrain.config.batch_split import batch_split
+from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, StorageError
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import Driver, Progress, World
 from segtrain.storage.files import Storage, join
 from segtrain.training.loop import train
+from segtrain.training.run import Run
 from tests.support.fault_proxy import KINDS, Fault, FaultProxy
 
 DEADLINE_S = 2.0
@@ -70,11 +72,18 @@ def test_a_run_through_every_fault_ends_with_the_weights_of_one_without(
     assert sum(line["downloads"] for line in expected.lines("epoch")) > 0
 
 
+def test_a_worker_reads_manifest_and_index_once(on_s3: Callable[..., Recipe], fault_proxy: FaultProxy) -> None:
+    with Run(through(fault_proxy, on_s3()), World()):
+        paths = [request.path for request in fault_proxy.requests if request.method == "GET"]
+    assert sum("manifest" in path for path in paths) == 1
+    assert sum("index" in path for path in paths) == 1
+
+
 def opened(recipe: Recipe) -> TrainingData:
     storage = Storage(recipe.storage)
-    manifest = read_manifest(storage, recipe.data.root)
+    data_set = read_data_set(storage, recipe.data)
     split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
-    return TrainingData(recipe, manifest, storage, worker=0, workers=1, replicas=1, split=split)
+    return TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split)
 
 
 # The others, alike in what a client sees of them, among the slow ones: 7 s each.

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from segtrain.config import Recipe, load_recipe, override
 from segtrain.config.batch_split import batch_split
+from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, UserError
 from segtrain.pipeline.worker_data import TrainingData
@@ -376,8 +377,8 @@ def ids_of(recipe: Recipe, step: int) -> list[str]:
     """Pictures of a step of the first epoch."""
     train_config, data = recipe.train, recipe.data
     split = batch_split(train_config.global_batch_size, data.lanes, 1, 1, None)
-    manifest = read_manifest(Storage(), str(data.root))
-    with TrainingData(recipe, manifest, Storage(), worker=0, workers=1, replicas=1, split=split) as training:
+    data_set = read_data_set(Storage(), data)
+    with TrainingData(recipe, data_set, Storage(), worker=0, workers=1, replicas=1, split=split) as training:
         return next(itertools.islice(training.batches(0, 0), step, None)).ids
 
 

@@ -1,5 +1,6 @@
 """What a worker holds: built from a recipe, restored from a checkpoint, started from another model, let go of."""
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from segtrain.config import Recipe, override
-from segtrain.dataset.manifest import Manifest, read_manifest
+from segtrain.config import DataConfig, Recipe, override
+from segtrain.dataset.data_set import DataSet, read_data_set
 from segtrain.errors import StorageError, UserError
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
@@ -90,10 +91,12 @@ def test_a_file_that_is_no_model_is_refused(recipe: Callable[..., Recipe], tmp_p
 def test_a_run_is_not_continued_on_another_data_set(finished, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (finished.path / "metrics.jsonl").read_bytes()
 
-    def read_another(storage: Storage, root: str) -> Manifest:
-        return read_manifest(storage, root).model_copy(update={"fingerprint": "0123456789abcdef"})
+    def read_another(storage: Storage, config: DataConfig) -> DataSet:
+        data_set = read_data_set(storage, config)
+        other = data_set.manifest.model_copy(update={"fingerprint": "0123456789abcdef"})
+        return dataclasses.replace(data_set, manifest=other)
 
-    monkeypatch.setattr(running, "read_manifest", read_another)
+    monkeypatch.setattr(running, "read_data_set", read_another)
     with pytest.raises(
         UserError, match=r"data\.root: the run in .*feedfacefeedface, this one is 0123456789abcdef.*run\.name"
     ):

@@ -12,6 +12,7 @@ import pytest
 
 from segtrain.config import Recipe
 from segtrain.errors import StorageError, TakenOverError, UserError
+from segtrain.launch.data_version import Pinned
 from segtrain.runs.trials import (
     ScoredEpoch,
     Sweep,
@@ -240,7 +241,7 @@ def test_a_sweep_whose_driver_was_killed_at_its_end_gets_leaderboard_recipe_and_
         write_trial(folder, Trial(number, {"train.seed": number}, "finished", history=history), Storage())
         Path(trial_folder(folder, number), "recipe.yaml").write_text(recipe.to_yaml())
     display = PlainSweepDisplay(io.StringIO(), 1.0)
-    best = sweep._Driver(recipe, Storage(), never, [], 1, display).run(resume=True)
+    best = sweep._Driver(Pinned(recipe, Storage(), None, None), never, [], 1, display).run(resume=True)
     assert best.number == 1
     assert read_sweep(folder, Storage()).state == "finished"  # type: ignore[union-attr]
     assert "dice 0.9000" in Path(folder, "best.yaml").read_text()

@@ -1,0 +1,60 @@
+"""What is known of a run before anything starts, looked up once and handed down from there.
+
+Nothing here imports TensorFlow or Ray.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from segtrain.config import Recipe
+from segtrain.launch.data_version import Pinned, pinned
+from segtrain.launch.earlier_run import check_run_folder
+from segtrain.launch.given_paths import absolute
+from segtrain.launch.workload import Size, fit_devices, size_of
+from segtrain.memory import Plan
+from segtrain.storage.files import Storage
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that nothing known by now keeps from starting."""
+
+    recipe: Recipe
+    """With absolute paths and the version of its data set."""
+    storage: Storage
+    size: Size
+    fitted: Plan
+    """The recipe changed to fit `cluster.device_bytes`: the one that its folder holds."""
+    older_version: str | None
+    """A line where the data set has a newer version."""
+    extend: bool
+    resumes: bool
+    """Whether the folder holds an earlier attempt."""
+
+    def check_folder(self) -> bool:
+        """Whether the folder still belongs to this run; see `check_run_folder`."""
+        return check_run_folder(self.fitted.recipe, self.storage, extend=self.extend)
+
+    def updated(self, changes: Mapping[str, Any]) -> Self:
+        """With fields of the recipe changed that make no difference to its data or its identity."""
+        recipe = self.recipe.updated(changes)
+        return replace(self, recipe=recipe, fitted=fit_devices(recipe, self.size))
+
+
+def prepared(recipe: Recipe, *, extend: bool = False) -> PreparedRun:
+    """Look up what a run needs to know.
+
+    With `extend`, `train.epochs` may be larger than what the run's folder was trained for. Raises UserError where the
+    data, a path or the run's folder does not fit.
+    """
+    recipe = absolute(recipe)
+    return prepared_on(pinned(recipe, Storage(recipe.storage)), extend=extend)
+
+
+def prepared_on(data: Pinned, *, extend: bool) -> PreparedRun:
+    """`prepared` where the data set has been read."""
+    size = size_of(data.recipe, data.data_set)
+    fitted = fit_devices(data.recipe, size)
+    resumes = check_run_folder(fitted.recipe, data.storage, extend=extend)
+    return PreparedRun(data.recipe, data.storage, size, fitted, data.older_version, extend, resumes)
