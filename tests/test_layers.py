@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 NOT_LIGHT = {
-    "cluster": ("connection", "fleet", "nodes"),
+    "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals"),
     "inference": ("apply", "device", "export", "load_networks", "predictor", "stages"),
     "launch": ("supervisor", "tensorflow_cluster", "train_folds", "train_run", "train_worker", "worker_group"),
     "models": ("batch_norm", "build", "layers", "probability", "rematerialize", "step_context"),

@@ -16,24 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import _raylet
-from ray._common.utils import get_ray_address_file
-from ray._private import ray_constants
-from ray._private.authentication.authentication_token_setup import (
-    ensure_token_if_auth_enabled,
-    maybe_enable_token_auth_if_token_available,
-)
-from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RpcError
 
+from segtrain.cluster.ray_internals import (
+    GIVES_SIGTERM_BACK,
+    LIBRARY,
+    TAKES_SIGTERM,
+    AuthenticationTokenLoader,
+    Config,
+    GcsClient,
+    ensure_token_if_auth_enabled,
+    get_ray_address_file,
+    maybe_enable_token_auth_if_token_available,
+    ray_constants,
+)
 from segtrain.errors import StorageError, UserError
 from segtrain.storage.scratch import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-TAKES_SIGTERM = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
-"""`ray::RayLog::InstallFailureSignalHandler(char const*, bool)` of Ray's library, and what undoes it."""
-GIVES_SIGTERM_BACK = "_ZN3ray6RayLog21UninstallSignalActionEv"
 CONNECT_TIMEOUT_S = 5.0
 OWN_PREFIX = "segray-"
 LONGEST_FOLDER = 43
@@ -101,7 +102,7 @@ def _call_keeping_sigterm(name: str, *arguments: Any) -> None:
     SIGTERM ends the process at once. Where the library keeps the functions to itself, that stays so.
     """
     # `PyDLL`: no other thread of Python gets its turn before the handler is back.
-    function = getattr(ctypes.PyDLL(_raylet.__file__), name, None)
+    function = getattr(ctypes.PyDLL(LIBRARY), name, None)
     if function is None or not _handles_signals():
         return
     handler = signal.getsignal(signal.SIGTERM)

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray._private.state import state
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from segtrain.cluster.connection import connection as connection
 from segtrain.cluster.offer import Node, Offer
+from segtrain.cluster.ray_internals import cluster_state, global_worker, ray_constants
 from segtrain.config import ClusterConfig
 
 
@@ -26,12 +25,12 @@ def offer() -> Offer:
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in going
     ]
-    return Offer(nodes, state.get_max_resources_from_cluster_config() or _unknown_limits())
+    return Offer(nodes, cluster_state.get_max_resources_from_cluster_config() or _unknown_limits())
 
 
 def free() -> list[Node]:
     """What is free at this moment on each node that is there to stay."""
-    going, left = draining(), state.available_resources_per_node()
+    going, left = draining(), cluster_state.available_resources_per_node()
     return [
         _node(node["NodeManagerHostname"], left[node["NodeID"]])
         for node in ray.nodes()
@@ -46,7 +45,7 @@ def room(asked: ClusterConfig) -> int:
 
 def draining() -> set[str]:
     """Ray's names of the nodes that have been told to go, as a spot machine is two minutes before its end."""
-    return set(state.get_draining_nodes())
+    return set(cluster_state.get_draining_nodes())
 
 
 def bundle(asked: ClusterConfig) -> dict[str, float]:
@@ -62,9 +61,10 @@ def want(asked: ClusterConfig, workers: int) -> None:
 
 def _unknown_limits() -> dict[str, float] | None:
     """No limits where an autoscaler is at work that does not tell its own, as that of `ray up`; None where none is."""
-    worker: Any = ray._private.worker.global_worker
-    if not is_autoscaler_v2(fetch_from_server=True, gcs_client=worker.gcs_client):
-        status = worker.gcs_client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
+    worker: Any = global_worker
+    gcs = worker.gcs_client
+    if not is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs):
+        status = gcs.internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS.encode(), None)
         if not status or not autoscales(status):
             return None
     return {"CPU": math.inf, "GPU": math.inf}

@@ -10,11 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
-from ray.train.v2._internal.exceptions import (
-    InsufficientClusterResourcesError,
-    WorkerGroupStartupTimeoutError,
-    WorkerHealthCheckFailedError,
-)
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from segtrain.cluster import nodes
@@ -30,6 +25,12 @@ from segtrain.cluster.failures import (
 )
 from segtrain.cluster.offer import Offer, check_offer, needs
 from segtrain.cluster.stop_signal import StopSignal
+from segtrain.cluster.train_internals import (
+    BASE_EXCEPTION,
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
 from segtrain.launch.given_paths import check_shared_paths
@@ -326,7 +327,7 @@ def causes_of(error: TrainingFailedError) -> dict[int, Exception]:
 
 
 def _cause(failure: Exception) -> Exception:
-    cause = getattr(failure, "_base_exc", failure)
+    cause = getattr(failure, BASE_EXCEPTION, failure)
     if isinstance(cause, WorkerHealthCheckFailedError) and isinstance(cause.health_check_failure, OutOfMemoryError):
         return HostMemoryError()
     return cause

@@ -37,8 +37,7 @@ class Upload:
 
 def measure(folder: str | Path) -> Upload:
     """Walk a folder as Ray does. Raises FileNotFoundError where there is none."""
-    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
-    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+    from segtrain.cluster.ray_internals import ray_constants, upload_excludes, walk_upload
 
     root = Path(folder).absolute()
     if not root.is_dir():
@@ -50,9 +49,9 @@ def measure(folder: str | Path) -> Upload:
             files.append(File(path.relative_to(root).as_posix(), path.stat().st_size))
 
     quiet = logging.Logger("segtrain.launch.upload_size", logging.ERROR)  # Ray tells of every ignore file it meets
-    with_gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-    excludes = [_get_excludes(root, get_runtime_env_default_excludes())]
-    _dir_travel(root, excludes, add, include_gitignore=with_gitignore, logger=quiet)
+    with_gitignore = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    excludes = [upload_excludes(root, ray_constants.get_runtime_env_default_excludes())]
+    walk_upload(root, excludes, add, include_gitignore=with_gitignore, logger=quiet)
     return Upload(tuple(sorted(files, key=lambda file: (-file.bytes, file.path))))
 
 

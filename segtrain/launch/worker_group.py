@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray._private.worker import get_dashboard_url
 from ray.exceptions import RayError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup
 
 from segtrain.cluster import nodes
+from segtrain.cluster.ray_internals import get_dashboard_url
 from segtrain.cluster.stop_signal import StopSignal
+from segtrain.cluster.train_internals import GROUP_CLEANER, WorkerGroupCallback
 from segtrain.config import Recipe
 from segtrain.launch.tensorflow_cluster import TensorFlowCluster
 from segtrain.launch.train_worker import Train, work
@@ -119,7 +119,7 @@ class _Trainer(DataParallelTrainer):
         cleaned_elsewhere = any(isinstance(callback, _Groups) for callback in callbacks)
         if not cleaned_elsewhere and get_dashboard_url():
             return callbacks
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+        return [callback for callback in callbacks if type(callback).__name__ != GROUP_CLEANER]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ray calls this in a main thread, once there is a controller; signals are handled by `stop` already."""
