@@ -13,21 +13,15 @@ byte, compares every checksum and decodes every pair; it lists all that is wrong
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("inspect", "verify", "stats", "preview", "prune"))
     parser.add_argument("dataset", metavar="DATASET")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--out", default="preview.png", metavar="FILE.png", help="where preview is drawn")
     parser.add_argument("--pictures", type=int, default=12, help="how many preview shows")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args), debug=args.debug)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(f"{manifest.pictures} pictures in {len(manifest.shards)} shards: all right")
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,20 +16,14 @@ cluster's: a process a CPU scores, or a GPU with `cluster.gpus_per_worker=1`.
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("dataset", metavar="DATASET")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--out", metavar="DIR", help="where the scores go")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args), debug=args.debug)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     for name, value in evaluate(recipe, args.run, args.out).items():
         print(f"{name:24} {value:.6g}")
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,27 +13,21 @@ or beside the file. Nothing is written over.
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("destination", metavar="DEST")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args.run, args.destination, args.overrides), debug=args.debug)
 
 
-def run(source: str, destination: str, overrides: Sequence[str]) -> None:
+def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
     from segtrain.locations import check_given
 
-    check_given({"RUN": source, "DEST": destination})
-    recipe = load_recipe(None, overrides)
+    check_given({"RUN": args.run, "DEST": args.destination})
+    recipe = load_recipe(None, args.overrides)
     from segtrain.process import before_tensorflow, quiet_tensorflow_import
 
     before_tensorflow()
@@ -41,9 +35,11 @@ def run(source: str, destination: str, overrides: Sequence[str]) -> None:
         from segtrain.inference.export import export  # a mistake in a setting shows before these seconds
     from segtrain.storage.files import Storage
 
-    export(source, destination, Storage(recipe.storage))
-    print(f"wrote {destination}")
+    export(args.run, args.destination, Storage(recipe.storage))
+    print(f"wrote {args.destination}")
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

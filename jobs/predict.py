@@ -17,22 +17,16 @@ predicts, or a GPU with `cluster.gpus_per_worker=1`.
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("target", metavar="DATASET_OR_FOLDER")
     parser.add_argument("dest", metavar="DEST")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--submission", metavar="SAMPLE.csv", help="write DEST/submission.csv with the sample's ids")
     parser.add_argument("--submit", action="store_true", help="send it to Kaggle and print the score")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args), debug=args.debug)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     made = predict(recipe, args.run, args.target, args.dest, sample=args.submission, to_kaggle=args.submit)
     print("\n".join(prediction_lines(made)))
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,30 +16,25 @@ changed one is replaced, and what the source does not have stays, unless prepare
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 KINDS = ("carvana", "folder", "kaggle", "synthetic")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(KINDS)}, or a recipe file")
     parser.add_argument("dest", metavar="DEST")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args.source, args.dest, args.overrides), debug=args.debug)
 
 
-def run(source: str, dest: str, overrides: Sequence[str]) -> None:
+def run(args: argparse.Namespace) -> None:
     from segtrain.config import load_recipe
     from segtrain.dataset.describe import overview
     from segtrain.errors import UserError
     from segtrain.locations import check_given
     from segtrain.prepare.prepare_set import prepare
 
+    source, dest, overrides = args.source, args.dest, args.overrides
     check_given({"DEST": dest})
     if source in KINDS:
         other = [text for text in overrides if text.startswith("source.kind=") and text != f"source.kind={source}"]
@@ -53,6 +48,8 @@ def run(source: str, dest: str, overrides: Sequence[str]) -> None:
     print("\n".join(overview(prepare(recipe, dest), dest)))
     print(f"look at it: python jobs/data.py preview {shlex.quote(dest)}")
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

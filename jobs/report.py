@@ -13,19 +13,13 @@ is read; key=value are settings of the section `storage`.
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN_OR_SWEEP")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--out", metavar="FILE", help="where the page goes")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args), debug=args.debug)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(None, args.overrides)
     print(f"wrote {write_report(args.folder, Storage(recipe.storage), args.out)}")
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

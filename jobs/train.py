@@ -14,21 +14,15 @@ It uses the Ray cluster that RAY_ADDRESS or `ray start` names, else one of its o
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
     parser.add_argument("--extend", action="store_true", help="let train.epochs grow over what the run was trained for")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args), debug=args.debug)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         train_run.launch(recipe, extend=args.extend)
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,22 +13,16 @@ It uses the Ray cluster that RAY_ADDRESS or `ray start` names, else one of its o
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from segtrain import cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument("overrides", metavar="key=value", nargs="*")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
     parser.add_argument("--resume", action="store_true", help="go on with the sweep in the folder")
     again = "go on with the sweep in the folder, or begin it where there is none: for what starts jobs again by itself"
     parser.add_argument("--resume=auto", dest="resume_if_there", action="store_true", help=again)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(argv)
-    return cli.main(lambda: run(args), debug=args.debug)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         sweep.run_sweep(recipe, resume=resume)
 
+
+main = cli.job(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,12 +1,13 @@
-"""What every job does around its one library call: plain messages for known failures, exit codes, logging."""
+"""What every job does around its one library call: arguments, plain messages for failures, exit codes, logging."""
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
@@ -20,6 +21,28 @@ FAILURE = 1
 OF_A_SIGNAL = 128
 """Added to a signal's number, as shells do."""
 SENT_AGAIN_AFTER_S = 0.05
+
+
+def job(
+    manual: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+) -> Callable[..., int]:
+    """The `main` of a script: parses a command line, by default the process's own, and calls `run` as `main` does.
+
+    `manual` is shown by `--help`. Every job takes `--debug` and, after its own positional arguments, any number of
+    settings, which `run` finds as `overrides`.
+    """
+
+    def main_of_job(argv: Sequence[str] | None = None) -> int:
+        parser = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+        add_arguments(parser)
+        parser.add_argument("overrides", metavar="key=value", nargs="*")
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        args = parser.parse_intermixed_args(argv)
+        return main(lambda: run(args), debug=args.debug)
+
+    return main_of_job
 
 
 def main(run: Callable[[], None], *, debug: bool = False) -> int:

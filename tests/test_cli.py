@@ -1,5 +1,6 @@
 """Exit codes and messages that every job shares."""
 
+import argparse
 import logging
 import signal
 import subprocess
@@ -133,3 +134,18 @@ def test_signals_are_handled_as_before_once_a_job_has_ended() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(lambda: None) == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_job_takes_its_arguments_and_settings_in_any_order_and_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(args: argparse.Namespace) -> None:
+        raise UserError(f"{args.place} {args.overrides}")
+
+    job = cli.job("A job.", lambda parser: parser.add_argument("place"), run)
+    assert job(["here", "a=1", "--debug", "b=2"]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith("error: here ['a=1', 'b=2']\n")
+    assert "Traceback" in told
+    with pytest.raises(SystemExit) as ended:
+        job(["--help"])
+    assert ended.value.code == 0
+    assert "A job." in capsys.readouterr().out

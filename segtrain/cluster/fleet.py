@@ -19,6 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from segtrain.cluster import nodes
 from segtrain.cluster.failures import WorkerError, comes_again, portable
+from segtrain.cluster.log_forwarding import forward_warnings
 from segtrain.cluster.offer import check_offer, needs
 from segtrain.config import ClusterConfig
 from segtrain.errors import RunError, UserError
@@ -118,8 +119,8 @@ class _Actor:
         self._make_worker = make_worker
         self._worker: Callable[[Any], Any] | None = None
         self._building = threading.Lock()
-        self._notes = _Notes()
-        logging.getLogger("segtrain").addHandler(self._notes)
+        self._notes: deque[str] = deque()
+        forward_warnings(self._notes.append)
 
     def process(self) -> int:
         """The id of the process."""
@@ -133,25 +134,14 @@ class _Actor:
             result = self._worker(task)
         except Exception as error:
             leaving = portable(error)
-            return _Outcome(error=leaving, may_pass=not comes_again(leaving), notes=self._notes.take())
-        return _Outcome(result, notes=self._notes.take())
+            return _Outcome(error=leaving, may_pass=not comes_again(leaving), notes=self._take_notes())
+        return _Outcome(result, notes=self._take_notes())
 
-
-class _Notes(logging.Handler):
-    """Keeps log lines until they are fetched."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: deque[str] = deque()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        lines = []
-        while self._lines:
-            lines.append(self._lines.popleft())
-        return lines
+    def _take_notes(self) -> list[str]:
+        notes = []
+        while self._notes:
+            notes.append(self._notes.popleft())
+        return notes
 
 
 @dataclass(eq=False)

@@ -1,6 +1,5 @@
 """What Ray runs in each worker of a run: the training function, with a line to the driver and a watchdog beside it."""
 
-import logging
 import os
 import socket
 import sys
@@ -15,6 +14,7 @@ import ray.train
 from ray.exceptions import RayError
 
 from segtrain.cluster.failures import portable
+from segtrain.cluster.log_forwarding import forward_warnings
 from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe
 from segtrain.launch.mailbox import Began, StuckWorker
@@ -46,7 +46,7 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
         gpus_per_worker=recipe.cluster.gpus_per_worker,
     )
     mailbox = config["mailbox"]
-    logging.getLogger("segtrain").addHandler(_ToMailbox(mailbox, world.rank))
+    forward_warnings(lambda line: mailbox.put.remote(f"worker {world.rank}: {line}"))
     mailbox.put.remote(Began(world.rank, ray.get_runtime_context().get_node_id(), socket.gethostname()))
     end_if_stuck = _ending(mailbox, world.rank)
     try:
@@ -63,21 +63,6 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
         return left
     except Exception as error:
         raise portable(error, gpus=world.gpus_per_worker > 0) from None
-
-
-class _ToMailbox(logging.Handler):
-    """Shows the user what segtrain logs in a worker, from warnings on."""
-
-    def __init__(self, mailbox: Any, rank: int) -> None:
-        super().__init__(logging.WARNING)
-        self._mailbox = mailbox
-        self._rank = rank
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._mailbox.put.remote(f"worker {self._rank}: {record.getMessage()}")
-        except Exception:
-            self.handleError(record)  # as every handler does: a line that is lost must not end the training
 
 
 def _teller(mailbox: Any) -> Callable[[Progress], None]:

@@ -1,7 +1,6 @@
 """What runs in a trial's own process: the training itself with one worker, or the driver of a run with several."""
 
 import gc
-import logging
 import os
 import sys
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 from ray import tune
 
 from segtrain.cluster.failures import DeviceMemoryError, WorkerError, comes_again, portable
+from segtrain.cluster.log_forwarding import forward_warnings
 from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe, recorded
 from segtrain.errors import TakenOverError
@@ -121,17 +121,6 @@ class Reporter:
         """Nothing is open."""
 
 
-class _ToReporter(logging.Handler):
-    """Shows the user of the sweep what segtrain logs in a trial, from warnings on."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        super().__init__(logging.WARNING)
-        self._reporter = reporter
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._reporter.note(record.getMessage())
-
-
 def _end(stuck: Stuck) -> None:
     """Tune starts a trial whose process is gone again."""
     try:
@@ -146,7 +135,7 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) ->
     world = World(
         replicas_per_worker=recipe.cluster.replicas_per_worker, gpus_per_worker=recipe.cluster.gpus_per_worker
     )
-    logging.getLogger("segtrain").addHandler(_ToReporter(reporter))
+    forward_warnings(reporter.note)
     while True:
         try:
             with temporary_files_in_scratch("trial"), Watchdog(recipe.cluster.stuck_after_s, _end) as watchdog:

@@ -1,6 +1,7 @@
 """Any folder of small pictures becomes a data set that holds exactly them, or an error that names what is wrong."""
 
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,8 +55,9 @@ def add_extra(raw: Path, extra: str) -> None:
 def check(box: Sandbox, settings: Sequence[str]) -> None:
     dest = str(box.out / "set")
     command = [f"source.path={box.raw}", "prepare.folds=2", *settings]
+    asked = Namespace(source="folder", dest=dest, overrides=command)
     keys = [setting.partition("=")[0] for setting in settings]
-    failed = ends_well(lambda: prepare.run("folder", dest, command), *keys, str(box.root), "source.", "prepare.")
+    failed = ends_well(lambda: prepare.run(asked), *keys, str(box.root), "source.", "prepare.")
     if failed is not None:
         assert not (box.out / "set" / MANIFEST_NAME).exists(), "nothing is half-made"
         return
@@ -77,7 +79,7 @@ def check(box: Sandbox, settings: Sequence[str]) -> None:
                 np.testing.assert_array_equal(stored, meaning(masks[row.id]), err_msg=f"the mask of {row.id}")
 
     before = (box.out / "set" / MANIFEST_NAME).read_bytes()
-    assert ends_well(lambda: prepare.run("folder", dest, command), "prepare.") is None
+    assert ends_well(lambda: prepare.run(asked), "prepare.") is None
     again = read_manifest(storage, dest)
     assert again.fingerprint == manifest.fingerprint
     assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in manifest.shards]
