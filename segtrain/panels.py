@@ -18,9 +18,9 @@ OUTLINE = (235, 80, 185)
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 24), (110, 110, 110)
 
 PANEL_WIDTH = 1600
-"""A panel is at most so many pixels wide."""
+"""Largest width of a panel, in pixels."""
 SHEET_CELL = 320
-"""A contact sheet's cells are so many pixels wide."""
+"""Width of a contact sheet's cells, in pixels."""
 GAP = 6
 BAR, LINE = 28, 22
 """Heights of a panel's title, and of the lines of text above and below its cells."""

@@ -14,7 +14,7 @@ def encode(mask: NDArray[np.generic]) -> str:
     """
     flat = mask.reshape(-1)
     pixels = (flat if flat.dtype == np.bool_ else flat != 0).view(np.uint8)
-    last = max(pixels.size - 1, 0) // 8 * 8  # so many pixels have a neighbour in whole words; after them at most 8
+    last = max(pixels.size - 1, 0) // 8 * 8  # pixels that have a neighbour in whole words; at most 8 come after them
     here, next_on = pixels[:last].view(np.uint64), pixels[1 : last + 1].view(np.uint64)
     changed = np.flatnonzero(here != next_on)
     word, byte = np.nonzero((here[changed] ^ next_on[changed]).view(np.uint8).reshape(-1, 8))

@@ -106,7 +106,7 @@ def comes_again(cause: Exception) -> bool:
 
 
 def what_happened(causes: Mapping[int, Exception], workers: int = 1, stuck: Mapping[int, str] | None = None) -> str:
-    """One clause on the workers that failed, of so many; where some died, the others' errors only follow from that.
+    """One clause on those of `workers` workers that failed. Where some died, the others' errors only follow from that.
 
     `stuck` says of ranks what their watchdogs, or those of the others, have found: all else follows from that. Where
     TensorFlow has only lost a peer, it is the workers without an error of their own that give no answer.

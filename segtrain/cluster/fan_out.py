@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 # Ray takes 10 to 20 s to start, in which two cores check over a thousand Carvana pairs; Pillow and zlib let threads
 # run side by side. Fewer pictures than this are done by a pool of threads.
 RAY_FROM_PICTURES = 2000
-# So many calls a CPU are handed to Ray at once: the next is there when one is done, and few are lost after an error.
+# Calls for each CPU that are handed to Ray at once: the next is there when one is done, and an error loses few.
 CALLS_PER_CPU = 2
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class FanOut(Protocol):
 
 @contextlib.contextmanager
 def fan_out(pictures: int, *, parallel: bool, is_local: bool) -> Iterator[FanOut]:
-    """What calls a function for so many pictures: Ray tasks or threads, whichever is done first.
+    """What calls a function for this number of pictures: Ray tasks or threads, whichever is done first.
 
     Ray is for 2,000 pictures and more, unless `parallel` is False. Work on local files (`is_local`) stays on threads
     where the cluster has several nodes. A Ray that was started here is shut down again. Raises as `connection`.

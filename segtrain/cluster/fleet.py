@@ -34,7 +34,7 @@ TASKS_AT_ONCE = 3
 """Of an actor's tasks one computes, one reads, and one is finished off."""
 LOOK_EVERY_S = 1.0
 MOST_UNKNOWN = 64
-"""So many actors are asked for at most where an autoscaler does not tell how many it has room for."""
+"""Most actors that are asked for where an autoscaler does not tell how many it has room for."""
 
 
 def work_through(
@@ -49,7 +49,7 @@ def work_through(
 
     `make_worker` is pickled and called once in each actor, where it may import TensorFlow: that finds as many threads
     as `asked.cpus_per_worker` and the GPU that Ray gave to the actor. What it returns is called by `TASKS_AT_ONCE`
-    threads at once. An actor has one GPU at most: workers of several GPUs become so many actors. There are `actors`
+    threads at once. An actor has one GPU at most: a worker of several GPUs becomes several actors. There are `actors`
     of them, as many as the cluster holds where it is None, never more than that or than tasks. Tasks and results are
     small values.
 
@@ -186,7 +186,7 @@ class _Crew(Generic[Task, Result]):
         return bool(self._waiting) or any(member.tasks for member in self._members)
 
     def start(self, count: int) -> None:
-        """Ask Ray for so many actors more."""
+        """Ask Ray for `count` more actors."""
         actor: Any = ray.remote(_Actor)
         cpus, gpus = self._each.cpus_per_worker, self._each.gpus_per_worker
         configured = actor.options(num_cpus=cpus, num_gpus=gpus, max_concurrency=TASKS_AT_ONCE, max_restarts=0)

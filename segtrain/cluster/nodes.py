@@ -55,7 +55,7 @@ def bundle(asked: ClusterConfig) -> dict[str, float]:
 
 
 def want(asked: ClusterConfig, workers: int) -> None:
-    """Tell the autoscaler that there is work for so many workers, whatever runs now; 0 takes it back."""
+    """Tell the autoscaler that there is work for this number of workers, whatever runs now; 0 takes it back."""
     request_resources(bundles=[bundle(asked)] * workers)
 
 

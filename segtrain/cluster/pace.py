@@ -19,7 +19,7 @@ class Pace:
         self._start_s = self._said_s = clock()
 
     def add(self, pictures: int, size: int) -> None:
-        """So many more pictures, of `size` bytes together, are done."""
+        """Count `pictures` more as done, which have `size` bytes together."""
         self._pictures += pictures
         self._bytes += size
         now_s = self._clock()

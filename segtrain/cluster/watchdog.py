@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Self
 
 FIRST_STEP_S = 600.0
-"""Nothing is stuck before its first step for so long: a GPU may compile the step for minutes."""
+"""Shortest deadline of the first step, in seconds: a GPU may compile the step for minutes."""
 LOOK_EVERY_S = 1.0
 """Or every twentieth of a shorter deadline."""
 

@@ -37,7 +37,7 @@ from segtrain.errors import UserError, printable, shown
 from segtrain.locations import without_credentials
 
 WHOLE = ("source", "data", "model", "loss", "optimizer", "schedule", "train", "cluster", "run", "storage", "tune")
-"""A tree with all of these sections is one that segtrain has written; nobody writes so much by hand."""
+"""A tree with all of these sections was written by segtrain: nobody writes all of them by hand."""
 
 WORDS = {
     "model_type": "should be a mapping of settings",
@@ -54,23 +54,39 @@ class Recipe(Section):
     """The whole tree."""
 
     source: Source = FolderSource()
+    """Where `jobs/prepare.py` finds pictures and masks."""
     prepare: PrepareConfig = PrepareConfig()
+    """How raw pictures become shards."""
     data: DataConfig = DataConfig()
+    """Which samples a run trains on, at what size, and in what order."""
     augment: AugmentConfig = AugmentConfig()
+    """Random changes to training pictures."""
     model: Model = UNetConfig()
+    """The network."""
     loss: LossConfig = LossConfig()
+    """What training makes small."""
     optimizer: Optimizer = AdamConfig()
+    """How a step changes the weights."""
     schedule: Schedule = ConstantSchedule()
+    """How the learning rate changes over the epochs."""
     train: TrainConfig = TrainConfig()
+    """The run itself."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How the validation fold is scored."""
     inference: InferenceConfig = InferenceConfig()
+    """How a trained network is applied to pictures."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When a run's whole state is saved."""
     cluster: ClusterConfig = ClusterConfig()
+    """What the run asks of Ray."""
     run: RunConfig = RunConfig()
+    """Where the run's folder is."""
     storage: StorageConfig = StorageConfig()
+    """How `s3://` URLs are reached."""
     tune: TuneConfig = TuneConfig()
+    """What `jobs/tune.py` searches, and how."""
     folds: Literal["one", "all"] = "one"
-    """`all` trains one run for each fold, with `data.fold` set to it, and makes an ensemble of them."""
+    """`all` trains one run for each fold, with `data.fold` set to it, and makes an ensemble of the runs."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

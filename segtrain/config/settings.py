@@ -11,7 +11,7 @@ MIB = 2**20
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Seconds = Annotated[float, Field(gt=0.0, le=1e9)]
-"""As many as the clocks of all that waits can count."""
+"""At most what every clock that waits for it can count."""
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What NumPy, Keras and Optuna all take."""
@@ -39,66 +39,72 @@ class PrepareConfig(Section):
     """How raw pictures become shards."""
 
     folds: Annotated[int, Field(ge=2)] = 5
+    """Number of folds. Whole groups of pictures go into one fold."""
     seed: Seed = 0
-    """Orders the rows and breaks ties between folds."""
+    """Seed for the order of the rows, and for ties between folds."""
     shard_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
+    """Bytes of a shard, about. A shard is one Parquet file."""
     row_group_bytes: Annotated[int, Field(ge=1024)] = 8 * MIB
+    """Largest row group, in bytes. A row group is what a worker reads at once."""
     min_row_groups: Count = 128
-    """At least so many row groups in the data set, so that small sets shuffle and spread over lanes too."""
+    """Fewest row groups in the data set. With enough of them, a small set shuffles and spreads over lanes too."""
     allow_rejected: Annotated[int, Field(ge=0)] = 0
-    """So many bad pairs may be left out (each listed in `rejected.csv`); one more fails the job."""
+    """Most bad pairs that are left out and listed in `rejected.csv`. One more fails the job."""
     max_pixels: Annotated[int, Field(ge=1, lt=2**29)] = 2**28
-    """A picture of more is refused by what its header says, before memory is taken for it."""
+    """Most pixels of a picture. A larger one is refused by its header, before memory is taken for it."""
     remove: bool = False
-    """Drop pictures of the data set that the source does not have; else they stay."""
+    """Drop pictures of the data set that the source does not have. By default they stay."""
     mix: bool = False
-    """Add pictures of another kind of source than the data set's."""
+    """Let pictures be added from another kind of source than the data set was made from."""
     keep_versions: Count = 2
-    """So many versions of the data set stay readable, the newest among them, for runs that were begun on them."""
+    """Number of versions of the data set that stay readable, for runs that began on them. The newest is one of them."""
 
 
 class DataConfig(Section):
     """Which samples a run trains on, at what size, and in what order."""
 
     root: Location | None = None
-    """Data set: a local folder or an `s3://` URL that holds `manifest.json`."""
+    """The data set: a local folder or an `s3://` URL that holds `manifest.json`."""
     version: Fingerprint | None = None
-    """Fingerprint of the version of the data set to read; the run's own, else the newest, where nothing is given."""
+    """Fingerprint of the version of the data set to read. By default the one that the run began on, else the newest."""
     fold: Annotated[int, Field(ge=0)] = 0
-    """Validation fold: chooses the best epoch, the threshold, the trial."""
+    """Validation fold. Its scores choose the best epoch, the threshold and the best trial."""
     test_fold: Annotated[int, Field(ge=0)] | None = None
-    """Left out of training and validation."""
+    """Fold that is left out of training and validation."""
     max_groups: Count | None = None
-    """Train on so many groups only. Sets are nested: the groups of a smaller number are among those of a larger."""
+    """Number of groups to train on; all by default. The groups of a smaller number are among those of a larger one."""
     height: Annotated[int, Field(ge=8)] = 96
+    """Height of the pictures that the network is trained on, in pixels."""
     width: Annotated[int, Field(ge=8)] = 128
+    """Width of the pictures that the network is trained on, in pixels."""
     lanes: Count = 16
-    """Fixed number of sample streams that workers share out; the order of samples does not depend on the workers."""
+    """Number of sample streams that workers share out. It stays, so the order of samples does not depend on workers."""
     shuffle_window_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
-    """Within a lane, samples of row groups up to so many bytes are shuffled together."""
+    """Bytes of a lane's row groups whose samples are shuffled together."""
     fit: Literal["resize", "crop"] = "resize"
-    """Whole pictures resized to `height` x `width`; or windows of that size cut from them, another one each epoch."""
+    """`resize` scales whole pictures to `height` x `width`. `crop` cuts a new window of that size each epoch."""
     boundary_crops: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """This share of windows is placed on an object's boundary, where there is one; the others anywhere."""
+    """Share of windows that are placed on an object's boundary, where the picture has one. The others lie anywhere."""
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
-    """`memory` keeps decoded pictures (uint8, before augmentation), `disk` the stored bytes in the node cache.
-    `auto` keeps decoded pictures where `cache_bytes` is enough, and stored bytes where `root` is in object storage."""
+    """`memory` keeps decoded pictures (uint8, before augmentation), `disk` keeps stored bytes in the node cache.
+    `auto` does the first if `cache_bytes` is enough, and the second if `root` is in object storage."""
     cache_bytes: Annotated[int, Field(ge=0)] = 4 * 1024 * MIB
-    """Memory for decoded pictures, in each worker."""
+    """Memory for decoded pictures in each worker, in bytes."""
     node_cache: LocalFolder | None = None
-    """Local folder that all processes on a node share; `segtrain-cache-<user>` in the temporary folder by default."""
+    """Local folder of the node cache, which all processes on a node share. By default `segtrain-cache-<user>` in the
+    temporary folder."""
     node_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * MIB
-    """The least recently used go where there is more in the node cache."""
+    """Largest size of the node cache, in bytes. Beyond it, the least recently used entries go."""
     read_ahead_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
-    """Stored bytes that a worker holds in memory before it reads more ahead of the windows in use."""
+    """Most stored bytes that a worker reads ahead and holds in memory."""
     decode_threads: Count | None = None
-    """Threads that decode; as many as there are cores where nothing is given."""
+    """Threads that decode in each worker. By default one for each core."""
     prefetch_batches: Count = 4
-    """Batches decoded ahead of their step, as far as `prefetch_bytes` allows."""
+    """Batches that are decoded ahead of their step, within `prefetch_bytes`."""
     prefetch_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
-    """Decoded pictures that wait for their step; one batch does however large it is."""
+    """Most bytes of decoded pictures that wait for their step. One batch may wait, however large it is."""
     max_quarantined: Annotated[int, Field(ge=0)] = 16
-    """So many pictures an epoch, and at most a tenth of them, may be left out because their bytes are damaged."""
+    """Most damaged pictures that an epoch leaves out, and never more than a tenth of all. One more stops the run."""
 
     @model_validator(mode="after")
     def _folds_differ(self) -> Self:
@@ -113,9 +119,9 @@ class AugmentConfig(Section):
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Probability of a horizontal flip."""
     rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
-    """Largest rotation, either way."""
+    """Largest rotation either way, in degrees."""
     scale: Fraction = 0.0
-    """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
+    """Largest relative change of size. 0.1 draws a factor from 0.9 to 1.1."""
     shift: Fraction = 0.0
     """Largest move, as a fraction of height and width."""
     contrast: Fraction = 0.0
@@ -125,24 +131,28 @@ class AugmentConfig(Section):
 
 
 class UNetConfig(Section):
-    """A U-Net: `depth` levels down and up, `filters` channels at the top, twice as many a level."""
+    """A U-Net: `depth` levels down and up, with `filters` channels at the top and twice as many at each level below."""
 
     kind: Literal["unet"] = "unet"
+    """Selects this network."""
     filters: Count = 16
+    """Channels at the top level."""
     depth: Annotated[int, Field(ge=1, le=8)] = 4
-    """Number of down-samplings; the bottleneck has `filters * 2**depth` channels."""
+    """Number of down-samplings. The bottleneck has `filters * 2**depth` channels."""
     convolutions: Count = 2
     """Convolutions in each block."""
     norm: Literal["none", "batch", "synchronized", "group"] = "synchronized"
-    """After each convolution: nothing, batch norm per replica, batch norm over all replicas, group norm."""
+    """What follows each convolution: nothing, batch norm in a replica, batch norm over all replicas, or group norm."""
     norm_groups: Count = 8
-    """Groups of channels in group norm; must divide `filters`."""
+    """Number of groups of channels in group norm. It must divide `filters`."""
     norm_momentum: Fraction = 0.99
-    """How much of its moving statistics batch norm keeps a step; 0.9 suits runs of a few hundred steps."""
+    """Share of its moving statistics that batch norm keeps at each step. 0.9 suits runs of a few hundred steps."""
     dropout: Fraction | Annotated[tuple[Fraction, ...], Field(strict=False)] = 0.0
-    """Rate after each block: one for all, or one a level from the top to the bottleneck (`depth + 1` of them)."""
+    """Dropout rate after each block: one for all, or a list of `depth + 1` from the top level to the bottleneck."""
     down: Literal["max_pool", "strided"] = "max_pool"
+    """How a level is made half as large: by max pooling, or by a convolution of stride 2."""
     up: Literal["transpose_2x2", "transpose_3x3", "resize"] = "transpose_3x3"
+    """How a level is made twice as large: by a transposed convolution of either size, or by resizing."""
     residual: bool = False
     """Add each block's input, through a 1x1 convolution where the channels differ, to its output."""
 
@@ -159,8 +169,11 @@ class FCNConfig(Section):
     """The 2023 article's first network: strided convolutions down, transposed convolutions up, no skips."""
 
     kind: Literal["fcn"] = "fcn"
+    """Selects this network."""
     filters: Count = 64
+    """Channels at the first level. Each level below has twice as many."""
     depth: Annotated[int, Field(ge=1, le=8)] = 3
+    """Number of down-samplings."""
 
 
 Model = Annotated[Annotated[UNetConfig, Tag("unet")] | Annotated[FCNConfig, Tag("fcn")], by_kind("unet")]
@@ -170,7 +183,9 @@ class LossTerms(Section):
     """Weights of the terms that are added up; 0 leaves a term out."""
 
     dice: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the dice loss."""
     bce: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the binary cross-entropy."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -183,45 +198,78 @@ class LossConfig(Section):
     """A weighted sum of dice loss and binary cross-entropy on logits."""
 
     terms: LossTerms = LossTerms(dice=1.0, bce=1.0)
+    """Weights of the terms of the loss."""
     dice_over: Literal["image", "batch"] = "image"
-    """Dice of each picture, averaged; or one dice over all pixels of the global batch, as the article does."""
+    """`image` averages the dice of the pictures. `batch` takes one dice over all pixels of the global batch, as the
+    article does."""
     dice_smooth: Annotated[float, Field(ge=0.0)] = 1.0
-    """Added to numerator and denominator of the soft dice in the loss (never in a metric)."""
+    """Number added to numerator and denominator of the soft dice in the loss. Metrics never have it."""
 
 
 class AdamConfig(Section):
+    """Adam."""
+
     kind: Literal["adam"] = "adam"
+    """Selects this optimizer."""
     learning_rate: Positive = 1e-3
+    """Learning rate, before the schedule."""
     beta_1: Fraction = 0.9
+    """Share of the gradients' moving average that a step keeps."""
     beta_2: Fraction = 0.999
+    """Share of the squared gradients' moving average that a step keeps."""
     epsilon: Positive = 1e-7
+    """Small number added to the denominator of an update."""
     amsgrad: bool = False
+    """Use the AMSGrad variant, which divides by the largest average so far."""
 
 
 class AdamWConfig(Section):
+    """Adam with decoupled weight decay."""
+
     kind: Literal["adamw"] = "adamw"
+    """Selects this optimizer."""
     learning_rate: Positive = 1e-3
+    """Learning rate, before the schedule."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 4e-3
+    """Share of the weights, times the learning rate, that is taken off at each step."""
     beta_1: Fraction = 0.9
+    """Share of the gradients' moving average that a step keeps."""
     beta_2: Fraction = 0.999
+    """Share of the squared gradients' moving average that a step keeps."""
     epsilon: Positive = 1e-7
+    """Small number added to the denominator of an update."""
     amsgrad: bool = False
+    """Use the AMSGrad variant, which divides by the largest average so far."""
 
 
 class SGDConfig(Section):
+    """Stochastic gradient descent."""
+
     kind: Literal["sgd"] = "sgd"
+    """Selects this optimizer."""
     learning_rate: Positive = 1e-2
+    """Learning rate, before the schedule."""
     momentum: Fraction = 0.0
+    """Share of the last update that the next one keeps."""
     nesterov: bool = False
+    """Use Nesterov's momentum."""
 
 
 class RMSpropConfig(Section):
+    """RMSprop."""
+
     kind: Literal["rmsprop"] = "rmsprop"
+    """Selects this optimizer."""
     learning_rate: Positive = 1e-3
+    """Learning rate, before the schedule."""
     rho: Fraction = 0.9
+    """Share of the squared gradients' moving average that a step keeps."""
     momentum: Fraction = 0.0
+    """Share of the last update that the next one keeps."""
     epsilon: Positive = 1e-7
+    """Small number added to the denominator of an update."""
     centered: bool = False
+    """Divide by the gradients' estimated variance instead of their mean square."""
 
 
 Optimizer = Annotated[
@@ -234,28 +282,38 @@ Optimizer = Annotated[
 
 
 class ConstantSchedule(Section):
+    """The same rate throughout, after a linear warm-up."""
+
     kind: Literal["constant"] = "constant"
+    """Selects this schedule."""
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
-    """Linear rise from 0 to the full rate over so many epochs."""
+    """Epochs in which the rate rises linearly from 0."""
 
 
 class CosineSchedule(Section):
     """Linear warm-up, then half a cosine down to `final_fraction` of the rate at the last epoch."""
 
     kind: Literal["cosine"] = "cosine"
+    """Selects this schedule."""
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    """Epochs in which the rate rises linearly from 0."""
     final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Fraction of `optimizer.learning_rate` that is left at the end."""
     horizon_epochs: Count | None = None
-    """Epochs until the end of the cosine; `train.epochs` where nothing is given."""
+    """Epochs until the end of the cosine. By default `train.epochs`."""
 
 
 class PlateauSchedule(Section):
     """Linear warm-up, then the rate is multiplied by `factor` after `patience_epochs` without a better dice."""
 
     kind: Literal["plateau"] = "plateau"
+    """Selects this schedule."""
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    """Epochs in which the rate rises linearly from 0."""
     factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Factor by which the rate falls."""
     patience_epochs: Count = 3
+    """Epochs without a better dice after which the rate falls."""
     min_fraction: Fraction = 0.01
     """The rate never falls below this fraction of `optimizer.learning_rate`."""
 
@@ -272,25 +330,31 @@ class TrainConfig(Section):
     """The run itself."""
 
     epochs: Count = 10
+    """Number of passes over the training pictures."""
     global_batch_size: Count = 16
+    """Pictures in one step, over all workers and replicas."""
     per_replica_batch_size: Count | None = None
-    """Pictures a replica holds at once; the rest of its share of the global batch is accumulated."""
+    """Most pictures that a replica holds at once. It works through its share of the global batch in several passes."""
     rematerialize: bool | None = None
-    """Compute each block's activations again on the way back instead of keeping them: less memory for more time.
-    Where nothing is given, only if `cluster.device_bytes` asks for it."""
+    """Compute each block's activations again for the gradients instead of keeping them: less memory, more time.
+    By default only if a step would not fit `cluster.device_bytes` otherwise."""
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Number format of the computation. The mixed ones compute in 16 bits and keep weights in float32."""
     initial_loss_scale: Positive = 32768.0
-    """First loss scale under mixed_float16; halved on an overflow, doubled after 2,000 steps without one."""
+    """First loss scale under `mixed_float16`. It is halved on an overflow and doubled after 2,000 steps without one."""
     clip_norm: Positive | None = None
-    """Largest global norm of the gradients, after they are summed over all replicas."""
+    """Largest global norm of the gradients, summed over all replicas. By default they are not clipped."""
     ema_momentum: Fraction | None = None
-    """Keep an exponential moving average of the weights, and evaluate and export it."""
+    """Share that an exponential moving average of the weights keeps at each step. Where it is given, the average is
+    evaluated and exported."""
     early_stopping_epochs: Count | None = None
-    """Stop after so many evaluations in a row without a better dice."""
+    """Evaluations in a row without a better dice after which the run stops. By default it never does."""
     seed: Seed = 0
+    """Seed for weights, order of samples, augmentation and dropout."""
     deterministic: bool = False
-    """Deterministic ops: the same weights, bit for bit, each time; somewhat slower."""
+    """Use deterministic operations: each time the same weights, bit for bit, somewhat slower."""
     xla: bool = False
+    """Compile the step with XLA."""
     init_from: Location | None = None
     """Start from the weights of another run's folder or of a `.keras` file."""
 
@@ -299,53 +363,57 @@ class EvaluationConfig(Section):
     """Scoring on the validation fold, every picture exactly once, at original resolution."""
 
     every_epochs: Count = 1
+    """Epochs from one evaluation to the next."""
     batch_size: Count = 8
-    """Pictures a replica holds at once."""
+    """Pictures that a replica holds at once."""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """A pixel is object where its probability is at least this."""
     panels: Annotated[int, Field(ge=0)] = 4
-    """Pictures drawn as input, truth, prediction and difference."""
+    """Number of pictures that are drawn as input, truth, prediction and difference."""
     boundary_pixels: Count = 5
-    """`jobs/evaluate.py` compares the borders of the masks too: their pixels at most so far from the edge."""
+    """Width, in pixels, of the border of the masks, which `jobs/evaluate.py` compares too."""
     worst: Annotated[int, Field(ge=0)] = 8
-    """`jobs/evaluate.py` draws so many of the pictures with the lowest dice."""
+    """Number of pictures with the lowest dice that `jobs/evaluate.py` draws."""
 
 
 class CheckpointConfig(Section):
     """When a run's whole state is saved, besides at the end of each epoch."""
 
     every_steps: Count | None = None
+    """Steps from one checkpoint to the next. By default only time counts."""
     every_minutes: Positive = 10.0
+    """Minutes from one checkpoint to the next."""
     keep: Annotated[int, Field(ge=2)] = 3
-    """So many of the newest stay, and the best."""
+    """Number of the newest checkpoints that stay. The best one stays as well."""
 
 
 class ClusterConfig(Section):
     """What the run asks of Ray."""
 
     workers: Count | Annotated[tuple[Count, Count], Field(strict=False)] = 1
-    """One worker is one process, normally one node. `[2, 8]` takes as many as the cluster has room for, 2 at least,
-    and more as nodes come and fewer as they go; the order of samples stays the same."""
+    """Number of workers. One worker is one process, normally one node. `[2, 8]` takes as many as there is room for, at
+    least 2, and changes their number as nodes come and go; the order of samples stays the same."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
-    """One replica a GPU; 0 trains on the CPU."""
+    """GPUs of each worker, with a replica on each. 0 trains on the CPU."""
     cpus_per_worker: Count = 1
+    """CPUs that each worker asks of Ray."""
     compute_threads: Count | None = None
-    """Threads that TensorFlow computes with in each worker; all cores where nothing is given. Trials of a sweep get
-    `cpus_per_worker`, because several share a machine. The last digits of sums may depend on it."""
+    """Threads that TensorFlow computes with in each worker. By default all cores; in a sweep `cpus_per_worker`, because
+    several trials share a machine. The last digits of sums may depend on it."""
     cpu_replicas_per_worker: Count = 1
     """Logical CPU devices that stand in for GPUs where `gpus_per_worker` is 0."""
     device_bytes: Count | None = None
-    """Memory of each replica's device. Where it is given, the batch of a replica, rematerialization and, in the end,
-    crops are chosen so that a step fits; the global batch stays what it is."""
+    """Memory of each replica's device, in bytes. Where it is given, pictures at once, rematerialization and, last of
+    all, crops are chosen so that a step fits. The global batch stays what it is."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """So many times in a row the workers are started again after a failure without having saved anything new."""
+    """Most restarts of the workers in a row without a new checkpoint. One more failure ends the run."""
     start_timeout_s: Seconds = 600.0
-    """How long to wait for resources that the cluster may still get."""
+    """Seconds to wait for resources that the cluster may still get."""
     stuck_after_s: Seconds = 600.0
-    """A worker that ends no step, and one that gives no answer, is given up after so long. Not before its first step,
-    which may compile for minutes. More than `storage.deadline_s`, or an outage of storage would look like it."""
+    """Seconds without a step or an answer after which a worker is given up. The first step has longer, because it may
+    compile. It must be more than `storage.deadline_s`, because a step may wait for storage."""
     grow_after_s: Seconds = 120.0
-    """With a range of workers: so long there must be room for more before the run starts again with them."""
+    """Seconds of free room before a run with a range of workers restarts with more of them."""
 
     @field_validator("workers")
     @classmethod
@@ -371,9 +439,11 @@ class RunConfig(Section):
     """Where a run's folder is: `<storage>/<name>`."""
 
     name: FolderName = "run"
+    """Name of the run, and of its folder."""
     storage: Location = "runs"
+    """Folder that holds the runs: a local path or an `s3://` URL."""
     progress_every_s: Seconds = 5.0
-    """How often a line of progress is printed where there is no terminal."""
+    """Seconds from one line of progress to the next where there is no terminal."""
 
     @property
     def folder(self) -> str:
@@ -384,9 +454,10 @@ class StorageConfig(Section):
     """How `s3://` URLs are reached; the limits hold for Kaggle too. Keys come from AWS's standard chain alone."""
 
     endpoint_url: Endpoint | None = None
-    """Endpoint of an S3-compatible server; `AWS_ENDPOINT_URL` or AWS itself where nothing is given."""
+    """Address of an S3-compatible server. By default `AWS_ENDPOINT_URL`, else AWS itself."""
     region: Text | None = None
+    """Region of the buckets. By default `AWS_REGION`, else `AWS_DEFAULT_REGION`."""
     timeout_s: Seconds = 30.0
-    """Longest wait for one answer."""
+    """Longest wait for one answer, in seconds."""
     deadline_s: Seconds = 120.0
-    """A request is retried, with jittered backoff, until so much time has passed."""
+    """Seconds after which a failed request is not tried again. Until then it is, with random waits."""

@@ -12,29 +12,34 @@ class CarvanaSource(Section):
     """Kaggle's folders: `train/<car>_<view>.jpg` with `train_masks/<car>_<view>_mask.gif` or a CSV of run lengths."""
 
     kind: Literal["carvana"] = "carvana"
+    """Selects this source."""
     path: Location | None = None
     """Folder that holds the pictures' folder and the masks."""
     images: Location = "train"
     """The pictures' folder in `path`: `train`, or `train_hq` for the high-quality ones."""
     masks: Literal["gif", "csv"] = "gif"
-    """Take masks from `train_masks/*.gif` or from `train_masks.csv`."""
+    """Where masks come from: `gif` for `train_masks/*.gif`, `csv` for `train_masks.csv`."""
 
 
 class FolderSource(Section):
-    """`images/` and `masks/`, matched by file stem."""
+    """A folder of images and a folder of masks, matched by file stem."""
 
     kind: Literal["folder"] = "folder"
+    """Selects this source."""
     path: Location | None = None
     """Folder that holds the two folders below."""
     images: Location = "images"
+    """The images' folder in `path`."""
     masks: Location = "masks"
+    """The masks' folder in `path`."""
     group_regex: Text | None = None
-    """Regular expression searched in the stem; its first group (or the whole match) names the picture's group."""
+    """Regular expression to search in the stem. Its first group, or the whole match, names the picture's group."""
     group_csv: Location | None = None
-    """CSV file with a column `id` (the stem), relative to `path`; `group_column` of it names the group."""
+    """CSV file, relative to `path`, with a column `id` that holds the stem and one that names the group."""
     group_column: Text | None = None
+    """Column of `group_csv` that names the group."""
     group_run: Count | None = None
-    """So many neighbouring stems, in sorted order, form one group: for frames of one walk or one scan."""
+    """Number of neighbouring stems, in sorted order, that form one group: for frames of one walk or one scan."""
 
     @model_validator(mode="after")
     def _one_grouping(self) -> Self:
@@ -50,26 +55,34 @@ class KaggleSource(Section):
     """A competition's archives, downloaded with the `kaggle` client, unpacked, and read as `carvana`."""
 
     kind: Literal["kaggle"] = "kaggle"
+    """Selects this source."""
     competition: Text = "carvana-image-masking-challenge"
+    """Last part of the competition's address at Kaggle."""
     files: Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = ("train_hq.zip", "train_masks.zip")
-    """Only these are downloaded, one after the other."""
+    """Files of the competition to download, one after the other."""
     path: Location | None = None
-    """Local folder for the archives and the pictures, kept so that nothing is downloaded twice."""
+    """Local folder for the archives and the pictures. It stays, so nothing is downloaded twice."""
     masks: Literal["gif", "csv"] = "gif"
-    """As in `carvana`."""
+    """Where masks come from, as in `carvana`."""
 
 
 class SyntheticSource(Section):
     """Drawn cars in Kaggle's layout, the same for the same seed; for demos, tests and benchmarks."""
 
     kind: Literal["synthetic"] = "synthetic"
+    """Selects this source."""
     path: Location | None = None
-    """Folder to draw into, read afterwards as `carvana`; a temporary one where nothing is given."""
+    """Folder to draw into, which is then read as `carvana`. By default a temporary one."""
     cars: Count = 16
+    """Number of cars. Each is a group."""
     views: Annotated[int, Field(ge=1, le=99)] = 16
+    """Pictures of each car."""
     height: Annotated[int, Field(ge=32)] = 1280
+    """Height of the pictures, in pixels."""
     width: Annotated[int, Field(ge=32)] = 1918
+    """Width of the pictures, in pixels."""
     seed: Seed = 0
+    """Seed of the drawing."""
 
 
 Source = Annotated[

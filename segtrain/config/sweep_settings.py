@@ -17,18 +17,18 @@ class Axis(Section):
     """
 
     choice: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)] | None = None
-    """One of these: scalars, whole sections, or for joined fields a list of one value each."""
+    """List of values to choose from: scalars, whole sections, or for joined fields a list of one value each."""
     grid: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)] | None = None
-    """The same; named for `tune.search: grid`, which tries each combination of choices and grids once."""
+    """The same as `choice`. The name goes with `tune.search: grid`, which tries each combination once."""
     uniform: Annotated[tuple[float, float], Field(strict=False)] | None = None
-    """[lowest, highest]"""
+    """Range `[lowest, highest]`."""
     loguniform: Annotated[tuple[float, float], Field(strict=False)] | None = None
-    """[lowest, highest], both above 0: each factor of ten is as likely as any other."""
+    """Range `[lowest, highest]`, both above 0, in which each factor of ten is as likely as any other."""
     quniform: Annotated[tuple[float, float, float], Field(strict=False)] | None = None
-    """[lowest, highest, step]: whole numbers where all three are."""
+    """Range `[lowest, highest, step]`. It holds whole numbers if all three are whole."""
     when: dict[str, Any] = Field(default_factory=dict)
-    """Searched only where each of these fields has this value, or one of this list; it may be searched itself, above
-    this axis. Elsewhere the recipe's own value stays."""
+    """Fields with a value, or a list of values, that they must have for this axis to be searched. They may be searched
+    themselves, above this axis. Elsewhere the recipe's own value stays."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -55,29 +55,34 @@ class TuneConfig(Section):
     """How `jobs/tune.py` searches. A trial is one run of the recipe with a point of `space` put in."""
 
     space: dict[str, Axis] = Field(default_factory=dict)
-    """Field -> axis, such as `model.filters: {choice: [16, 32]}`; conditions see the axes above theirs. What all of
-    them set is put into the recipe as one change."""
+    """Fields to search, each with an axis: `model.filters: {choice: [16, 32]}`. Conditions see the axes above theirs.
+    All values of a point are put into the recipe as one change."""
     search: Literal["tpe", "random", "grid"] = "tpe"
-    """`tpe`: Optuna's sampler, from `startup_trials` on; `grid`: each combination of choices once."""
+    """How points are chosen. `tpe` is Optuna's sampler after `startup_trials`; `grid` tries each combination of choices
+    once."""
     startup_trials: Count = 6
-    """So many random points before TPE has something to learn from."""
+    """Number of random points before TPE begins."""
     seed: Seed = 0
+    """Seed of the search."""
     start_from: Annotated[tuple[Location, ...], Field(strict=False)] = ()
-    """Recipes, or folders of runs, whose values are the first points to be tried."""
+    """Recipes or folders of runs whose values are tried first."""
     stop: Literal["asha", "median", "none"] = "asha"
-    """Which trials end early: those outside the best 1/`reduction` at a rung; those below the median; none."""
+    """Which trials end early: `asha` ends those outside the best 1/`reduction` at a rung, `median` those below the
+    median."""
     clock: Literal["epochs", "gpu_s"] = "epochs"
-    """What trials are compared at: equal epochs, or equal seconds of training x replicas."""
+    """What trials are compared at: equal epochs, or equal seconds of training times replicas."""
     grace: Positive = 1.0
-    """No trial is stopped before; the first rung of ASHA. In units of `clock`."""
+    """Least that every trial gets, in units of `clock`. It is the first rung of ASHA."""
     reduction: Annotated[float, Field(gt=1.0)] = 3.0
-    """Rungs of ASHA are this factor apart, and this part of the trials passes each."""
+    """Factor from one rung of ASHA to the next. One trial in this number passes each rung."""
     max_trials: Count = 20
+    """Most trials of the sweep."""
     max_hours: Positive | None = None
-    """The sweep ends after so many hours, all its attempts together; what runs then is stopped."""
+    """Hours after which the sweep ends, all its attempts together. Trials that still run are stopped."""
     max_gpu_hours: Positive | None = None
-    """Likewise, in hours of training x replicas over all trials; a logical CPU device counts as a GPU."""
+    """Hours of training times replicas, over all trials, after which the sweep ends. A logical CPU device counts as a
+    GPU."""
     max_concurrent: Count | None = None
-    """Trials at once; as many as the cluster holds where nothing is given."""
+    """Most trials at once. By default as many as the cluster holds."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """So many times a trial that failed is tried again, from its newest checkpoint."""
+    """Most times that a failed trial is tried again, from its newest checkpoint."""
