@@ -8,6 +8,7 @@ endpoint and region from `StorageConfig`, then from the environment. Neither ret
 Messages never hold a key or a secret.
 """
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -172,11 +173,12 @@ class S3Files:
             skip_instance_cache=True,
         )
         filesystem.retries = 1
+        filesystem.close_session = _close_client
         return filesystem
 
     @cached_property
     def _ranges(self) -> Any:
-        """pyarrow's client. A body that stalls ends up to 6 s after the timeout: curl looks at the mean of so long."""
+        """pyarrow's client. A body that stalls ends up to 6 s after the timeout, as curl takes a mean over 6 s."""
         return pyarrow.fs.S3FileSystem(
             endpoint_override=self._endpoint,
             region=self._region,
@@ -306,6 +308,20 @@ async def _read_whole(body: Any) -> bytes:
         return data
     finally:
         body.close()
+
+
+def _close_client(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """What s3fs calls when the garbage collector takes it, to close the client that lives in `loop`.
+
+    That may happen in any thread. s3fs closes the client in the loop that runs there, if one does: as in a thread of
+    Ray or of a server. The connections belong to their own loop, and the task fails.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # no loop runs in this thread: s3fs then takes the right one
+        s3fs.S3FileSystem.close_session(loop, client)
+    else:
+        asyncio.run_coroutine_threadsafe(client.__aexit__(None, None, None), loop)
 
 
 def _missing(url: str) -> FileNotFoundError:
