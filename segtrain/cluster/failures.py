@@ -63,6 +63,14 @@ class HostMemoryError(WorkerError):
         self.args = ()  # what pickle hands to this constructor
 
 
+class FrozenWorkerError(WorkerError):
+    """A worker's process has not answered Ray within `cluster.stuck_after_s`: it is frozen, or its machine is."""
+
+    def __init__(self) -> None:
+        super().__init__("it gives no answer", "", may_pass=True)
+        self.args = ()  # what pickle hands to this constructor
+
+
 class WorkerBugError(RuntimeError):
     """A worker's exception that comes from the code; its text is the worker's own traceback."""
 
@@ -108,14 +116,17 @@ def comes_again(cause: Exception) -> bool:
 def what_happened(causes: Mapping[int, Exception], workers: int = 1, stuck: Mapping[int, str] | None = None) -> str:
     """One clause on those of `workers` workers that failed. Where some died, the others' errors only follow from that.
 
-    `stuck` says of ranks what their watchdogs, or those of the others, have found: all else follows from that. Where
-    TensorFlow has only lost a peer, it is the workers without an error of their own that give no answer.
+    `stuck` says of ranks what their watchdogs, or those of the others, have found: all else follows from that. So it
+    does from a frozen worker, which Ray may notice before any watchdog speaks. Where TensorFlow has only lost a peer,
+    it is the workers without an error of their own that give no answer.
     """
     if stuck:
         return "; ".join(f"worker {rank} {found}" for rank, found in sorted(stuck.items()))
-    silent = sorted(set(range(workers)) - set(causes))
-    if silent and all(isinstance(cause, WorkerError) and cause.lost_a_peer for cause in causes.values()):
-        return f"worker {', '.join(map(str, silent))} gives no answer"
+    silent = [rank for rank, cause in causes.items() if isinstance(cause, FrozenWorkerError)]
+    if all(isinstance(cause, WorkerError) and cause.lost_a_peer for cause in causes.values()):
+        silent = [rank for rank in range(workers) if rank not in causes]
+    if silent:
+        return f"worker {', '.join(map(str, sorted(silent)))} gives no answer"
     ended = sorted(rank for rank, cause in causes.items() if isinstance(cause, HostMemoryError))
     if ended:
         return f"worker {', '.join(map(str, ended))} failed ({causes[ended[0]]})"

@@ -8,6 +8,7 @@ from ray.train.v2._internal.exceptions import (
     InsufficientClusterResourcesError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
 )
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
@@ -23,4 +24,5 @@ __all__ = [
     "WorkerGroupCallback",
     "WorkerGroupStartupTimeoutError",
     "WorkerHealthCheckFailedError",
+    "WorkerHealthCheckTimeoutError",
 ]

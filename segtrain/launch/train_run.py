@@ -17,6 +17,7 @@ from segtrain.cluster.failures import (
     KNOWN_ERRORS,
     MORE_HOST_MEMORY,
     DeviceMemoryError,
+    FrozenWorkerError,
     HostMemoryError,
     WorkerBugError,
     WorkerError,
@@ -30,6 +31,7 @@ from segtrain.cluster.train_internals import (
     InsufficientClusterResourcesError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
 )
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
@@ -330,7 +332,7 @@ def _cause(failure: Exception) -> Exception:
     cause = getattr(failure, BASE_EXCEPTION, failure)
     if isinstance(cause, WorkerHealthCheckFailedError) and isinstance(cause.health_check_failure, OutOfMemoryError):
         return HostMemoryError()
-    return cause
+    return FrozenWorkerError() if isinstance(cause, WorkerHealthCheckTimeoutError) else cause
 
 
 def told_of(error: TrainingFailedError, stuck: Mapping[int, str], workers: int) -> str:

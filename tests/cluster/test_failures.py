@@ -7,6 +7,7 @@ from ray.exceptions import ActorDiedError
 
 from segtrain.cluster.failures import (
     DeviceMemoryError,
+    FrozenWorkerError,
     WorkerError,
     comes_again,
     portable,
@@ -59,6 +60,11 @@ def test_peers_of_a_dead_worker_are_not_blamed() -> None:
     peer = WorkerError("UnavailableError: Socket closed", "trace", True)
     assert what_happened({0: peer, 2: ActorDiedError(), 1: ActorDiedError()}, 3) == "worker 1, 2 lost"
     assert what_happened({1: peer}, 2) == "worker 0 gives no answer"
+
+
+def test_what_befalls_the_others_of_a_frozen_worker_follows_from_that() -> None:
+    frozen = pickled(FrozenWorkerError())
+    assert what_happened({0: ActorDiedError(), 2: frozen, 1: frozen}, 3) == "worker 1, 2 gives no answer"
 
 
 def of_tensorflow(message: str) -> Exception:

@@ -15,10 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from ray.exceptions import OutOfMemoryError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from segtrain.cluster.failures import WorkerError, comes_again
+from segtrain.cluster.watchdog import Stuck
 from segtrain.config import Recipe, override
 from segtrain.errors import RunError, StorageError, TakenOverError, UserError
 from segtrain.launch import supervisor, train_run
@@ -256,19 +261,38 @@ class TestRuns:
         def sleep_once(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             attempt = count_attempt(recipe, world)
             driver.beat()
+            while not all((tmp_path / f"attempts-{rank}").exists() for rank in (0, 1)):
+                time.sleep(0.05)
+                driver.beat()
             if attempt == 1:
                 (sleep_for_ever if world.rank == 1 else wait_in_tensorflow)()
             return summary_of(recipe, epoch=attempt)
 
-        fields = ["cluster.workers=2", "cluster.stuck_after_s=2", "storage.deadline_s=1"]
-        started = time.monotonic()
+        fields = ["cluster.workers=2", "cluster.stuck_after_s=4", "storage.deadline_s=1"]
         assert train_run.launch(override(recipe, fields), sleep_once).epoch == 2
         shown = capsys.readouterr().out
         assert "worker 1 stuck at tests/launch/test_train_run.py" in shown
         assert "in sleep_for_ever; restarting from the last checkpoint (1 of 3)" in shown
         [stacks] = sorted((tmp_path / "test/stuck").glob("worker-1-*.txt"))
         assert "sleep_for_ever" in stacks.read_text()
-        assert time.monotonic() - started < 60.0
+
+    @pytest.mark.slow  # 15 s
+    def test_a_frozen_worker_whose_peers_go_on_is_named_by_what_ray_found(
+        self, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def freeze_once(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
+            attempt = count_attempt(recipe, world)
+            if attempt == 1 and world.rank == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            while attempt == 1:  # so no watchdog has anything to say
+                driver.beat()
+                time.sleep(0.1)
+            return summary_of(recipe, epoch=attempt)
+
+        fields = ["cluster.workers=2", "cluster.stuck_after_s=5", "storage.deadline_s=1"]
+        assert train_run.run(override(recipe, fields), freeze_once).epoch == 2
+        shown = capsys.readouterr().out
+        assert "worker 1 gives no answer; restarting from the last checkpoint (1 of 3)" in shown
 
     @pytest.mark.slow
     def test_a_range_of_workers_grows_when_there_is_room(
@@ -356,6 +380,19 @@ class TestPlainMessages:
             "checkpoint"
         )
         assert not comes_again(pickle.loads(pickle.dumps(train_run.causes_of(error)[1])))
+
+    @pytest.mark.parametrize("stuck", [{}, {0: Stuck(10.0, "eager/execute.py:52 in quick_execute", True, "")}])
+    def test_a_frozen_worker_is_named_whether_ray_or_the_others_watchdogs_notice_it_first(
+        self, recipe: Recipe, stuck: dict[int, Stuck]
+    ) -> None:
+        hangs = WorkerHealthCheckTimeoutError("A worker health check has been hanging for 10.50 seconds.")
+        peer = WorkerError("UnavailableError: Socket closed", "trace", True)
+        for failures in ({1: hangs}, {0: peer, 1: hangs}, {0: RuntimeError("its process died"), 1: hangs}):
+            error = WorkerGroupError("lost", failures)
+            told = train_run.told_of(error, supervisor.culprits(stuck, 2), 2)
+            assert told == "worker 1 gives no answer"
+            assert isinstance(train_run.plain(error, recipe, told), RunError)
+            assert not any(map(comes_again, train_run.causes_of(error).values()))
 
     def test_a_fault_of_storage_that_outlived_the_restarts_keeps_its_message(self, recipe: Recipe) -> None:
         fault = StorageError("s3://bucket/key: no answer in 120 s")
