@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.data_sets import make_data_set, make_row, tiny  # noqa: F401  these are fixtures
 from tests.support.fault_proxy import FaultProxy
@@ -33,6 +34,11 @@ for variable in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOIN
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in its background so, and the jobs under test would inherit it and not hear Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example or its drawing takes says nothing on a machine that others use too.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

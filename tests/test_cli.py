@@ -79,7 +79,7 @@ from segtrain import cli
 def run():
     try:
         os.kill(os.getpid(), {signal})
-        time.sleep(60)
+        time.sleep(600)
     finally:
         print("tidied up")
 sys.exit(cli.main(run))
@@ -89,7 +89,7 @@ sys.exit(cli.main(run))
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_a_job_with_one_message_and_its_own_code_after_tidying_up(name: str, code: int) -> None:
     program = STOPPED.format(signal=f"signal.{name}")
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout) == (code, "tidied up\n")
     assert result.stderr == "interrupted; the same command goes on from here\n"
 
@@ -99,7 +99,7 @@ def test_who_handles_a_signal_otherwise_changes_nothing_of_the_code() -> None:
     program = STOPPED.format(signal="signal.SIGTERM").replace(
         "    try:", "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))\n    try:"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert result.returncode == 143
 
 
@@ -112,7 +112,7 @@ class Deaf:
 def run():
     {handler}
     Deaf()
-    time.sleep(60)
+    time.sleep(600)
 sys.exit(cli.main(run))
 """
 
@@ -120,13 +120,13 @@ sys.exit(cli.main(run))
 @pytest.mark.parametrize("handler", ["pass", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))"])
 def test_a_signal_is_not_lost_where_python_ignores_what_its_handler_raises(handler: str) -> None:
     program = DEAF.format(handler=handler)
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stderr) == (143, "interrupted; the same command goes on from here\n")
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
-    program = STOPPED.format(signal="signal.SIGHUP").replace("time.sleep(60)", "print('goes on')")
-    result = subprocess.run(["nohup", sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    program = STOPPED.format(signal="signal.SIGHUP").replace("time.sleep(600)", "print('goes on')")
+    result = subprocess.run(["nohup", sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout) == (0, "goes on\ntidied up\n")
 
 

@@ -27,7 +27,7 @@ with ThreadPoolExecutor(2) as pool:
 
 def page_faults(how: str) -> int:
     found = subprocess.run(
-        [sys.executable, "-c", MEASURE, how], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", MEASURE, how], capture_output=True, text=True, check=True, timeout=300
     )
     return int(found.stdout)
 

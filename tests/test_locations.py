@@ -83,7 +83,7 @@ def test_a_place_within_a_folder_may_be_a_whole_path() -> None:
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text("ab/:s3 ~.", max_size=12))
 def test_a_location_is_local_or_remote_or_refused_and_joining_keeps_it_so(location: str) -> None:
     try:

@@ -38,7 +38,7 @@ def test_both_empty_is_perfect_and_one_empty_is_nothing():
             assert dice(sums(*rows)) == iou(sums(*rows)) == score
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(PAIRS)
 def test_scores_are_scikit_learns(pair):
     truth, prediction = pair
@@ -85,7 +85,7 @@ class TestThresholds:
             127 / 128: [2, 2, 3],
         }
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(PAIRS.map(lambda pair: pair[0]), st.integers(0, 2**32))
     def test_counts_are_those_of_each_threshold_by_itself(self, truth, seed) -> None:
         random = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ class TestBoundary:
             assert boundary(np.ones(shape), 2).all()
         assert not boundary(np.zeros((6, 6)), 2).any()
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14))), st.integers(1, 5))
     def test_the_band_is_what_so_many_erosions_with_a_square_take_away(self, mask, pixels) -> None:
         mask[3:-1, 2:] = True  # noise alone would leave nothing inside

@@ -62,7 +62,7 @@ def test_an_actor_works_at_several_tasks_at_once_and_its_warnings_are_shown(capl
         together = threading.Barrier(TASKS_AT_ONCE)
 
         def work(task: int) -> int:
-            together.wait(timeout=60.0)
+            together.wait(timeout=300.0)
             logging.getLogger("segtrain.dataset.reader").warning("left out: %d", task)
             return task
 

@@ -29,7 +29,7 @@ ODD = """W/scan #2;a: b;[0-9]+;2026-11-27;1e3;1:30;0x1F;true;~;'';'a';{x;*a;!x;-
 odd = st.sampled_from(ODD.split(";"))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts | odd)
 def test_a_text_comes_back_to_the_letter_from_command_line_yaml_and_axis(text: str) -> None:
     if text == "null":

@@ -124,7 +124,7 @@ def test_aliases_and_merged_mappings_are_written_out() -> None:
     }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=200) | st.text("[]{}:,&*a- \n'\"#!|>?%@~<", max_size=60))
 def test_any_text_is_a_tree_or_a_sentence(text: str) -> None:
     try:

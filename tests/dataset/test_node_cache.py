@@ -148,7 +148,7 @@ def test_the_least_recently_used_go_first_down_to_nine_tenths(tmp_path: Path) ->
     assert not is_kept(cache, "b")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     limit=st.integers(1, 2000),
     gets=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 700), st.booleans()), max_size=25),
@@ -338,12 +338,13 @@ def filling(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_processes_that_fill_at_once_keep_to_the_bound_together(tmp_path: Path) -> None:
     with filling(tmp_path), filling(tmp_path):
-        for _ in range(50):
+        looked = 0
+        while looked < 50 or kept_bytes(tmp_path) <= 2_000_000:
+            looked += 1
             with (tmp_path / "total").open("rb") as total:  # as its lock guards every change, nothing moves meanwhile
                 fcntl.flock(total, fcntl.LOCK_EX)
                 assert kept_bytes(tmp_path) <= 4_000_000
             time.sleep(0.01)
-    assert kept_bytes(tmp_path) > 2_000_000
 
 
 def test_a_process_killed_at_any_moment_leaves_no_damaged_entry_and_no_lock(tmp_path: Path, warnings) -> None:

@@ -122,7 +122,7 @@ def test_two_processes_with_one_cache_download_each_range_once_in_total(in_s3, t
     with readers(2, in_s3.root, tmp_path) as processes:
         for process in processes:
             start(process)
-        done = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+        done = [json.loads(process.communicate(timeout=300)[0]) for process in processes]
     assert [each["images"] for each in done] == [[row.image.hex() for row in in_s3.rows]] * 2
     assert sum(each["downloads"] for each in done) == 3 + 16
     assert sum(each["cache_hits"] for each in done) == 3 + 16
@@ -136,7 +136,7 @@ def test_processes_killed_while_they_fill_the_cache_disturb_no_other(in_s3, tmp_
         for victim in victims:
             time.sleep(moments.uniform(0.0, 0.05))
             victim.kill()
-        done = json.loads(survivor.communicate(timeout=60)[0])
+        done = json.loads(survivor.communicate(timeout=300)[0])
     assert done["images"] == [row.image.hex() for row in in_s3.rows]
     entries = sorted((tmp_path / "entries").iterdir())
     assert len(entries) == 3 + 16

@@ -25,7 +25,6 @@ def cases(count: int, times: int) -> settings:
     """Settings of a test that draws `count` x `times` cases: `FEW` are the same each time, `MANY` others each time."""
     return settings(
         max_examples=count * times,
-        deadline=None,
         derandomize=times == FEW,
         database=None,
         phases=[Phase.generate],  # a smaller case of a report that fails takes minutes to find

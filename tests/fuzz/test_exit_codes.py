@@ -118,7 +118,7 @@ def test_a_job_ends_with_its_code_and_one_message(case: Case, tmp_path: Path) ->
                 assert process.poll() is None, process.communicate()
             process.send_signal(case.signal)
             (hook / "go").touch()
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == case.code, (out, err)
     assert case.says in (out if case.code == 0 else err)
     assert "Traceback" not in err

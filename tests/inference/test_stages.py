@@ -70,7 +70,7 @@ class Waiting(Predictor):
 
     def forward(self, prepared: Sequence[Prepared]) -> list[Logits]:
         with self.change:
-            assert self.change.wait_for(lambda: self.decoded == 4, timeout=30)
+            assert self.change.wait_for(lambda: self.decoded == 4, timeout=300)
         return super().forward(prepared)
 
 

@@ -62,7 +62,7 @@ def test_weights_fall_as_a_gaussian_of_an_eighth_of_each_side() -> None:
     assert found[0, 0] == found[-1, -1] == found.min() > 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 REGION = "eu-west-1"
-START_S = 60.0
+START_S = 300.0
 
 
 @dataclass(frozen=True)

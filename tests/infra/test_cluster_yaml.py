@@ -133,7 +133,7 @@ def test_the_local_disk_is_mounted_once_and_never_the_root_disk(
         (tmp_path / name).chmod(0o755)
     [command] = [each for each in config["initialization_commands"] if "/mnt/nvme" in each]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "-c", command], check=True, env=environment, timeout=10)
+    subprocess.run(["bash", "-c", command], check=True, env=environment, timeout=120)
     done = called.read_text().splitlines()
     mounts = [line for line in done if line.startswith("mount ")]
     assert mounts == ([f"{expected} /mnt/nvme"] if expected else [])
@@ -174,7 +174,7 @@ def test_brought_up_at_a_stand_in_for_ec2_it_knows_the_gpus_and_launches_spot_ma
     """)
     environment = {**moto.environment, "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     resources = json.loads((tmp_path / "resources.json").read_text())

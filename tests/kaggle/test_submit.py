@@ -16,7 +16,7 @@ from tests.support.kaggle_server import STORAGE_HOST, KaggleServer, serve_kaggle
 from tests.support.kaggle_state import Competition, Fault
 
 CARVANA = "carvana-image-masking-challenge"
-STORAGE = Storage(StorageConfig(timeout_s=2.0, deadline_s=30.0))
+STORAGE = Storage(StorageConfig(timeout_s=10.0, deadline_s=120.0))
 IMPATIENT = Storage(StorageConfig(timeout_s=1.0, deadline_s=0.5))
 CONTENT = b"img,rle_mask\n" + b"".join(b"%012d_01.jpg,%d 1\n" % (number, number) for number in range(1, 100_000))
 SIZE = len(CONTENT)

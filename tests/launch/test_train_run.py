@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from segtrain.runs import goodput
 from segtrain.runs.ownership import RunClaim, take_run
 from segtrain.runs.status import Account, Driver, Left, Progress, RunSummary, World
 from segtrain.storage.files import Storage
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,6 @@ def until_asked(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """Leave at step 7 once asked to; until then, tell of steps."""
     account = Account(first_step=0, step=5, saved_step=4, starting_s=0.5, steps_s=1.0)
     driver.tell(Progress("training", 1, 9, 5, 9, account=account))
-    Path(recipe.run.storage, "under-way").touch()
     while not driver.wants_to_leave():
         time.sleep(0.05)
     driver.tell(Progress("leaving", 1, 9, 7, 9, account=replace(account, step=7, saved_step=7, steps_s=1.5)))
@@ -129,15 +130,15 @@ def wait_in_tensorflow() -> None:
     exec(compile("import time\nwhile True: time.sleep(0.1)", "/somewhere/tensorflow/python/eager/execute.py", "exec"))
 
 
-def wait_for(mark: Path) -> None:
-    while not mark.exists():
-        time.sleep(0.1)
-    time.sleep(1.5)  # the driver has read it
+@pytest.fixture
+def until_read(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Waits until the driver has read of a step; its record then has it, as it is written each time."""
+    monkeypatch.setattr(supervisor, "WRITE_EVERY_S", 0.0)
 
+    def has_read() -> bool:
+        return any(attempt.step for attempt in goodput.read(recipe.run.folder, Storage()).attempts)
 
-def signal_when(mark: Path, number: int) -> None:
-    wait_for(mark)
-    os.kill(os.getpid(), number)
+    return lambda: wait_until(has_read)
 
 
 @pytest.mark.ray
@@ -234,17 +235,17 @@ class TestRuns:
             train_run.launch(recipe, wait)
         assert signal.getsignal(signal.SIGINT) is handler
         worker = Path("/proc", (tmp_path / "pid").read_text())
-        deadline = time.monotonic() + 20.0
-        while worker.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not worker.exists()
+        wait_until(lambda: not worker.exists())
 
     def test_sigterm_lets_the_workers_save_and_leave(
-        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, recipe: Recipe, until_read: Callable[[], None], capsys: pytest.CaptureFixture[str]
     ) -> None:
+        def ask_to_end() -> None:
+            until_read()
+            os.kill(os.getpid(), signal.SIGTERM)
+
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        mark = tmp_path / "under-way"
-        threading.Thread(target=signal_when, args=(mark, signal.SIGTERM), daemon=True).start()
+        threading.Thread(target=ask_to_end, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             train_run.launch(recipe, until_asked)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
@@ -296,7 +297,7 @@ class TestRuns:
 
     @pytest.mark.slow
     def test_a_range_of_workers_grows_when_there_is_room(
-        self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, recipe: Recipe, until_read: Callable[[], None], capsys: pytest.CaptureFixture[str]
     ) -> None:
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
@@ -310,7 +311,7 @@ class TestRuns:
         ray.get(taken.ready())
 
         def make_room() -> None:
-            wait_for(tmp_path / "under-way")
+            until_read()
             remove_placement_group(taken)
 
         threading.Thread(target=make_room, daemon=True).start()
@@ -334,13 +335,13 @@ class TestRuns:
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
 
-        monkeypatch.setattr(supervisor, "SAY_WHAT_IS_MISSING_EVERY_S", 1.0)
+        monkeypatch.setattr(supervisor, "SAY_WHAT_IS_MISSING_EVERY_S", 0.5)
         taken = placement_group([{"CPU": 4}])
         ray.get(taken.ready())
-        impatient = override(recipe, ["cluster.start_timeout_s=2", "cluster.max_failures=1"])
+        impatient = override(recipe, ["cluster.start_timeout_s=4", "cluster.max_failures=1"])
         try:
             with pytest.raises(
-                UserError, match=r"cluster.start_timeout_s: no room for 1 worker with 1 CPU each within 2"
+                UserError, match=r"cluster.start_timeout_s: no room for 1 worker with 1 CPU each within 4"
             ):
                 train_run.launch(impatient, write_facts)
         finally:

@@ -89,7 +89,7 @@ def test_scoring_has_as_many_pictures_at_once_as_fit() -> None:
     assert plan(recipe("evaluation.batch_size=8"), 2 * GIB, picture=WHOLE).recipe.evaluation.batch_size == 2
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.floats(1.5, 60.0), st.integers(1, 24), st.integers(1, 3), st.integers(1, 2))
 def test_a_plan_fits_keeps_the_global_batch_and_is_its_own_plan(
     gibs: float, batch: int, workers: int, replicas: int

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.config import Recipe, UNetConfig, override
@@ -104,7 +104,6 @@ CHOICES = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(SIZES, CHOICES, st.booleans(), st.sampled_from(["batch", "height", "width"]))
 def test_more_pixels_never_take_less(
     sizes: dict[str, int], choices: tuple[str, str, str, bool, str], rematerialize: bool, larger: str

@@ -12,7 +12,7 @@ from segtrain.models.step_context import forward_pass
 SIZES = st.integers(1, 40)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(height=SIZES, width=SIZES, multiple=st.sampled_from([1, 2, 4, 16]))
 def test_cropping_undoes_padding_at_any_size(height, width, multiple):
     picture = np.random.default_rng(0).random((1, height, width, 2), np.float32)

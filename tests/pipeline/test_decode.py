@@ -95,7 +95,7 @@ def test_a_mask_pixel_is_object_where_half_of_its_area_is(make_row) -> None:
     np.testing.assert_array_equal(small, [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     stored=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     asked=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -130,7 +130,7 @@ def test_image_and_mask_fit_each_other(make_row) -> None:
     np.testing.assert_array_equal(picture.image[..., 0] >= 128, picture.mask == 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG"]), orientation=st.sampled_from([1, 3, 6]))
 def test_a_window_is_the_same_part_of_the_whole_picture(make_row, data, kind: str, orientation: int) -> None:
     stored = scene(45, 67)

@@ -55,7 +55,7 @@ def test_resuming_at_any_step_continues_the_same_sequence() -> None:
         assert [resumed.global_batch(step) for step in range(start, plan.steps)] == batches[start:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.integers(1, 12), min_size=1, max_size=25),
     batch=st.integers(1, 20),
@@ -74,7 +74,7 @@ def test_every_sample_comes_exactly_once_an_epoch(
     assert max(map(len, shares)) <= slots_per_worker(batch, lanes, workers)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.integers(1, 12), min_size=1, max_size=25),
     lanes=st.integers(1, 9),
@@ -95,7 +95,7 @@ def test_what_is_outstanding_is_what_the_remaining_steps_bring(
     np.testing.assert_array_equal(plan.outstanding(start, worker, workers), expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     rows=st.lists(st.integers(1, 12), min_size=1, max_size=25),
     batch=st.integers(1, 20),
@@ -124,9 +124,9 @@ def test_reads_name_each_row_group_once_at_the_first_step_that_needs_it_in_that_
 def test_the_first_reads_take_no_longer_in_a_long_epoch() -> None:
     rows = np.full(1_000_000, 100, np.int64)  # all reads of one worker together take a minute
     plan = EpochPlan("abc", 0, 0, RowGroupTable(rows=rows, bytes=rows * 80_000), 16, 16, 16 * 2**20)
-    began = time.monotonic()
+    began = time.process_time()
     first = [step for step, _ in islice(plan.reads(0, 0, 1), 100)]
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert first == sorted(first)
 
 
@@ -161,7 +161,7 @@ def test_lanes_start_with_a_row_group_where_they_can_in_a_worked_example() -> No
     assert row_groups_read(make_plan([3] * 10, lanes=4), workers=4) == 12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.integers(1, 9), groups=st.integers(1, 20), lanes=st.integers(1, 9))
 def test_no_other_choice_of_longer_lanes_cuts_fewer_row_groups(rows: int, groups: int, lanes: int) -> None:
     lanes = min(lanes, rows * groups)
@@ -242,9 +242,9 @@ def test_smaller_sets_of_groups_lie_in_larger_ones() -> None:
 def test_a_hundred_thousand_row_groups_are_planned_and_resumed_quickly() -> None:
     rows = np.full(100_000, 100, np.int64)
     table = RowGroupTable(rows=rows, bytes=rows * 80_000)
-    began = time.monotonic()
+    began = time.process_time()
     plan = EpochPlan("abc", 0, 0, table, 1024, 1024, 16 * 2**20)
     plan.worker_batch(plan.steps // 2, 0, 1)
     plan.outstanding(plan.steps // 2, 0, 1)
     assert plan.samples == 10_000_000
-    assert time.monotonic() - began < 3.0
+    assert time.process_time() - began < 3.0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from segtrain.pipeline.prefetch import Prefetch
+from tests.support.waiting import wait_until
 
 
 def test_items_come_in_order_and_end() -> None:
@@ -25,8 +26,9 @@ def test_it_runs_ahead_by_no_more_than_its_depth() -> None:
 
     with Prefetch(source(), depth=4, name="p") as items:
         next(items)
-        time.sleep(0.2)
-        assert 5 <= len(made) <= 6  # one taken, four ready, one in the hand
+        wait_until(lambda: len(made) >= 6)
+        time.sleep(0.1)
+        assert len(made) == 6  # one taken, four ready, one in the hand
 
 
 def test_an_error_surfaces_after_the_items_before_it() -> None:

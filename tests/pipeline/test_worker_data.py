@@ -22,6 +22,7 @@ from segtrain.pipeline.batches import StepBatch
 from segtrain.pipeline.plan import sample_key
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData, batches_ahead
 from segtrain.storage.files import Storage
+from tests.support.waiting import wait_until
 
 BATCH = 5
 
@@ -183,9 +184,7 @@ def test_reading_ahead_reaches_into_the_next_epoch_and_no_further(tiny, monkeypa
     reads = count_reads(monkeypatch)
     with training(tiny, data={"cache": "off", "prefetch_batches": 1}) as data:
         next(data.batches(0, 0))
-        deadline = time.monotonic() + 20
-        while len(reads) < 26 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(reads) >= 26)
         time.sleep(0.1)
         assert sorted(reads) == sorted(
             2 * [(shard, group) for shard, count in ((1, 7), (2, 6)) for group in range(count)]

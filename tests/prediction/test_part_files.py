@@ -26,7 +26,7 @@ MASKS = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=15)
 @given(st.lists(MASKS, max_size=4), st.dictionaries(st.text(max_size=4), st.text(max_size=8), max_size=2))
 def test_a_part_comes_back(tmp_path: Path, masks: list[PredictedMask], unreadable: dict[str, str]) -> None:
     url = str(tmp_path / "p.part")

@@ -56,7 +56,7 @@ def test_trials_equal_in_both_are_all_in_the_front() -> None:
     assert numbers(pareto([scored(0, 0.9), scored(1, 0.9), scored(2, 0.8, 20.0)])) == [0, 1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), max_size=12))
 def test_the_front_is_what_the_definition_says(figures: list[tuple[int, int]]) -> None:
     trials = [scored(number, dice / 5, float(gpu_s)) for number, (dice, gpu_s) in enumerate(figures)]
@@ -227,7 +227,7 @@ def test_nothing_is_important_where_nothing_differs() -> None:
     assert importance(same_dice, space) == importance(same_point, space) == importance([], space) == {}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([8, 16, 32]), st.floats(1e-4, 1e-2)), max_size=30))
 def test_importance_is_shares_or_nothing(figures: list[tuple[float, int, float]]) -> None:
     trials = [

@@ -52,7 +52,7 @@ trials = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(trials)
 def test_a_trial_comes_back_from_its_json(trial: Trial) -> None:
     assert Trial.from_json(trial.to_json()) == trial

@@ -61,7 +61,7 @@ class HeldJob:
     def is_held(self) -> bool:
         return (self._folder / "reached").exists()
 
-    def wait_until_held(self, timeout_s: float = 120.0) -> bool:
+    def wait_until_held(self, timeout_s: float = 600.0) -> bool:
         """Whether it has come to the write at which it waits; False where it ended before that."""
         end = time.monotonic() + timeout_s
         while not self.is_held:
@@ -85,7 +85,7 @@ class HeldJob:
         """SIGTERM to the job alone."""
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout_s: float = 300.0) -> int:
+    def wait(self, timeout_s: float = 600.0) -> int:
         """Its exit code."""
         return self.process.wait(timeout_s)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 300.0
 SEAWEED_PORTS = 5
 STARTS = 3
 
@@ -144,7 +144,7 @@ def _wait_until_writable(server: S3Server, process: subprocess.Popen[bytes], log
         region_name="us-east-1",
         aws_access_key_id=server.admin.access,
         aws_secret_access_key=server.admin.secret,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30),
     )
     deadline = time.monotonic() + READY_WITHIN_S
     while True:

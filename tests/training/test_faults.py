@@ -1,6 +1,5 @@
 """What storage does wrong while a run reads: it passes without a trace in the weights, or ends with a plain error."""
 
-import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,8 @@ from segtrain.training.loop import train
 from segtrain.training.run import Run
 from tests.support.fault_proxy import KINDS, Fault, FaultProxy
 
-DEADLINE_S = 2.0
+DEADLINE_S = 4.0
+"""Of a run that is to end by it; opening the data set has to fit too."""
 
 
 def copy_set(root: str, folder: str) -> None:
@@ -36,8 +36,7 @@ def on_s3(tiny_set, s3_root: str, recipe: Callable[..., Recipe]) -> Callable[...
     copy_set(tiny_set.root, s3_root)
 
     def make(*settings: str) -> Recipe:
-        tuned = ["storage.timeout_s=0.5", f"storage.deadline_s={DEADLINE_S}", "data.cache=off"]
-        return recipe(f"data.root={s3_root}", *tuned, *settings)
+        return recipe(f"data.root={s3_root}", "data.cache=off", *settings)
 
     return make
 
@@ -57,7 +56,7 @@ def test_a_run_through_every_fault_ends_with_the_weights_of_one_without(
         if progress.phase in ("starting", "training") and (fault := next(faults, None)):
             fault_proxy.inject(fault)
 
-    disturbed = through(fault_proxy, plain, "run.name=disturbed", "data.lanes=4")
+    disturbed = through(fault_proxy, plain, "run.name=disturbed", "data.lanes=4", "storage.timeout_s=1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segtrain.training.clock.TELL_EVERY_S", 0.0)
         train(disturbed, World(), Driver(disturb))
@@ -94,13 +93,12 @@ OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("reset", "trun
 def test_a_fault_without_end_is_a_plain_error_within_the_deadline(
     on_s3: Callable[..., Recipe], fault_proxy: FaultProxy, kind: str
 ) -> None:
-    recipe = through(fault_proxy, on_s3())
+    recipe = through(fault_proxy, on_s3(), "storage.timeout_s=0.5", f"storage.deadline_s={DEADLINE_S}")
     with opened(recipe) as data:
         fault_proxy.inject(Fault(kind, match="part-", times=None))
-        started = time.monotonic()
-        with pytest.raises(StorageError, match=rf"{recipe.data.root}/fold=\d/part-[-\w]+\.parquet"):
-            next(data.batches(0, 0))
-        assert time.monotonic() - started < DEADLINE_S + 5.0  # for a slow machine; without a deadline it never ends
+        named = rf"{recipe.data.root}/fold=\d/part-[-\w]+\.parquet: .*; tried for {DEADLINE_S:g} s"
+        with pytest.raises(StorageError, match=named):
+            next(data.batches(0, 0))  # without a deadline it never ends
 
 
 def test_bits_that_flip_at_every_download_stop_the_run_and_name_the_shard(

@@ -82,7 +82,7 @@ def test_terms_are_weighted_and_added():
         np.testing.assert_allclose(loss_per_image(config, masks, logits), 3.0 * part)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(masks=MASKS, logits=LOGITS, smooth=st.sampled_from([0.0, 1.0, 10.0]))
 def test_values_and_gradients_are_those_of_the_formulas(masks, logits, smooth):
     p, pixels = 1 / (1 + np.exp(-logits)), SHAPE[1] * SHAPE[2]
