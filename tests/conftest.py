@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.data_sets import make_data_set, make_row, tiny  # noqa: F401  these are fixtures
 from tests.support.fault_proxy import FaultProxy
+from tests.support.labelled import labelled  # noqa: F401
+from tests.support.places import REPOSITORY
 from tests.support.seaweed import S3Server, serve_s3
-
-REPOSITORY = Path(__file__).parents[1]
+from tests.support.small_sources import data_root  # noqa: F401
 
 # Set before any test module imports TensorFlow, Keras or Ray, and inherited by Ray's workers and by jobs under test.
 os.environ.update(

@@ -19,15 +19,15 @@ from segtrain.dataset.verify import verify
 from segtrain.runs.run_folder import recipe_of
 from segtrain.runs.trials import read_trials
 from segtrain.storage.files import Storage
+from tests.support.places import EARLIER_VERSION
 
-ARCHIVE = Path(__file__).parent / "earlier_version" / "segtrain-e885e46.tar.xz"
 MADE_IN = "/tmp/segtrain-e885e46"
 
 
 @pytest.fixture(scope="session")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(ARCHIVE) as archive:
+    with tarfile.open(EARLIER_VERSION) as archive:
         archive.extractall(folder, filter="data")
     return folder / Path(MADE_IN).name
 

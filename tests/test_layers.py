@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.support.places import REPOSITORY
+
 NOT_LIGHT = {
     "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals"),
     "inference": ("apply", "device", "export", "load_networks", "predictor", "stages"),

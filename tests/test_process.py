@@ -12,8 +12,8 @@ import pytest
 
 from segtrain import cli, process
 from segtrain.process import before_tensorflow
+from tests.support.places import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 NO_HOME = "/dev/null"
 """Where nothing can be made, by root neither."""
 KERAS = """

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from segtrain.report.write import write_report
 from segtrain.storage.files import Storage
-from tests.report import made
+from tests.support import made_runs
 
 MOST_MB, OPEN_WITHIN_S = 8.0, 3.0
 PANEL = (266, 392)
@@ -41,19 +41,19 @@ class Opened(NamedTuple):
 
 def write_sweep(folder: Path, trials: int) -> None:
     """A sweep whose panels are as large as real ones, and of so many kinds that none is small by luck."""
-    panels = [made.draw_panel(seed, off_by=3 + 4 * seed, size=PANEL) for seed in range(8)]
-    made.write_made_sweep(folder, made.make_trials(trials, epochs=27), panels=1)
+    panels = [made_runs.draw_panel(seed, off_by=3 + 4 * seed, size=PANEL) for seed in range(8)]
+    made_runs.write_made_sweep(folder, made_runs.make_trials(trials, epochs=27), panels=1)
     for number, path in enumerate(sorted(folder.glob("trials/*/panels/*.png"))):
         path.write_bytes(panels[number % len(panels)])
 
 
 def open_once(path: Path) -> Opened:
     """In a fresh browser."""
-    with made.chromium() as browser:
+    with made_runs.chromium() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         clock = page.context.new_cdp_session(page)
         clock.send("Performance.enable", {"timeDomain": "threadTicks"})
-        seen = made.watch(page, path)
+        seen = made_runs.watch(page, path)
         seconds = page.evaluate(PAINTED) / 1000
         told = {one["name"]: one["value"] for one in clock.send("Performance.getMetrics")["metrics"]}
         return Opened(seconds, told["TaskDuration"], len(seen.requests) - 1, seen.problems)

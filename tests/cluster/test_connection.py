@@ -15,8 +15,8 @@ from segtrain.cluster import connection as ray_connection
 from segtrain.cluster.connection import connection
 from segtrain.errors import StorageError, UserError
 from segtrain.storage.scratch import PREFIX
+from tests.support.places import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
 ANSWER_WITHIN_S = 600.0
 

@@ -23,8 +23,9 @@ from segtrain.config import (
 )
 from segtrain.errors import UserError
 from segtrain.tune.space import check_space
+from tests.support.places import JOBS
 
-RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
+RECIPES = sorted((JOBS / "recipes").glob("*.yaml"))
 
 
 def wrong(*overrides: str) -> str:

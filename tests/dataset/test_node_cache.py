@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 
 from segtrain.dataset.node_cache import NodeCache
 from segtrain.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
 
 
 def content(name: str, length: int) -> bytes:

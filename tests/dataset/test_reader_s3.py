@@ -18,8 +18,7 @@ from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row
 from segtrain.storage.files import Storage, join
 from tests.support.fault_proxy import Fault, FaultProxy
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
 
 
 @pytest.fixture

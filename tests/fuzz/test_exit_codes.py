@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = Path(__file__).parents[2]
-MADE = REPOSITORY / "tests" / "earlier_version" / "segtrain-e885e46.tar.xz"
-HOOK = REPOSITORY / "tests" / "storage_hook"
+from tests.support.places import EARLIER_VERSION, REPOSITORY, STORAGE_HOOK
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ CASES = (
 
 def lay_out(folder: Path) -> None:
     """What the cases read: pictures, a data set, a damaged one, a run, and a recipe that is none."""
-    with tarfile.open(MADE) as archive:
+    with tarfile.open(EARLIER_VERSION) as archive:
         archive.extractall(folder, filter="data")
     made = folder / "segtrain-e885e46"
     (made / "raw").rename(folder / "raw")
@@ -93,7 +91,7 @@ def start(case: Case, folder: Path) -> subprocess.Popen[str]:
         hold = {"when": "before", "pattern": "write_file .*/part-", "number": 1}
         (hook / "hold").write_text(json.dumps(hold))
         environment |= {"HOOK_FOLDER": str(hook)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HOOK), str(REPOSITORY)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(STORAGE_HOOK), str(REPOSITORY)])
     command = [sys.executable, str(REPOSITORY / "jobs" / f"{job}.py"), *rest]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -17,8 +17,8 @@ from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import unpack_mask
 from segtrain.dataset.verify import verify
 from segtrain.storage.files import Storage
-from tests.fuzz.drawn_pictures import Drawn, meaning, pairs
-from tests.fuzz.judging import FEW, MANY, Sandbox, bounded_memory, cases, ends_well, sandbox
+from tests.support.drawn_pictures import Drawn, meaning, pairs
+from tests.support.judging import FEW, MANY, Sandbox, bounded_memory, cases, ends_well, sandbox
 
 SETTINGS = (
     "prepare.folds=2", "prepare.folds=3", "prepare.folds=1", "prepare.folds=x", "prepare.min_row_groups=1",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.config import Recipe, flatten, known_fields, load_recipe, override
-from tests.fuzz.judging import FEW, MANY, cases, ends_well, sandbox
+from tests.support.judging import FEW, MANY, cases, ends_well, sandbox
 
 FIELDS = sorted({*flatten(Recipe().to_dict()), *known_fields({"optimizer": {"kind": "sgd"}, "model": {"kind": "fcn"}})})
 TEXT_FIELDS = ("source.path", "source.group_regex", "data.root", "run.storage", "storage.region", "data.node_cache")

@@ -24,9 +24,9 @@ from segtrain.report.write import write_report
 from segtrain.runs.run_folder import recipe_of
 from segtrain.runs.trials import read_sweep, read_trials
 from segtrain.storage.files import Storage
-from tests.fuzz.judging import FEW, MANY, bounded_memory, cases, ends_well, sandbox
+from tests.support.judging import FEW, MANY, bounded_memory, cases, ends_well, sandbox
+from tests.support.places import EARLIER_VERSION
 
-MADE = Path(__file__).parents[1] / "earlier_version" / "segtrain-e885e46.tar.xz"
 storage = Storage(StorageConfig())
 DEEP = "[" * 100_000
 ODD: tuple[Any, ...] = (
@@ -84,7 +84,7 @@ Damage = Callable[[bytes], bytes]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    with tarfile.open(MADE) as archive:
+    with tarfile.open(EARLIER_VERSION) as archive:
         archive.extractall(folder, filter="data")
     return folder / "segtrain-e885e46"
 

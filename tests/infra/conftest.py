@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.aws import Moto, serve_moto
+from tests.support.aws import Moto, serve_moto
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.aws import Moto
+from tests.support.aws import Moto
+from tests.support.places import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 GPU_TYPES = ("gpu_spot", "gpu_on_demand")
 
 

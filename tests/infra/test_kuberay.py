@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from segtrain.config import Recipe, load_recipe
+from tests.support.places import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "infra/kuberay"
 SCHEMAS = REPOSITORY.parent / "shared/schemas/kuberay"
 CLUSTER, TRAIN, TUNE, PREPARE = "raycluster.yaml", "rayjob-train.yaml", "rayjob-tune.yaml", "job-prepare.yaml"

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.places import REPOSITORY
 from tests.support.waiting import wait_until
 
-SCRIPT = Path(__file__).parents[2] / "infra/node/spot_drain.py"
+SCRIPT = REPOSITORY / "infra/node/spot_drain.py"
 NODE = "0a" * 28
 RAYLET = ["/site-packages/ray/core/src/ray/raylet/raylet", "--raylet_socket_name=/tmp/ray/session/sockets/raylet"]
 

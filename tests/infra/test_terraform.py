@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.aws import REGION, Moto
+from tests.support.aws import REGION, Moto
+from tests.support.places import REPOSITORY
 
-SOURCE = Path(__file__).parents[2] / "infra/terraform"
+SOURCE = REPOSITORY / "infra/terraform"
 BUCKET = "segtrain-of-a-test"
 BUCKET_ARN = f"arn:aws:s3:::{BUCKET}"
 PROVIDER = "hashicorp/aws"

@@ -2,29 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from segtrain.config import Recipe, override
-from segtrain.prepare.prepare_set import prepare
+from tests.support.small_sources import write_boxes
 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A data set of 8 pictures in 2 folds."""
-    folder = tmp_path_factory.mktemp("raw")
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir()
-    random = np.random.default_rng(0)
-    for number in range(8):
-        mask = np.zeros((16, 24), np.uint8)
-        mask[4:12, 6 : 10 + number] = 255
-        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
-        Image.fromarray(random.integers(0, 256, (16, 24, 3), np.uint8)).save(folder / "images" / f"{number:02d}.png")
-    root = tmp_path_factory.mktemp("data") / "set"
-    prepare(override(Recipe(), [f"source.path={folder}", "prepare.folds=2"]), str(root), parallel=False)
-    return str(root)
+    return write_boxes(tmp_path_factory.mktemp("eight"), pictures=8, folds=2)
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,9 @@ import pytest
 from segtrain.config import StorageConfig
 from segtrain.runs import goodput
 from segtrain.storage.files import Storage
+from tests.support.places import REPOSITORY
 from tests.support.waiting import wait_until
 
-REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -15,8 +15,9 @@ from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import read_manifest
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage
+from tests.support.places import JOBS
 
-JOB = Path(__file__).parents[2] / "jobs/data.py"
+JOB = JOBS / "data.py"
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.models.build import build_model
 from segtrain.storage.files import Storage
+from tests.support.places import JOBS
 
-JOB = Path(__file__).parents[2] / "jobs/export.py"
+JOB = JOBS / "export.py"
 CONFIG = UNetConfig(filters=2, depth=1, convolutions=1)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from tests.support.held_jobs import HeldJob, running
+from tests.support.places import EARLIER_VERSION
 
-MADE = Path(__file__).parent / "earlier_version" / "segtrain-e885e46.tar.xz"
 RANDOM_MOMENTS = 5
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -83,7 +83,7 @@ tune: {space: {optimizer.kind: {choice: [adam, sgd]}}, search: grid, max_trials:
 
 def lay_out(folder: Path) -> Path:
     """The folder of one attempt, with what the jobs read."""
-    with tarfile.open(MADE) as archive:
+    with tarfile.open(EARLIER_VERSION) as archive:
         archive.extractall(folder, filter="data")
     made = folder / "segtrain-e885e46"
     for name in ("raw", "set", "runs"):

@@ -16,8 +16,9 @@ from PIL import Image
 
 from segtrain.prepare import write_shards
 from tests.support.held_jobs import running
+from tests.support.places import JOBS
 
-JOB = Path(__file__).parents[2] / "jobs/prepare.py"
+JOB = JOBS / "prepare.py"
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.report import made
+from tests.support import made_runs
+from tests.support.places import JOBS
 
-JOB = Path(__file__).parents[2] / "jobs/report.py"
+JOB = JOBS / "report.py"
 
 
 def test_a_report_is_written_and_named(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "cars", epochs=1, panels=1)
+    made_runs.write_run(tmp_path / "cars", epochs=1, panels=1)
     command = [sys.executable, str(JOB), "cars", "--out", "page.html"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "wrote page.html\n", "")

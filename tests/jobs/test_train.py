@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).parents[2] / "jobs"
+from tests.support.places import JOBS
 
 
 def call(job: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

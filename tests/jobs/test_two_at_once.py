@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.held_jobs import running
-from tests.support.labelled import LabelledSet, write_run, write_set
+from tests.support.labelled import LabelledSet, write_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> LabelledSet:
-    return write_set(tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.fixture

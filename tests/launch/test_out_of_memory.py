@@ -12,15 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from segtrain.config import Recipe, override
 from segtrain.errors import UserError
 from segtrain.launch import train_run
-from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import Driver, RunSummary, World
+from tests.support.small_sources import write_boxes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -81,31 +79,17 @@ def _address_space() -> int:
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of noisy rectangles in two folds of twelve."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data set in two folds of twelve."""
     folder = tmp_path_factory.mktemp("memory")
-    for kind in ("images", "masks"):
-        (folder / "raw" / kind).mkdir(parents=True)
-    random = np.random.default_rng(5)
-    for number in range(PICTURES):
-        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-        mask[4:12, 6 : 10 + number % 8] = 255
-        image = (mask[..., None] // 2 + random.integers(0, 100, (HEIGHT, WIDTH, 3))).astype(np.uint8)
-        Image.fromarray(image).save(folder / "raw" / "images" / f"{number:02}.png")
-        Image.fromarray(mask).save(folder / "raw" / "masks" / f"{number:02}.png")
-    prepare(
-        override(Recipe(), [f"source.path={folder / 'raw'}", f"prepare.folds={FOLDS}"]),
-        str(folder / "data"),
-        parallel=False,
-    )
-    return str(folder / "data")
+    return write_boxes(folder, pictures=PICTURES, folds=FOLDS, height=HEIGHT, width=WIDTH)
 
 
 @pytest.fixture
-def recipe(data_root: str, tmp_path: Path) -> Callable[..., Recipe]:
+def recipe(root: str, tmp_path: Path) -> Callable[..., Recipe]:
     """Two epochs of three steps of four pictures, the same whatever the split; with changes."""
     fields = [
-        f"data.root={data_root}",
+        f"data.root={root}",
         f"run.storage={tmp_path}",
         f"data.height={HEIGHT}",
         f"data.width={WIDTH}",

@@ -12,38 +12,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from segtrain.cluster.failures import DeviceMemoryError
 from segtrain.config import Recipe, override
 from segtrain.errors import DataError, UserError
 from segtrain.launch import train_folds
 from segtrain.launch.train_worker import Train
-from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import NOBODY, Driver, Progress, RunSummary, World
 from segtrain.storage.files import Storage
 from segtrain.training.checkpoint import Checkpoints, Cursor
 
 DICE = {0: 0.90, 1: 0.94, 2: 0.95, 3: 0.97}
 """Of each fold."""
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of 12 pictures in 4 folds."""
-    folder = tmp_path_factory.mktemp("raw")
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir()
-    for number in range(12):
-        mask = np.zeros((16, 24), np.uint8)
-        mask[4:12, 6 : 10 + number] = 255
-        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
-        Image.fromarray(np.full((16, 24, 3), number, np.uint8)).save(folder / "images" / f"{number:02d}.png")
-    root = tmp_path_factory.mktemp("data") / "set"
-    prepare(override(Recipe(), [f"source.path={folder}", "prepare.folds=4"]), str(root), parallel=False)
-    return str(root)
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from ray.exceptions import OutOfMemoryError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
@@ -28,30 +26,11 @@ from segtrain.cluster.watchdog import Stuck
 from segtrain.config import Recipe, override
 from segtrain.errors import RunError, StorageError, TakenOverError, UserError
 from segtrain.launch import supervisor, train_run
-from segtrain.prepare.prepare_set import prepare
 from segtrain.runs import goodput
 from segtrain.runs.ownership import RunClaim, take_run
 from segtrain.runs.status import Account, Driver, Left, Progress, RunSummary, World
 from segtrain.storage.files import Storage
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of 12 pictures in 4 folds."""
-    folder = tmp_path_factory.mktemp("raw")
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir()
-    random = np.random.default_rng(0)
-    for number in range(12):
-        mask = np.zeros((16, 24), np.uint8)
-        mask[4:12, 6 : 10 + number] = 255
-        Image.fromarray(mask).save(folder / "masks" / f"{number:02d}.png")
-        Image.fromarray(random.integers(0, 256, (16, 24, 3), np.uint8)).save(folder / "images" / f"{number:02d}.png")
-    recipe = override(Recipe(), [f"source.path={folder}", "prepare.folds=4"])
-    root = tmp_path_factory.mktemp("data") / "set"
-    prepare(recipe, str(root), parallel=False)
-    return str(root)
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.launch.upload_size import describe, measure
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
 
 
 def test_the_repository_sends_what_a_job_needs_and_little_else() -> None:

@@ -20,29 +20,18 @@ from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.finished import Finished
 from segtrain.prediction.predict_masks import predict, prediction_lines
 from segtrain.prediction.predict_worker import build_worker
-from segtrain.prediction.tasks import RowGroup, take_inventory
-from segtrain.prepare.prepare_set import prepare
+from segtrain.prediction.tasks import take_inventory
 from segtrain.storage.files import Storage
 from tests.support.kaggle_server import serve_kaggle
+from tests.support.small_sources import write_boxes
 
 PICTURES = 8
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """8 pictures in 2 folds, each in a row group of its own."""
-    raw = tmp_path_factory.mktemp("raw")
-    for kind in ("images", "masks"):
-        (raw / kind).mkdir()
-    random = np.random.default_rng(0)
-    for number in range(PICTURES):
-        mask = np.zeros((48, 64), np.uint8)
-        mask[8:32, 6 : 10 + number] = 255
-        Image.fromarray(mask).save(raw / "masks" / f"{number:02d}.png")
-        Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8)).save(raw / "images" / f"{number:02d}.png")
-    root = tmp_path_factory.mktemp("data") / "set"
-    prepare(override(Recipe(), [f"source.path={raw}", "prepare.folds=2"]), str(root), parallel=False)
-    return str(root)
+    return write_boxes(tmp_path_factory.mktemp("eight"), pictures=PICTURES, folds=2, height=48, width=64)
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +86,17 @@ def finish_some(recipe: Recipe, model: str, target: str, dest: Path, count: int 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_killed_workers_row_groups_are_done_again_and_finished_ones_are_not(
-    data_root: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = override(Recipe(), ["inference.workers=1", "run.progress_every_s=0.01"])
     dest = tmp_path / "out"
-    finish_some(recipe, model, data_root, dest, 5)
+    finish_some(recipe, model, root, dest, 5)
     before = {path: path.stat().st_mtime_ns for path in (dest / "parts").glob("*.part")}
     killed: list[int] = []
     killer = threading.Thread(target=kill_when_more_than, args=(dest / "masks", 5, killed), daemon=True)
     killer.start()
     caplog.set_level("INFO", "segtrain")
-    made = predict(recipe, model, data_root, str(dest))
+    made = predict(recipe, model, root, str(dest))
     killer.join()
     assert f"worker process {killed[0]} died; its unfinished tasks" in caplog.text
     assert "5 of 8 pictures were predicted before" in caplog.text
@@ -186,14 +175,14 @@ class TestMistakes:
         told = self.refused(str(photos / "a.png"), tmp_path / "out", model=model)
         assert told == f"{photos}/a.png is a file; give the folder of pictures that it lies in, or a data set"
 
-    def test_masks_among_the_pictures(self, photos: Path, data_root: str, tmp_path: Path, model: str) -> None:
+    def test_masks_among_the_pictures(self, photos: Path, root: str, tmp_path: Path, model: str) -> None:
         for dest in (photos, photos / "masks", photos / ".." / "photos"):
             told = self.refused(str(photos), dest, model=model)
             assert told.startswith(f"DEST: {dest} ")
             assert told.endswith("give a folder elsewhere, or the masks would be taken for pictures")
         (tmp_path / "link").symlink_to(photos)
         assert "is the folder of the pictures" in self.refused(str(photos), tmp_path / "link", model=model)
-        assert "lies in" in self.refused(data_root, Path(data_root) / "out", model=model)
+        assert "lies in" in self.refused(root, Path(root) / "out", model=model)
         finish_some(Recipe(), model, str(photos), tmp_path / "out")
         told = self.refused(str(tmp_path / "out" / "masks"), tmp_path / "out", model=model)
         assert told.endswith("is where the masks in DEST go; give the folder of the pictures, or another DEST")
@@ -235,8 +224,8 @@ class TestMistakes:
             str(photos), tmp_path / "out", model=str(saved)
         )
 
-    def test_a_fold_that_does_not_exist(self, tmp_path: Path, data_root: str, model: str) -> None:
-        told = self.refused(data_root, tmp_path / "out", "inference.folds=[1,7]", model=model)
+    def test_a_fold_that_does_not_exist(self, tmp_path: Path, root: str, model: str) -> None:
+        told = self.refused(root, tmp_path / "out", "inference.folds=[1,7]", model=model)
         assert told == "inference.folds: fold 7 is not in the data set, which has 0, 1"
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "a.png").write_bytes(b"x")
@@ -244,60 +233,27 @@ class TestMistakes:
             str(tmp_path / "photos"), tmp_path / "out", "inference.folds=[0]", model=model
         )
 
-    def test_a_network_that_is_not_there(self, tmp_path: Path, data_root: str) -> None:
-        assert "m.keras" in self.refused(data_root, tmp_path / "out")
+    def test_a_network_that_is_not_there(self, tmp_path: Path, root: str) -> None:
+        assert "m.keras" in self.refused(root, tmp_path / "out")
 
-    def test_results_made_with_other_settings_or_of_other_pictures(
-        self, tmp_path: Path, data_root: str, model: str
-    ) -> None:
+    def test_results_made_with_other_settings_or_of_other_pictures(self, tmp_path: Path, root: str, model: str) -> None:
         facts = {"folds": [0, 1], "flip": False, "threshold": 0.5}
         ledger.claim(Storage(), str(tmp_path), facts)
-        told = self.refused(data_root, tmp_path, "inference.flip=true", "inference.threshold=0.4", model=model)
+        told = self.refused(root, tmp_path, "inference.flip=true", "inference.threshold=0.4", model=model)
         assert "flip: False there, True now" in told
         assert "threshold: 0.5 there, 0.4 now" in told
 
-    def test_a_sample_that_is_not_there_and_submitting_without_one(
-        self, tmp_path: Path, data_root: str, model: str
-    ) -> None:
+    def test_a_sample_that_is_not_there_and_submitting_without_one(self, tmp_path: Path, root: str, model: str) -> None:
         with pytest.raises(UserError, match=r"sample\.csv is not there"):
-            predict(Recipe(), model, data_root, str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"))
+            predict(Recipe(), model, root, str(tmp_path / "out"), sample=str(tmp_path / "sample.csv"))
         with pytest.raises(UserError, match=r"--submission SAMPLE\.csv"):
-            predict(Recipe(), model, data_root, str(tmp_path / "out"), to_kaggle=True)
+            predict(Recipe(), model, root, str(tmp_path / "out"), to_kaggle=True)
 
     @pytest.mark.ray
     @pytest.mark.usefixtures("ray_session")
     def test_local_paths_on_several_machines(
-        self, tmp_path: Path, data_root: str, model: str, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, root: str, model: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         offer = Offer([Node("one", 4.0, 0.0), Node("two", 4.0, 0.0)])  # a second machine is not to be had here
         monkeypatch.setattr(predict_masks.nodes, "offer", lambda: offer)
-        assert "is a local path, but the cluster has 2 machines" in self.refused(
-            data_root, tmp_path / "out", model=model
-        )
-
-
-class TestTasks:
-    def test_a_data_set_has_a_task_for_each_row_group_with_its_ids(self, data_root: str) -> None:
-        inventory = take_inventory(Storage(), data_root, None)
-        tasks = inventory.tasks()
-        assert inventory.pictures == len(tasks) == PICTURES
-        assert inventory.folds == [0, 1]
-        assert sorted(id for task in tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
-        assert len({task.name for task in tasks}) == PICTURES
-        assert all(isinstance(task.place, RowGroup) for task in tasks)
-        one = take_inventory(Storage(), data_root, [1]).tasks()
-        assert [task.name for task in one] == [task.name for task in tasks if task in one]
-        assert [task.ids for task in inventory.tasks(["03"])] == [task.ids for task in tasks if task.ids != ("03",)]
-
-    def test_a_folders_tasks_are_the_same_each_time_until_its_files_change(self, tmp_path: Path) -> None:
-        for number in range(40):
-            (tmp_path / f"{number:02d}.JPG").write_bytes(b"")
-        inventory = take_inventory(Storage(), str(tmp_path), None)
-        tasks = inventory.tasks()
-        assert [len(task.ids) for task in tasks] == [16, 16, 8]
-        assert tasks == take_inventory(Storage(), str(tmp_path), None).tasks()
-        assert [len(task.ids) for task in inventory.tasks({"00", "17"})] == [16, 16, 6]
-        (tmp_path / "39.JPG").write_bytes(b"another")
-        changed = take_inventory(Storage(), str(tmp_path), None).tasks()
-        assert [one == other for one, other in zip(changed, tasks, strict=True)] == [True, True, False]
-        assert changed[2].name != tasks[2].name
+        assert "is a local path, but the cluster has 2 machines" in self.refused(root, tmp_path / "out", model=model)

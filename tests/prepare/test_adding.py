@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from segtrain.config import Recipe, SyntheticSource, override
 from segtrain.dataset.manifest import Manifest, Shard, read_index, read_manifest
@@ -22,6 +21,7 @@ from segtrain.prepare.prepare_set import prepare
 from segtrain.prepare.sources.synthetic import draw_cars
 from segtrain.prepare.stored_rows import StoredRows
 from segtrain.storage.files import Storage
+from tests.support.small_sources import save_pair
 
 STORAGE = Storage()
 SIZE = (20, 24)
@@ -29,14 +29,11 @@ SIZE = (20, 24)
 
 def draw(folder: Path, prefix: str, numbers: range, shade: int = 0) -> Path:
     """Pictures `<prefix><number>` of noise with a box as the mask."""
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
     for number in numbers:
         rng = np.random.default_rng([number, shade, *prefix.encode()])
         mask = np.zeros(SIZE, np.uint8)
         mask[3 : 4 + number % 15, 2:20] = 255
-        Image.fromarray(rng.integers(0, 256, (*SIZE, 3), np.uint8)).save(folder / f"images/{prefix}{number:02d}.png")
-        Image.fromarray(mask).save(folder / f"masks/{prefix}{number:02d}.png")
+        save_pair(folder, f"{prefix}{number:02d}", rng.integers(0, 256, (*SIZE, 3), np.uint8), mask)
     return folder
 
 

@@ -17,20 +17,18 @@ from segtrain.launch.workload import size_of
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage
 from tests.support.odd_images import bmp, png
+from tests.support.small_sources import save_pair
 
 SIZE = (12, 16)
 
 
 def draw(root: Path, empty: int = 0, count: int = 8) -> Path:
     """Pictures of noise with a box as the mask; the first `empty` masks are black."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
     for number in range(count):
         mask = np.zeros(SIZE, np.uint8)
         mask[2:9, 3:13] = 255 * (number >= empty)
         pixels = np.random.default_rng(number).integers(0, 256, (*SIZE, 3), np.uint8)
-        Image.fromarray(pixels).save(root / f"images/p{number}.png")
-        Image.fromarray(mask).save(root / f"masks/p{number}.png")
+        save_pair(root, f"p{number}", pixels, mask)
     return root
 
 

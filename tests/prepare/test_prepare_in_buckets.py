@@ -15,9 +15,10 @@ from segtrain.prepare.prepare_set import prepare
 from segtrain.prepare.sources.synthetic import draw_cars
 from segtrain.storage.files import Storage, join
 from tests.support.fault_proxy import Fault, FaultProxy
+from tests.support.places import JOBS
 from tests.support.seaweed import S3Server
 
-JOB = Path(__file__).parents[2] / "jobs/prepare.py"
+JOB = JOBS / "prepare.py"
 # Every picture is a shard of its own.
 SETTINGS = ["source.kind=carvana", "prepare.folds=2", "prepare.shard_bytes=1024"]
 

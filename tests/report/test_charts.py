@@ -11,7 +11,7 @@ from segtrain.report.folders import read_run, read_sweep_folder
 from segtrain.report.sweep_charts import MOST_EPOCHS, sweep_charts, words
 from segtrain.runs.trials import ScoredEpoch, Sweep, Trial
 from segtrain.storage.files import Storage
-from tests.report import made
+from tests.support import made_runs
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), st.integers(1, 20))
@@ -26,12 +26,12 @@ def test_thinning_keeps_the_order_the_bounds_and_the_mean_of_each_stretch(values
 
 
 def test_curves_lie_over_epochs(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run", epochs=3, panels=0)
+    made_runs.write_run(tmp_path / "run", epochs=3, panels=0)
     run = read_run(str(tmp_path / "run"), Storage())
     assert run is not None
     charts = run_charts(run)
     steps, means = charts["loss"]["data"]
-    assert steps["x"][0] == pytest.approx(1 / made.STEPS_PER_EPOCH)
+    assert steps["x"][0] == pytest.approx(1 / made_runs.STEPS_PER_EPOCH)
     assert steps["x"][-1] == 3
     assert means["x"] == [1, 2, 3]
     compute, wait = charts["time"]["data"]
@@ -50,7 +50,7 @@ def test_a_histogram_counts_every_picture_once_in_its_bar(millionths: list[int])
 
 
 def test_of_very_many_pictures_the_worst_are_all_there(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run", epochs=1, pictures=5000, panels=0)
+    made_runs.write_run(tmp_path / "run", epochs=1, pictures=5000, panels=0)
     run = read_run(str(tmp_path / "run"), Storage())
     assert run is not None
     (points,) = run_charts(run)["foreground"]["data"]
@@ -65,7 +65,7 @@ def test_a_sweep_has_its_front_and_its_stopped_trials(tmp_path: Path) -> None:
         Trial(2, {"model.filters": 32}, "finished", "", (ScoredEpoch(1, 0.7, 4.0, 9.0), ScoredEpoch(2, 0.9, 8.0, 9.0))),
         Trial(3, {"model.filters": 64}, "infeasible", "too large"),
     ]
-    made.write_made_sweep(tmp_path / "sweep", trials, panels=0)
+    made_runs.write_made_sweep(tmp_path / "sweep", trials, panels=0)
     charts = sweep_charts(read_sweep_folder(str(tmp_path / "sweep"), Sweep("finished"), Storage()))
     front = charts["cost"]["data"][-1]
     assert (front["name"], front["customdata"]) == ("Pareto front", [0, 2])
@@ -80,7 +80,7 @@ def test_a_sweep_has_its_front_and_its_stopped_trials(tmp_path: Path) -> None:
 
 def test_a_long_trial_keeps_its_last_epoch(tmp_path: Path) -> None:
     history = tuple(ScoredEpoch(epoch, epoch / 1000, float(epoch), 1.0) for epoch in range(1, 500))
-    made.write_made_sweep(tmp_path / "sweep", [Trial(0, {}, "finished", "", history)], panels=0)
+    made_runs.write_made_sweep(tmp_path / "sweep", [Trial(0, {}, "finished", "", history)], panels=0)
     charts = sweep_charts(read_sweep_folder(str(tmp_path / "sweep"), Sweep("finished"), Storage()))
     drawn = charts["curves"]["data"][-1]["x"]
     assert len(drawn) <= MOST_EPOCHS + 1

@@ -15,7 +15,7 @@ from segtrain.report.embedded import (
     panel_url,
     thumbnail,
 )
-from tests.report.made import draw_panel
+from tests.support.made_runs import draw_panel
 
 
 def opened(small: Thumbnail | None) -> tuple[Image.Image, int]:

@@ -10,7 +10,7 @@ from segtrain.errors import UserError
 from segtrain.report.write import write_report
 from segtrain.runs.trials import Trial, write_trial
 from segtrain.storage.files import Storage
-from tests.report import made
+from tests.support import made_runs
 
 PLACE = """([x, y]) => {
     const div = document.getElementById("parallel"), frame = div.getBoundingClientRect();
@@ -45,9 +45,9 @@ def wait_for(page: Page, trials: set[int]) -> None:
 
 
 def test_the_page_of_a_run_draws_every_chart_and_asks_for_nothing(browser: Browser, tmp_path: Path) -> None:
-    made.write_run(tmp_path / "cars")
+    made_runs.write_run(tmp_path / "cars")
     path = Path(write_report(str(tmp_path / "cars"), Storage()))
-    seen = made.open_page(browser, path)
+    seen = made_runs.open_page(browser, path)
     assert (seen.requests, seen.problems) == ([path.as_uri()], [])
     charts = drawn(seen.page)
     assert charts.keys() == {"dice", "loss", "learning-rate", "time", "histogram", "foreground", "threshold", "goodput"}
@@ -58,7 +58,7 @@ def test_the_page_of_a_run_draws_every_chart_and_asks_for_nothing(browser: Brows
     seen.page.close()
 
 
-def test_the_page_of_a_sweep_draws_every_chart_and_asks_for_nothing(sweep_page: made.Seen) -> None:
+def test_the_page_of_a_sweep_draws_every_chart_and_asks_for_nothing(sweep_page: made_runs.Seen) -> None:
     page = sweep_page.page
     assert (sweep_page.requests, sweep_page.problems) == ([page.url], [])
     charts = drawn(page)
@@ -70,13 +70,13 @@ def test_the_page_of_a_sweep_draws_every_chart_and_asks_for_nothing(sweep_page: 
     assert sum("17.20 GiB" in text for text in reasons) == 2
 
 
-def test_what_users_write_is_text_and_never_markup(sweep_page: made.Seen) -> None:
+def test_what_users_write_is_text_and_never_markup(sweep_page: made_runs.Seen) -> None:
     assert sweep_page.page.title() == "search - segtrain"
-    assert sweep_page.page.locator(".reason").last.inner_text() == made.MARKUP
+    assert sweep_page.page.locator(".reason").last.inner_text() == made_runs.MARKUP
 
 
-def test_a_box_over_an_axis_keeps_the_trials_that_pass_there(sweep_page: made.Seen) -> None:
-    trials = [trial for trial in made.make_trials(20) if trial.history]
+def test_a_box_over_an_axis_keeps_the_trials_that_pass_there(sweep_page: made_runs.Seen) -> None:
+    trials = [trial for trial in made_runs.make_trials(20) if trial.history]
     wide = {trial.number for trial in trials if trial.point["model.filters"] == 64}
     deep = {trial.number for trial in trials if trial.point["model.depth"] == 5}
     assert wide & deep not in (set(), wide, deep)
@@ -92,7 +92,7 @@ def test_a_box_over_an_axis_keeps_the_trials_that_pass_there(sweep_page: made.Se
     wait_for(page, everything)
 
 
-def test_a_click_on_a_head_sorts_the_leaderboard(sweep_page: made.Seen) -> None:
+def test_a_click_on_a_head_sorts_the_leaderboard(sweep_page: made_runs.Seen) -> None:
     page = sweep_page.page
 
     def dice() -> list[float]:
@@ -109,7 +109,7 @@ def test_a_click_on_a_head_sorts_the_leaderboard(sweep_page: made.Seen) -> None:
 
 
 def test_masks_without_an_object_are_warned_of(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run")
+    made_runs.write_run(tmp_path / "run")
     path = tmp_path / "run/best/metrics.json"
     best = json.loads(path.read_text())
     page = Path(write_report(str(tmp_path / "run"), Storage())).read_text()
@@ -117,22 +117,22 @@ def test_masks_without_an_object_are_warned_of(tmp_path: Path) -> None:
     path.write_text(json.dumps(best | {"validation_foreground": [0.0] * len(best["validation_ids"])}))
     page = Path(write_report(str(tmp_path / "run"), Storage())).read_text()
     assert "warning: all 12 masks have no object; a dice of 1 says nothing" in page
-    made.write_made_sweep(tmp_path / "sweep", made.make_trials(3))
+    made_runs.write_made_sweep(tmp_path / "sweep", made_runs.make_trials(3))
     for metrics in (tmp_path / "sweep").rglob("best/metrics.json"):
         metrics.write_text(path.read_text())
     assert "all 12 masks have no object" in Path(write_report(str(tmp_path / "sweep"), Storage())).read_text()
 
 
 def test_plotly_is_in_the_page_once_and_without_its_wrapper(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run", epochs=0)
+    made_runs.write_run(tmp_path / "run", epochs=0)
     page = Path(write_report(str(tmp_path / "run"), Storage())).read_text()
     assert page.count("var Plotly=(") == page.count("* Licensed under the MIT license\n*/") == 1
     assert "root.moduleName" not in page
 
 
 def test_a_page_is_as_wide_as_a_phone(browser: Browser, tmp_path: Path) -> None:
-    made.write_made_sweep(tmp_path / "sweep", made.make_trials(6), panels=1)
-    seen = made.open_page(
+    made_runs.write_made_sweep(tmp_path / "sweep", made_runs.make_trials(6), panels=1)
+    seen = made_runs.open_page(
         browser, Path(write_report(str(tmp_path / "sweep"), Storage())), width=390, height=844, touch=True
     )
     assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
@@ -141,10 +141,10 @@ def test_a_page_is_as_wide_as_a_phone(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_run_and_a_sweep_that_have_only_begun_have_a_page(browser: Browser, tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run", epochs=0)
-    made.write_made_sweep(tmp_path / "sweep", [], state="running")
+    made_runs.write_run(tmp_path / "run", epochs=0)
+    made_runs.write_made_sweep(tmp_path / "sweep", [], state="running")
     assert "No trial has been scored yet" in Path(write_report(str(tmp_path / "sweep"), Storage())).read_text()
-    seen = made.open_page(browser, Path(write_report(str(tmp_path / "run"), Storage())))
+    seen = made_runs.open_page(browser, Path(write_report(str(tmp_path / "run"), Storage())))
     assert "no epoch of 1 is recorded yet" in seen.page.inner_text("header")
     assert seen.problems == []
     seen.page.close()
@@ -152,8 +152,8 @@ def test_a_run_and_a_sweep_that_have_only_begun_have_a_page(browser: Browser, tm
 
 def test_a_sweep_that_is_running_lists_what_it_has_and_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "search"
-    trials = made.make_trials(4)
-    made.write_made_sweep(folder, trials, state="running", panels=0)
+    trials = made_runs.make_trials(4)
+    made_runs.write_made_sweep(folder, trials, state="running", panels=0)
     (folder / "best.yaml").unlink()
     write_trial(str(folder), Trial(4, trials[0].point, "running", attempts=1), Storage())
     (folder / "trials/0005").mkdir()
@@ -164,7 +164,7 @@ def test_a_sweep_that_is_running_lists_what_it_has_and_how_to_go_on(tmp_path: Pa
 
 
 def test_the_page_goes_where_it_is_asked_to_and_the_folder_stays_as_it_was(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run", epochs=1, panels=0)
+    made_runs.write_run(tmp_path / "run", epochs=1, panels=0)
     before = sorted(tmp_path.rglob("*"))
     url = write_report(f"{tmp_path}/run/", Storage(), str(tmp_path / "page.html"))
     assert url == str(tmp_path / "page.html")
@@ -174,7 +174,7 @@ def test_the_page_goes_where_it_is_asked_to_and_the_folder_stays_as_it_was(tmp_p
 def test_a_folder_that_is_neither_is_refused_with_what_may_have_been_meant(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither a run nor a sweep; give the folder <run"):
         write_report(str(tmp_path), Storage())
-    made.write_run(tmp_path / "a", epochs=1, panels=0)
+    made_runs.write_run(tmp_path / "a", epochs=1, panels=0)
     with pytest.raises(UserError, match=f"but runs: give one of them, such as {tmp_path}/a"):
         write_report(str(tmp_path), Storage())
     assert not (tmp_path / "report.html").exists()
@@ -182,7 +182,7 @@ def test_a_folder_that_is_neither_is_refused_with_what_may_have_been_meant(tmp_p
 
 def test_the_folder_of_all_folds_is_no_run(tmp_path: Path) -> None:
     recipe = (tmp_path / "recipe.yaml", tmp_path / "fold-0")
-    made.write_run(recipe[1], epochs=1, panels=0)
+    made_runs.write_run(recipe[1], epochs=1, panels=0)
     recipe[0].write_text("folds: all\n")
     with pytest.raises(UserError, match=r"such as .*fold-0"):
         write_report(str(tmp_path), Storage())
@@ -198,7 +198,7 @@ def test_the_folder_of_all_folds_is_no_run(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_ours_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    made.write_run(tmp_path / "run", epochs=1, panels=0)
+    made_runs.write_run(tmp_path / "run", epochs=1, panels=0)
     (tmp_path / "run" / name).write_text(text)
     with pytest.raises(UserError, match=message):
         write_report(str(tmp_path / "run"), Storage())
@@ -207,8 +207,8 @@ def test_a_file_that_is_not_ours_is_named(tmp_path: Path, name: str, text: str, 
 def test_no_credentials_of_a_url_come_into_the_page(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     secret = "https://someone:geheim@server/bucket"
-    trials = made.make_trials(4)
-    made.write_made_sweep(folder, [*trials, Trial(4, {}, "failed", f"cannot reach {secret}")], panels=0)
+    trials = made_runs.make_trials(4)
+    made_runs.write_made_sweep(folder, [*trials, Trial(4, {}, "failed", f"cannot reach {secret}")], panels=0)
     text = (folder / "recipe.yaml").read_text().replace("endpoint_url: null", f"endpoint_url: {secret}")
     (folder / "recipe.yaml").write_text(text)
     page = Path(write_report(str(folder), Storage())).read_text()

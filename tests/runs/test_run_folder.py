@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from segtrain.runs.run_folder import RunFolder
+from tests.support.places import REPOSITORY
 
-PACKAGE = Path(__file__).parents[2] / "segtrain"
+PACKAGE = REPOSITORY / "segtrain"
 LABELS = {
     ("report/coordinates.py", "best"),
     ("report/run_page.py", "best"),

@@ -11,7 +11,7 @@ from segtrain.errors import UserError
 from segtrain.report.write import write_report
 from segtrain.runs.thresholds import Curve, checked_threshold
 from segtrain.storage.files import Storage
-from tests.report import made
+from tests.support import made_runs
 
 CURVE = {"thresholds": [0.25, 0.5], "dice": [0.8, 0.9], "pictures": 3}
 
@@ -41,7 +41,7 @@ def test_what_is_no_threshold_is_refused(value: Any) -> None:
 
 
 def test_a_threshold_that_is_no_number_does_not_get_into_a_report(tmp_path: Path) -> None:
-    made.write_run(tmp_path / "run", epochs=1, panels=0)
+    made_runs.write_run(tmp_path / "run", epochs=1, panels=0)
     url = tmp_path / "run" / "best" / "metrics.json"
     url.write_text(json.dumps({**json.loads(url.read_text()), "best_threshold": float("nan")}))
     with pytest.raises(UserError, match=r"metrics\.json is not what a run writes"):

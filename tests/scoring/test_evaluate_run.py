@@ -22,14 +22,9 @@ from segtrain.scoring import evaluate_run
 from segtrain.scoring.evaluate_run import evaluate
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures
 from segtrain.storage.files import Storage
-from tests.support.labelled import LabelledSet, write_run, write_set
+from tests.support.labelled import LabelledSet, write_run
 
 FOLD = 1
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> LabelledSet:
-    return write_set(tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,6 @@ IDS = [f"p{number:02d}" for number in range(12)]
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> LabelledSet:
-    return write_set(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture(scope="module")
 def run(labelled: LabelledSet, tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_run(tmp_path_factory.mktemp("runs") / "run", labelled.root, best_threshold=0.375)
 

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.storage_hook.sitecustomize import kind_of
-
-REPOSITORY = Path(__file__).parents[2]
-HOOK = REPOSITORY / "tests" / "storage_hook"
+from tests.support.places import REPOSITORY, STORAGE_HOOK
+from tests.support.storage_hook.sitecustomize import kind_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class HeldJob:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         job, *rest = map(str, arguments)
-        paths = [str(HOOK), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+        paths = [str(STORAGE_HOOK), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         self._out = (folder / "out").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, str(REPOSITORY / "jobs" / f"{job}.py"), *rest],

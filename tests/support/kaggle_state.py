@@ -1,6 +1,8 @@
 """What a local Kaggle holds, what befalls its answers, and what it was asked; `kaggle_server.py` serves it."""
 
 import dataclasses
+import io
+import zipfile
 from typing import Any
 
 
@@ -64,3 +66,12 @@ class Submission:
     description: str
     file_name: str
     content: bytes
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """An archive as Kaggle offers them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()

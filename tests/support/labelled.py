@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import read_manifest
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage
+from tests.support.small_sources import save_pair
 
 
 @dataclass(frozen=True)
@@ -29,33 +31,33 @@ class LabelledSet:
 
 def write_set(folder: Path) -> LabelledSet:
     """Noise with a brighter box for a mask."""
-    for kind in ("images", "masks"):
-        (folder / "raw" / kind).mkdir(parents=True)
     for number in range(12):
         mask = np.zeros((30 + number, 40 + number % 5), np.uint8)
         mask[6 : 18 + number, 8 : 30 - number] = 255
         pixels = np.random.default_rng(number).integers(0, 150, (*mask.shape, 3), np.uint8)
         pixels[mask > 0] += 80
-        Image.fromarray(mask).save(folder / "raw" / "masks" / f"p{number:02d}.png")
-        Image.fromarray(pixels).save(folder / "raw" / "images" / f"p{number:02d}.png")
+        save_pair(folder / "raw", f"p{number:02d}", pixels, mask)
     settings = [f"source.path={folder / 'raw'}", "prepare.folds=3", "prepare.min_row_groups=9"]
     manifest = prepare(override(Recipe(), settings), str(folder / "set"), parallel=False)
     assert [facts.pictures for facts in manifest.folds] == [4, 4, 4]
     return LabelledSet(str(folder / "set"), folder / "raw" / "masks")
 
 
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> LabelledSet:
+    """`write_set`, once for all tests; nobody changes it."""
+    return write_set(tmp_path_factory.mktemp("labelled"))
+
+
 def write_rectangles(raw: Path, root: str, *, pictures: int, height: int, width: int) -> None:
     """Noisy rectangles of 16 x 24 pixels, as files in `raw` and prepared in 20 row groups at `root`."""
-    for kind in ("images", "masks"):
-        (raw / kind).mkdir(parents=True)
     random = np.random.default_rng(3)
     for number in range(pictures):
         mask = np.zeros((height, width), np.uint8)
         top, left = random.integers(2, 10, 2)
         mask[top : top + 16, left : left + 24] = 255
         image = (mask[..., None] // 2 + random.integers(0, 100, (height, width, 3))).astype(np.uint8)
-        Image.fromarray(image).save(raw / "images" / f"p{number:02}.png")
-        Image.fromarray(mask).save(raw / "masks" / f"p{number:02}.png")
+        save_pair(raw, f"p{number:02}", image, mask)
     source = ["source.kind=folder", f"source.path={raw}", "prepare.min_row_groups=20"]
     prepare(override(Recipe(), source), root, parallel=False)
 

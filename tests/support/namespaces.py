@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.fault_proxy import FaultProxy
+from tests.support.places import REPOSITORY
 from tests.support.seaweed import S3Server
 
-REPOSITORY = Path(__file__).parents[2]
 HEAD = "head"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 READY_WITHIN_S = 300.0

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segtrain.config import Recipe, StorageConfig, override
 from segtrain.dataset.manifest import Manifest, read_index, read_manifest
@@ -24,8 +23,9 @@ from segtrain.runs.trials import read_trials
 from segtrain.storage.files import Storage
 from segtrain.training.checkpoint import Checkpoints
 from tests.support.held_jobs import HeldJob, running
+from tests.support.places import EARLIER_VERSION
+from tests.support.small_sources import save_pair
 
-MADE = Path(__file__).parent / "earlier_version" / "segtrain-e885e46.tar.xz"
 storage = Storage(StorageConfig())
 
 SMALL = (
@@ -60,7 +60,7 @@ class Pair:
 
 def lay_out(folder: Path) -> Path:
     """Pictures, two data sets, more pictures for one of them, and a finished run."""
-    with tarfile.open(MADE) as archive:
+    with tarfile.open(EARLIER_VERSION) as archive:
         archive.extractall(folder, filter="data")
     made = folder / "segtrain-e885e46"
     for name in ("raw", "set"):
@@ -71,15 +71,10 @@ def lay_out(folder: Path) -> Path:
     recipe = folder / "runs" / "finished" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("/tmp/segtrain-e885e46", str(folder)))
     for name, first, count in (("more", 20, 4), ("other", 40, 6)):
-        for kind in ("images", "masks"):
-            (folder / name / kind).mkdir(parents=True)
         for number in range(first, first + count):
             mask = np.zeros((48, 64), np.uint8)
             mask[8:24, number - 10 : number + 8] = 255
-            Image.fromarray(np.stack([mask // 2 + number] * 3, axis=-1)).save(
-                folder / name / "images" / f"p{number}.png"
-            )
-            Image.fromarray(mask).save(folder / name / "masks" / f"p{number}.png")
+            save_pair(folder / name, f"p{number}", np.stack([mask // 2 + number] * 3, axis=-1), mask)
     (folder / "empty.yaml").write_text("{}\n")
     recipe_of_halves = override(
         Recipe(), [f"source.path={folder / 'raw'}", "prepare.folds=2", "prepare.min_row_groups=4"]

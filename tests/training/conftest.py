@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from tensorflow.python.framework import config as framework
 
 from segtrain.config import Recipe, override
@@ -19,6 +18,7 @@ from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import Driver, Progress, RunSummary, World
 from segtrain.training import clock
 from segtrain.training.loop import train
+from tests.support.small_sources import save_pair
 
 PICTURES, FOLDS, HEIGHT, WIDTH = 24, 3, 16, 24
 
@@ -76,17 +76,13 @@ class RunFolder:
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
     """Noise with a greener box for a mask, 20 to 26 pixels high and 30 to 34 wide; two pictures a group."""
     folder = tmp_path_factory.mktemp("tiny")
-    for name in ("images", "masks"):
-        (folder / "raw" / name).mkdir(parents=True)
     for number in range(PICTURES):
         random = np.random.default_rng(number)
         mask = np.zeros((20 + number % 7, 30 + number % 5), np.uint8)
         mask[number % 8 : number % 8 + 9, number * 5 % 14 : number * 5 % 14 + 12] = 255
         pixels = random.integers(0, 120, (*mask.shape, 3), np.uint8)
         pixels[..., 1] += mask // 2
-        name = f"g{number // 2:02d}_{number % 2}.png"
-        Image.fromarray(pixels).save(folder / "raw" / "images" / name)
-        Image.fromarray(mask).save(folder / "raw" / "masks" / name)
+        save_pair(folder / "raw", f"g{number // 2:02d}_{number % 2}", pixels, mask)
     settings = [f"source.path={folder / 'raw'}", "source.group_regex=^(g[0-9]+)_", f"prepare.folds={FOLDS}"]
     recipe = override(Recipe(), [*settings, "prepare.min_row_groups=12"])
     manifest = prepare(recipe, str(folder / "data"), parallel=False)

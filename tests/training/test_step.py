@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).with_name("worlds.py")
+from tests.support.places import REPOSITORY
+
+SCRIPT = REPOSITORY / "tests/support/worlds.py"
 Found = dict[str, np.ndarray]
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.places import REPOSITORY
+
 pytestmark = pytest.mark.ray
 
-SCRIPT = Path(__file__).with_name("worlds.py")
+SCRIPT = REPOSITORY / "tests/support/worlds.py"
 
 
 def work(config: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -19,7 +21,7 @@ def work(config: dict[str, Any]) -> dict[str, np.ndarray]:
     import ray.train
 
     from segtrain.runs.status import World
-    from tests.training.worlds import FEW, outcome
+    from tests.support.worlds import FEW, outcome
 
     context = ray.train.get_context()
     world = World(context.get_world_size(), context.get_world_rank(), config["replicas_per_worker"])

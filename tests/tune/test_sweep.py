@@ -23,27 +23,21 @@ from segtrain.runs.status import Driver, Progress, RunSummary, World
 from segtrain.runs.trials import Trial, read_sweep, read_trials
 from segtrain.storage.files import Storage
 from segtrain.tune import sweep
-from tests.support.labelled import write_set
+from tests.support.labelled import LabelledSet
+from tests.support.places import REPOSITORY
 from tests.support.waiting import wait_until
 
-REPOSITORY = Path(__file__).parents[2]
 BUG, KILLED, MISTAKE, NO_MEMORY = range(1, 5)
 """Seeds of trials that fail."""
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of 12 pictures in 3 folds."""
-    return write_set(tmp_path_factory.mktemp("labelled")).root
-
-
 @pytest.fixture
-def recipe(data_root: str, tmp_path: Path) -> Callable[..., Recipe]:
+def recipe(labelled: LabelledSet, tmp_path: Path) -> Callable[..., Recipe]:
     """A sweep over `space` in `<tmp_path>/sweep`, of 4 epochs a trial, with changes of `tune` and of sections."""
 
     def make(space: dict[str, Any], tune: dict[str, Any], **sections: dict[str, Any]) -> Recipe:
         tree: dict[str, Any] = {
-            "data": {"root": data_root, "height": 16, "width": 16},
+            "data": {"root": labelled.root, "height": 16, "width": 16},
             "model": {"filters": 4, "depth": 1},
             "schedule": {"kind": "cosine"},
             "train": {"epochs": 4, "global_batch_size": 4},

@@ -28,7 +28,7 @@ from segtrain.tune import sweep
 from segtrain.tune.display import PlainSweepDisplay
 from segtrain.tune.stopping import TAKEN, Budget, Stopping
 from segtrain.tune.sweep_record import SweepRecord, holds_sweep
-from tests.support.labelled import write_set
+from tests.support.labelled import LabelledSet
 
 
 class Killed(BaseException):
@@ -225,10 +225,12 @@ def test_a_trial_whose_folder_another_process_trains_is_not_failed(tmp_path: Pat
     assert trial.reason == "0001 is trained by another process by now"
 
 
-def test_a_sweep_whose_driver_was_killed_at_its_end_gets_leaderboard_recipe_and_report(tmp_path: Path) -> None:
+def test_a_sweep_whose_driver_was_killed_at_its_end_gets_leaderboard_recipe_and_report(
+    labelled: LabelledSet, tmp_path: Path
+) -> None:
     """All its trials are over, and `tune.max_trials` has been reached: nothing is left to search."""
     tree = {
-        "data": {"root": write_set(tmp_path / "labelled").root, "height": 16, "width": 16},
+        "data": {"root": labelled.root, "height": 16, "width": 16},
         "model": {"filters": 4, "depth": 1},
         "run": {"storage": str(tmp_path), "name": "sweep"},
         "tune": {"space": {"train.seed": {"choice": [0, 1]}}, "search": "random", "max_trials": 2},

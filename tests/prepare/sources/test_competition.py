@@ -2,14 +2,12 @@
 
 import dataclasses
 import fcntl
-import io
 import logging
 import os
 import random
 import runpy
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +21,12 @@ from segtrain.prepare.sources.competition import fetch
 from segtrain.prepare.sources.synthetic import draw_cars
 from segtrain.storage.files import Storage
 from tests.support.kaggle_server import STORAGE_HOST, KaggleServer, serve_kaggle
-from tests.support.kaggle_state import Competition, Fault
+from tests.support.kaggle_state import Competition, Fault, zipped
+from tests.support.places import JOBS
 
-JOB = Path(__file__).parents[3] / "jobs/prepare.py"
+JOB = JOBS / "prepare.py"
 CARVANA = "carvana-image-masking-challenge"
-LIMITS = StorageConfig(timeout_s=3.0, deadline_s=30.0)
+LIMITS = StorageConfig(timeout_s=6.0, deadline_s=120.0)
 CUT = 2 * 2**20 + 12345
 """Bytes of a half-sent archive: over two of the client's 1 MiB pieces."""
 
@@ -51,14 +50,6 @@ def archives(cars: Path) -> dict[str, bytes]:
         "train_masks.zip": zipped(masks),
         "train_masks.csv.zip": zipped({"train_masks.csv": (cars / "train_masks.csv").read_bytes()}),
     }
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 @pytest.fixture

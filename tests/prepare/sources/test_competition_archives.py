@@ -13,6 +13,7 @@ from segtrain.config import KaggleSource, StorageConfig
 from segtrain.errors import StorageError, UserError
 from segtrain.kaggle.client import _forget_odd_marker
 from segtrain.prepare.sources.competition import fetch
+from tests.support.kaggle_state import zipped
 
 MASKS = {f"train_masks/{number}_01_mask.gif": random.Random(number).randbytes(300) + bytes(700) for number in range(3)}
 
@@ -28,14 +29,6 @@ def unpack(root: Path, archive: bytes) -> dict[str, bytes]:
 def unpacked(root: Path) -> dict[str, bytes]:
     paths = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths if path.suffix != ".zip"}
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def test_macos_litter_is_left_out(tmp_path: Path) -> None:
