@@ -205,13 +205,13 @@ def noise(recipe: Recipe, pictures: int) -> Any:
     """A batch as `segtrain.pipeline.worker_data` makes it, of pictures without any meaning."""
     import numpy as np
 
-    from segtrain.pipeline.batches import Picture, stack
+    from segtrain.pipeline.batches import DecodedPicture, stack
 
     size = (recipe.data.height, recipe.data.width)
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = generator.integers(0, 2, size, dtype=np.uint8)
-    return stack([Picture(str(number), number, image, mask) for number in range(pictures)], *size)
+    return stack([DecodedPicture(str(number), number, image, mask) for number in range(pictures)], *size)
 
 
 def _give_back_memory() -> None:

@@ -59,7 +59,18 @@ def test_an_unknown_error_keeps_its_traceback_and_its_first_line() -> None:
 def test_peers_of_a_dead_worker_are_not_blamed() -> None:
     peer = WorkerError("UnavailableError: Socket closed", "trace", True)
     assert what_happened({0: peer, 2: ActorDiedError(), 1: ActorDiedError()}, 3) == "worker 1, 2 lost"
-    assert what_happened({1: peer}, 2) == "worker 0 gives no answer"
+
+
+def test_what_the_watchdogs_found_says_more_than_the_errors_that_follow_from_it() -> None:
+    lost: dict[int, Exception] = {0: RuntimeError("its process died"), 1: RuntimeError("its process died")}
+    assert what_happened(lost, 2, {1: "gives no answer"}) == "worker 1 gives no answer"
+    assert what_happened(lost, 2) == "worker 0, 1 lost"
+
+
+def test_where_tensorflow_has_only_lost_a_peer_it_is_the_silent_worker_that_is_named() -> None:
+    peer = WorkerError("UnavailableError: Graph execution error:", "trace", True)
+    assert what_happened({0: peer, 2: peer}, 3) == "worker 1 gives no answer"
+    assert what_happened({0: peer}) == "worker 0 failed (UnavailableError: Graph execution error:)"
 
 
 def test_what_befalls_the_others_of_a_frozen_worker_follows_from_that() -> None:

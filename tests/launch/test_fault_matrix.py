@@ -252,18 +252,18 @@ def small_disk(folder: Path) -> Iterator[None]:
 def two_workers_again(fleet: Fleet) -> Iterator[None]:
     """Every case begins with a head and two workers."""
     fresh = iter("abcdefghijklmnopqrstuvwxyz")
-    while len(fleet.nodes.nodes) < 3:
-        name = next(name for name in (f"spare-{letter}" for letter in fresh) if name not in fleet.nodes.nodes)
-        fleet.nodes.add_node(name)
+    while len(fleet.cluster.nodes) < 3:
+        name = next(name for name in (f"spare-{letter}" for letter in fresh) if name not in fleet.cluster.nodes)
+        fleet.cluster.add_node(name)
     yield
-    if HEAD not in fleet.nodes.nodes:
+    if HEAD not in fleet.cluster.nodes:
         return
-    for name in set(fleet.nodes.nodes) & set(fleet.nodes.draining()):
-        fleet.nodes.kill_node(name)
+    for name in set(fleet.cluster.nodes) & set(fleet.cluster.draining()):
+        fleet.cluster.kill_node(name)
 
 
 def node_of(fleet: Fleet, pid: int) -> str:
-    return next(name for name in fleet.nodes.nodes if pid in fleet.nodes.pids(name))
+    return next(name for name in fleet.cluster.nodes if pid in fleet.cluster.pids(name))
 
 
 def test_a_killed_worker(fleet: Fleet) -> None:
@@ -290,9 +290,9 @@ def test_a_node_that_is_lost(fleet: Fleet) -> None:
     attempt = fleet.start("lost")
     pids = attempt.wait_for_step(HIT_AT)
     hit_at = time.time()
-    fleet.nodes.kill_node(node_of(fleet, pids[1]))
+    fleet.cluster.kill_node(node_of(fleet, pids[1]))
     attempt.wait_to_say("restarting from the last checkpoint (1 of 3)", 30.0)
-    fleet.nodes.add_node("third")
+    fleet.cluster.add_node("third")
     fleet.check_end("lost", attempt)
     fleet.row("node lost, another one comes", "lost", attempt, hit_at, "restarting", again=SAVED_EVERY)
 
@@ -302,11 +302,11 @@ def test_a_node_that_is_drained_with_notice(fleet: Fleet) -> None:
     pids = attempt.wait_for_step(HIT_AT)
     node = node_of(fleet, pids[1])
     hit_at = time.time()
-    fleet.nodes.drain(node, deadline_s=60.0)
+    fleet.cluster.drain(node, deadline_s=60.0)
     attempt.wait_to_say(f"{node} is about to go: a checkpoint is saved first", 10.0)
     attempt.wait_to_say("going on from there", 10.0)
-    fleet.nodes.kill_node(node)
-    fleet.nodes.add_node("fourth")
+    fleet.cluster.kill_node(node)
+    fleet.cluster.add_node("fourth")
     fleet.check_end("drained", attempt)
     assert len(fleet.goodput("drained").attempts) == 2
     fleet.row("node drained with notice", "drained", attempt, hit_at, "about to go", again=0)
@@ -342,7 +342,7 @@ def test_a_peer_that_is_frozen(fleet: Fleet) -> None:
     attempt = fleet.start("frozen", "cluster.stuck_after_s=10", "storage.deadline_s=8")
     pids = attempt.wait_for_step(HIT_AT)
     hit_at = time.time()
-    fleet.nodes.freeze(pids[1])
+    fleet.cluster.freeze(pids[1])
     noticed = attempt.wait_to_say("worker 1 gives no answer")
     assert noticed - hit_at <= 10.0 + 5.0
     fleet.check_end("frozen", attempt)
@@ -370,14 +370,14 @@ def test_a_cut_network(fleet: Fleet) -> None:
     pids = attempt.wait_for_step(HIT_AT)
     node = node_of(fleet, pids[1])
     hit_at = time.time()
-    fleet.nodes.cut(node)
+    fleet.cluster.cut(node)
     noticed = attempt.wait_to_say("restarting from the last checkpoint (1 of 3)")
     assert noticed - hit_at <= 40.0
-    fleet.nodes.add_node("fifth")
+    fleet.cluster.add_node("fifth")
     fleet.check_end("cut", attempt)
     last = max(note["time"] for note in attempt.steps() if note["pid"] == pids[1])
     assert last - hit_at < 5.0, "the worker that is cut off goes on"
-    fleet.nodes.kill_node(node)
+    fleet.cluster.kill_node(node)
     fleet.row("network of a node cut", "cut", attempt, hit_at, "restarting", again=SAVED_EVERY)
 
 
@@ -390,7 +390,7 @@ def test_a_lone_worker_that_is_cut_off_ends_itself(fleet: Fleet) -> None:
     pids = attempt.wait_for_step(1)
     node = node_of(fleet, pids[0])
     hit_at = time.time()
-    fleet.nodes.cut(node)
+    fleet.cluster.cut(node)
     attempt.wait_to_say("restarting from the last checkpoint (1 of 3)", 40.0)
     attempt.wait_for_step(2)
     while Path(f"/proc/{pids[0]}").exists():
@@ -399,7 +399,7 @@ def test_a_lone_worker_that_is_cut_off_ends_itself(fleet: Fleet) -> None:
     ended_after_s = time.time() - hit_at
     slow.unlink()
     fleet.check_end("alone", attempt, exactly=False)
-    fleet.nodes.kill_node(node)
+    fleet.cluster.kill_node(node)
     fleet.row(
         f"lone worker cut off (it ended itself after {ended_after_s:.0f} s)", "alone", attempt, hit_at, None, again=16
     )
@@ -408,7 +408,7 @@ def test_a_lone_worker_that_is_cut_off_ends_itself(fleet: Fleet) -> None:
 def test_s3_away_for_a_minute(fleet: Fleet) -> None:
     attempt = fleet.start("away")
     attempt.wait_for_step(HIT_AT)
-    gateway = fleet.nodes.gateway
+    gateway = fleet.cluster.gateway
     assert gateway is not None
     hit_at = time.time()
     with gateway.away():
@@ -450,9 +450,9 @@ def test_a_range_of_workers_shrinks_and_grows_with_the_cluster(fleet: Fleet) -> 
     attempt = fleet.start("elastic", "cluster.workers=[1, 2]", "cluster.grow_after_s=4")
     pids = attempt.wait_for_step(HIT_AT)
     hit_at = time.time()
-    fleet.nodes.kill_node(node_of(fleet, pids[1]))
+    fleet.cluster.kill_node(node_of(fleet, pids[1]))
     attempt.wait_for_step(HIT_AT + 1, workers=1)
-    fleet.nodes.add_node("sixth")
+    fleet.cluster.add_node("sixth")
     attempt.wait_to_say("room for 1 more")
     slow.unlink()
     fleet.check_end("elastic", attempt, exactly=False)
@@ -474,11 +474,11 @@ def test_a_head_that_is_lost(fleet: Fleet) -> None:
     first = fleet.start("head")
     first.wait_for_step(HIT_AT)
     hit_at = time.time()
-    fleet.nodes.kill_node(HEAD)
+    fleet.cluster.kill_node(HEAD)
     first.end()
-    fleet.nodes.stop()
-    fleet.nodes = NamespacedCluster(["first", "second"], s3=fleet.server)
-    with fleet.nodes:
+    fleet.cluster.stop()
+    fleet.cluster = NamespacedCluster(["first", "second"], s3=fleet.server)
+    with fleet.cluster:
         second = fleet.start("head")
         fleet.check_end("head", second)
         fleet.row("head lost, same command on a new cluster", "head", second, hit_at, "resuming", again=SAVED_EVERY)

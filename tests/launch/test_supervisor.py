@@ -1,6 +1,5 @@
 """Which of several workers the others were waiting for."""
 
-from segtrain.cluster.failures import WorkerError, what_happened
 from segtrain.cluster.watchdog import Stuck
 from segtrain.launch.supervisor import culprits
 
@@ -24,16 +23,3 @@ def test_those_outside_of_tensorflow_are_what_the_others_wait_for() -> None:
 def test_where_all_are_in_tensorflow_all_are_named_and_where_none_is_stuck_none() -> None:
     assert list(culprits({1: WAITING, 0: WAITING}, 2)) == [0, 1]
     assert culprits({}, 2) == {}
-
-
-def test_what_the_watchdogs_found_says_more_than_the_errors_that_follow_from_it() -> None:
-    lost: dict[int, Exception] = {0: RuntimeError("its process died"), 1: RuntimeError("its process died")}
-    assert what_happened(lost, 2, {1: "gives no answer"}) == "worker 1 gives no answer"
-    assert what_happened(lost, 2) == "worker 0, 1 lost"
-
-
-def test_where_tensorflow_has_only_lost_a_peer_it_is_the_silent_worker_that_is_named() -> None:
-    peer = WorkerError("UnavailableError: Graph execution error:", "trace", True)
-    assert what_happened({0: peer, 2: peer}, 3) == "worker 1 gives no answer"
-    assert what_happened({0: peer, 1: RuntimeError("its process died")}, 2) == "worker 1 lost"
-    assert what_happened({0: peer}) == "worker 0 failed (UnavailableError: Graph execution error:)"

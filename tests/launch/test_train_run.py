@@ -25,7 +25,7 @@ from segtrain.cluster.failures import WorkerError, comes_again
 from segtrain.cluster.watchdog import Stuck
 from segtrain.config import Recipe, override
 from segtrain.errors import RunError, StorageError, TakenOverError, UserError
-from segtrain.launch import supervisor, train_run
+from segtrain.launch import supervisor, train_run, train_worker
 from segtrain.runs import goodput
 from segtrain.runs.ownership import RunClaim, take_run
 from segtrain.runs.status import Account, Driver, Left, Progress, RunSummary, World
@@ -234,12 +234,13 @@ class TestRuns:
         [attempt] = goodput.read(recipe.run.folder, Storage(recipe.storage)).attempts
         assert (attempt.end, attempt.step, attempt.saved_step, attempt.steps_s) == ("stopped", 7, 7, 1.5)
 
-    @pytest.mark.slow  # 10 to 20 s each
+    @pytest.mark.slow  # 40 s
     def test_a_worker_that_ends_no_step_is_named_and_the_run_goes_on(
         self, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def sleep_once(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
             attempt = count_attempt(recipe, world)
+            train_worker.OTHERS_SPEAK_WITHIN_S = 15.0  # in this process alone; the other's may be slow
             driver.beat()
             while not all((tmp_path / f"attempts-{rank}").exists() for rank in (0, 1)):
                 time.sleep(0.05)
@@ -248,7 +249,7 @@ class TestRuns:
                 (sleep_for_ever if world.rank == 1 else wait_in_tensorflow)()
             return summary_of(recipe, epoch=attempt)
 
-        fields = ["cluster.workers=2", "cluster.stuck_after_s=4", "storage.deadline_s=1"]
+        fields = ["cluster.workers=2", "cluster.stuck_after_s=10", "storage.deadline_s=1"]
         assert train_run.launch(override(recipe, fields), sleep_once).epoch == 2
         shown = capsys.readouterr().out
         assert "worker 1 stuck at tests/launch/test_train_run.py" in shown

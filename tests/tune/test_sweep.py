@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ def slowly(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
         driver.tell(progress)
 
     return pretend(recipe, world, Driver(tell_later))
+
+
+@contextmanager
+def searching_slowly(asked: Recipe, path: Path, ray_address: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that searches with `slowly`, as a job does; killed at the end of the block."""
+    path.write_text(asked.to_yaml())
+    program = "import sys, tests.tune.test_sweep as t; from segtrain import cli; "
+    program += "from segtrain.config import load_recipe; "
+    program += "sys.exit(cli.main(lambda: t.sweep.run_sweep(load_recipe(sys.argv[1]), t.slowly)))"
+    command, environment = [sys.executable, "-c", program, str(path)], os.environ | {"RAY_ADDRESS": ray_address}
+    driver = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def trials_in(tmp_path: Path) -> list[Trial]:
@@ -187,18 +204,9 @@ class TestThroughRay:
             {"optimizer.learning_rate": {"loguniform": [1e-3, 1e-1]}},
             {"search": "random", "stop": "none", "max_trials": 12, "max_concurrent": 2},
         )
-        path = tmp_path / "recipe.yaml"
-        path.write_text(asked.to_yaml())
-        program = "import sys, tests.tune.test_sweep as t; from segtrain.config import load_recipe; "
-        program += "t.sweep.run_sweep(load_recipe(sys.argv[1]), t.slowly)"
-        environment = os.environ | {"RAY_ADDRESS": ray_session}
-        driver = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=REPOSITORY, env=environment)
-        try:
+        with searching_slowly(asked, tmp_path / "recipe.yaml", ray_session) as driver:
             wait_until(lambda: driver.poll() is not None or sum(trial.is_over for trial in trials_in(tmp_path)) >= 5)
             assert driver.poll() is None
-        finally:
-            driver.kill()
-            driver.wait()
         over = {trial.number: trial for trial in trials_in(tmp_path) if trial.is_over}
         assert len(over) < 12
         with pytest.raises(UserError, match="holds a sweep; go on with it by --resume"):
@@ -223,22 +231,11 @@ class TestThroughRay:
             {"optimizer.learning_rate": {"loguniform": [1e-3, 1e-1]}},
             {"search": "random", "stop": "none", "max_trials": 5, "max_concurrent": 2},
         )
-        path = tmp_path / "recipe.yaml"
-        path.write_text(asked.to_yaml())
-        program = "import sys, tests.tune.test_sweep as t; from segtrain import cli; "
-        program += "from segtrain.config import load_recipe; "
-        program += "sys.exit(cli.main(lambda: t.sweep.run_sweep(load_recipe(sys.argv[1]), t.slowly)))"
-        environment = os.environ | {"RAY_ADDRESS": ray_session}
-        command = [sys.executable, "-c", program, str(path)]
-        older = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
-        try:
+        with searching_slowly(asked, tmp_path / "recipe.yaml", ray_session) as older:
             wait_until(lambda: older.poll() is not None or any(trial.history for trial in trials_in(tmp_path)))
             assert older.poll() is None
             sweep.run_sweep(asked, slowly, resume=True)
             told = older.communicate(timeout=300)[1]
-        finally:
-            older.kill()
-            older.wait()
         assert older.returncode == 2
         assert f"error: {tmp_path}/sweep is searched by another process by now, which began later; this one" in told
         assert "Traceback" not in told
