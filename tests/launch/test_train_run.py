@@ -252,7 +252,7 @@ class TestRuns:
         fields = ["cluster.workers=2", "cluster.stuck_after_s=10", "storage.deadline_s=1"]
         assert train_run.launch(override(recipe, fields), sleep_once).epoch == 2
         shown = capsys.readouterr().out
-        assert "worker 1 stuck at tests/launch/test_train_run.py" in shown
+        assert "worker 1 stuck at launch/test_train_run.py" in shown
         assert "in sleep_for_ever; restarting from the last checkpoint (1 of 3)" in shown
         [stacks] = sorted((tmp_path / "test/stuck").glob("worker-1-*.txt"))
         assert "sleep_for_ever" in stacks.read_text()
