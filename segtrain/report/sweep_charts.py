@@ -1,16 +1,16 @@
 """The charts of a sweep, but for its parallel coordinates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
 
-from segtrain.report.charts import BLUE, GREEN, ORANGE, SKY, VERMILION, Charts, figure, safe
+from segtrain.report.charts import BLUE, GHOST, GREEN, INK, ORANGE, SKY, VERMILION, Charts, figure, safe
 from segtrain.report.coordinates import parallel
 from segtrain.report.folders import SweepContent
-from segtrain.runs.leaderboard import importance, pareto, ranked
+from segtrain.runs.leaderboard import Importance, importance, pareto, ranked, tells_apart
 from segtrain.runs.trials import ScoredEpoch, Trial, point_label, short_name
 
 COLOURS = {
@@ -39,9 +39,9 @@ def sweep_charts(sweep: SweepContent) -> Charts:
     if axes:
         # In the recipe's order, and what only trials know after it.
         charts["parallel"] = parallel(order, {name: axes[name] for name in [*space, *axes]})
-    shares = importance(sweep.trials, space)
-    if shares:
-        charts["importance"] = _importance(shares)
+    found = importance(sweep.trials, space)
+    if found:
+        charts["importance"] = _importance(found)
     return charts
 
 
@@ -131,22 +131,47 @@ def _thinned(history: Sequence[ScoredEpoch]) -> Sequence[ScoredEpoch]:
     return history if stride <= 1 else list(reversed(history[::-stride]))
 
 
-def _importance(shares: dict[str, float]) -> dict[str, Any]:
-    smallest_first = list(reversed(shares.items()))
+def _importance(found: Mapping[str, Importance]) -> dict[str, Any]:
+    """A bar an axis, the largest on top, with a whisker from the low to the high end of its share."""
+    told = tells_apart(found)
+    parts = list(found.values())
     bars = go.Bar(
-        x=[100 * share for _, share in smallest_first],
-        y=[safe(short_name(axis)) for axis, _ in smallest_first],
-        text=[f"{100 * share:.0f} %" for _, share in smallest_first],
-        customdata=[safe(axis) for axis, _ in smallest_first],
+        x=[100 * part.share for part in parts],
+        y=[safe(short_name(axis)) for axis in found],
+        customdata=[f"{safe(axis)}: {part.label}" for axis, part in found.items()],
+        error_x={
+            "array": [100 * (part.high - part.share) for part in parts],
+            "arrayminus": [100 * (part.share - part.low) for part in parts],
+            "color": INK,
+            "thickness": 1,
+        },
         orientation="h",
-        marker={"color": SKY},
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{customdata}: %{x:.1f} %<extra></extra>",
+        marker={"color": SKY if told else GHOST},
+        hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,
     )
-    most = 100 * max(shares.values())
-    return figure([bars], x="share of the explained variance, %", yaxis_ticks="", xaxis_range=[0, most * 1.15])
+    labels = [
+        {
+            "text": part.label,
+            "x": 100 * part.high,
+            "y": row,
+            "xanchor": "left",
+            "xshift": 6,
+            "showarrow": False,
+            "font": {"size": 12},
+        }
+        for row, part in enumerate(parts)
+    ]
+    return figure(
+        [bars],
+        x="share of the explained variance, %",
+        yaxis_ticks="",
+        yaxis_autorange="reversed",
+        xaxis_tickvals=[0, 25, 50, 75, 100],
+        xaxis_range=[0, 160 * max(part.high for part in parts)],
+        annotations=labels,
+        title=None if told else {"text": "too few trials to tell", "font": {"size": 13}, "y": 0.97},
+    )
 
 
 def standing(trial: Trial) -> str:

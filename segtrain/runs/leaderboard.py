@@ -7,10 +7,11 @@ import csv
 import io
 import json
 import shlex
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segtrain.config import Axis, CosineSchedule, Recipe
 from segtrain.runs.trials import Trial
@@ -22,6 +23,8 @@ BEST_NAME = "best.yaml"
 FACTS = ("rank", "trial", "status", "dice", "best_epoch", "epochs", "gpu_s", "parameters", "images_per_s")
 FEWEST_TRIALS = 4
 """Of fewer trials `importance` says nothing."""
+DRAWS = 200
+"""Of half of the trials, to say how sure an importance is."""
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
@@ -109,8 +112,24 @@ def best_yaml(recipe: Recipe, trial: Trial, sweep: str, *, name: str, storage: s
     return "".join(f"# {line}".rstrip() + "\n" for line in header) + again.to_yaml()
 
 
-def importance(trials: Sequence[Trial], space: Mapping[str, Axis]) -> dict[str, float]:
-    """How much each axis has to do with a trial's dice: shares that sum to 1, the largest first.
+class Importance(NamedTuple):
+    """How much one axis has to do with a trial's dice."""
+
+    share: float
+    """Of what all axes explain; the shares of all axes sum to 1."""
+    low: float
+    high: float
+    """Eight of ten draws of half of the trials give a share between these two."""
+
+    @property
+    def label(self) -> str:
+        """`55 % (20 to 80 %)`."""
+        share, low, high = (f"{100 * part:.0f}" for part in self)
+        return f"{share} % ({low} to {high} %)"
+
+
+def importance(trials: Sequence[Trial], space: Mapping[str, Axis]) -> dict[str, Importance]:
+    """How much each axis has to do with a trial's dice, the largest share first.
 
     The trials that finished, or were stopped for their score, are ranked by dice, so that one that diverged counts no
     more than any bad one. An axis explains the part of the ranks' variance that lies between its values (thirds of the
@@ -118,46 +137,68 @@ def importance(trials: Sequence[Trial], space: Mapping[str, Axis]) -> dict[str, 
     axes together are nobody's. An axis that applies only sometimes is judged among the trials that it applies to;
     whether it applies is the merit of the axis it depends on.
     Empty with fewer than `FEWEST_TRIALS` trials, and where no axis explains more than chance.
+
+    tests/bench/importance.py compares this with Optuna's PED-ANOVA and fANOVA on sweeps whose effects are known.
     """
     judged = [trial for trial in ranked(trials) if trial.status in ("finished", "stopped") and trial.is_over]
     if len(judged) < FEWEST_TRIALS:
         return {}
-    order = sorted(_dice(trial) for trial in judged)
+    dice = np.array([trial.dice for trial in judged])
+    order = np.sort(dice)
     # Equal dice share the mean of their ranks.
-    ranks = [(bisect_left(order, _dice(trial)) + bisect_right(order, _dice(trial))) / 2 for trial in judged]
-    explained = {}
-    for axis, config in space.items():
-        applying = [(trial.point[axis], rank) for trial, rank in zip(judged, ranks, strict=True) if axis in trial.point]
-        if applying:
-            values, of_these = zip(*applying, strict=True)
-            explained[axis] = _explained(_groups(config, values), of_these)
-    total = sum(explained.values())
-    if not total:
+    ranks = (np.searchsorted(order, dice) + np.searchsorted(order, dice, side="right")) / 2
+    axes = [axis for axis in space if any(axis in trial.point for trial in judged)]
+    groups = [_groups(axis, space[axis], judged) for axis in axes]
+    shares = _shares(groups, ranks)
+    if not shares.any():
         return {}
-    return {axis: part / total for axis, part in sorted(explained.items(), key=lambda one: -one[1])}
+    random = np.random.default_rng(0)
+    halves = [random.permutation(len(judged))[: len(judged) // 2] for _ in range(DRAWS)]
+    drawn = [_shares([of[half] for of in groups], ranks[half]) for half in halves]
+    low, high = np.quantile(drawn, (0.1, 0.9), axis=0)
+    parts = np.stack([shares, np.minimum(low, shares), np.maximum(high, shares)], axis=1).tolist()
+    found = {axis: Importance(*part) for axis, part in zip(axes, parts, strict=True)}
+    return dict(sorted(found.items(), key=lambda one: -one[1].share))
 
 
-def _groups(config: Axis, values: Sequence[Any]) -> list[str | int]:
-    """For each value of an axis the group it is in: a choice itself, or a third of a range's values."""
-    if config.values is not None:
-        return [json.dumps(value) for value in values]
-    order = sorted(values)
-    cuts = (order[len(order) // 3], order[2 * len(order) // 3])
-    return [bisect_right(cuts, value) for value in values]
+def tells_apart(found: Mapping[str, Importance]) -> bool:
+    """Whether some axis surely matters more than another one; a single axis, whether it surely matters."""
+    first, *others = sorted(found.values(), key=lambda one: -one.low)
+    return first.low > min((one.high for one in others), default=0.0)
 
 
-def _explained(groups: Sequence[str | int], ranks: Sequence[float]) -> float:
+def _groups(name: str, axis: Axis, trials: Sequence[Trial]) -> NDArray[np.intp]:
+    """For each trial the group that its value is in: that of a choice, or a third of a range's values.
+
+    -1 where the axis does not apply.
+    """
+    applies = np.array([name in trial.point for trial in trials])
+    values = [trial.point[name] for trial in trials if name in trial.point]
+    groups = np.full(len(trials), -1)
+    if axis.values is not None:
+        groups[applies] = np.unique([json.dumps(value) for value in values], return_inverse=True)[1]
+    else:
+        cuts = np.sort(values)[[len(values) // 3, 2 * len(values) // 3]]
+        groups[applies] = np.searchsorted(cuts, values, side="right")
+    return groups
+
+
+def _shares(groups: Sequence[NDArray[np.intp]], ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of each axis; all are 0 where none explains more than chance."""
+    explained = np.array([_explained(of[of >= 0], ranks[of >= 0]) for of in groups])
+    return explained / (explained.sum() or 1.0)
+
+
+def _explained(groups: NDArray[np.intp], ranks: NDArray[np.float64]) -> float:
     """The sum of squares between groups, less what chance would put there; never below 0."""
-    members: dict[str | int, list[float]] = {}
-    for group, rank in zip(groups, ranks, strict=True):
-        members.setdefault(group, []).append(rank)
-    free = len(ranks) - len(members)
+    _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    free = len(ranks) - len(sizes)
     if not free:
         return 0.0  # each trial has a value of its own: there is nothing to compare chance with
-    mean = fmean(ranks)
-    between = sum(len(found) * (fmean(found) - mean) ** 2 for found in members.values())
-    within = sum((rank - mean) ** 2 for rank in ranks) - between
-    return max(0.0, between - (len(members) - 1) * within / free)
+    apart = ranks - ranks.mean()
+    between = float((np.bincount(members, apart) ** 2 / sizes).sum())
+    within = float((apart**2).sum()) - between
+    return max(0.0, between - (len(sizes) - 1) * within / free)
 
 
 def _dice(trial: Trial) -> float:

@@ -5,12 +5,22 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import Axis, Recipe, TuneConfig, identity_differences, load_recipe, override
-from segtrain.runs.leaderboard import best_recipe, best_yaml, importance, pareto, ranked, to_csv
+from segtrain.runs.leaderboard import (
+    Importance,
+    best_recipe,
+    best_yaml,
+    importance,
+    pareto,
+    ranked,
+    tells_apart,
+    to_csv,
+)
 from segtrain.runs.trials import ScoredEpoch, Trial
 
 FILTERS = Axis(choice=(8, 16, 32))
@@ -20,6 +30,10 @@ def scored(number: int, dice: float, gpu_s: float = 10.0, **point: object) -> Tr
     """A finished trial of one epoch."""
     named = {name.replace("_", ".", 1): value for name, value in point.items()}
     return Trial(number, named, "finished", history=(ScoredEpoch(1, dice, gpu_s, 40.0),))
+
+
+def shares_of(trials: list[Trial], space: dict[str, Axis]) -> dict[str, float]:
+    return {axis: found.share for axis, found in importance(trials, space).items()}
 
 
 def numbers(trials: list[Trial]) -> list[int]:
@@ -177,10 +191,10 @@ def test_importance_shares_out_what_axes_explain_beyond_chance() -> None:
     ]
     space = {"train.seed": Axis(choice=(0, 1)), "model.depth": Axis(quniform=(2, 5, 1)), "model.filters": FILTERS}
     filters, depth = 32 - 10 / 6, 8 - 34 / 6
-    assert importance(trials, space) == pytest.approx(
+    assert shares_of(trials, space) == pytest.approx(
         {"model.filters": filters / (filters + depth), "model.depth": depth / (filters + depth), "train.seed": 0.0}
     )
-    assert next(iter(importance(trials, space))) == "model.filters"
+    assert next(iter(shares_of(trials, space))) == "model.filters"
 
 
 def test_a_range_is_judged_by_thirds() -> None:
@@ -191,7 +205,7 @@ def test_a_range_is_judged_by_thirds() -> None:
         for number in range(9)
     ]
     space = {"model.filters": FILTERS, "optimizer.learning_rate": Axis(loguniform=(1e-4, 1e-1))}
-    assert importance(trials, space) == {"optimizer.learning_rate": 1.0, "model.filters": 0.0}
+    assert shares_of(trials, space) == {"optimizer.learning_rate": 1.0, "model.filters": 0.0}
 
 
 def test_an_axis_that_applies_only_sometimes_is_judged_where_it_applies() -> None:
@@ -203,28 +217,28 @@ def test_an_axis_that_applies_only_sometimes_is_judged_where_it_applies() -> Non
     ]
     space = {"loss.kind": Axis(choice=("bce", "dice")), "loss.weight": Axis(choice=(1, 2))}
     loss, weight = 32 - 10 / 6, 4 - 1 / 2
-    assert importance(trials, space) == pytest.approx(
+    assert shares_of(trials, space) == pytest.approx(
         {"loss.kind": loss / (loss + weight), "loss.weight": weight / (loss + weight)}
     )
 
 
-def test_trials_that_say_nothing_of_their_point_are_left_out_of_importance() -> None:
+def test_trials_that_say_nothing_of_their_point_are_left_out_of_shares_of() -> None:
     good = [scored(number, 0.9 - 0.1 * number, model_filters=8 * (1 + number // 2)) for number in range(4)]
     space = {"model.filters": FILTERS}
-    assert importance(good, space) == {"model.filters": 1.0}
+    assert shares_of(good, space) == {"model.filters": 1.0}
     for ended in (
         good[0].ended("failed", "lost"),
         good[0].ended("running"),
         good[0].ended("stopped", "the budget is spent", resumable=True),
     ):
-        assert importance([ended, *good[1:]], space) == {}, "three are too few"
+        assert shares_of([ended, *good[1:]], space) == {}, "three are too few"
 
 
 def test_nothing_is_important_where_nothing_differs() -> None:
     space = {"model.filters": FILTERS, "optimizer.learning_rate": Axis(loguniform=(1e-4, 1e-2))}
     same_dice = [scored(n, 0.9, model_filters=8 << n % 3, optimizer_learning_rate=1e-3 * (n + 1)) for n in range(6)]
     same_point = [scored(n, 0.9 - 0.1 * n, model_filters=8, optimizer_learning_rate=1e-3) for n in range(6)]
-    assert importance(same_dice, space) == importance(same_point, space) == importance([], space) == {}
+    assert shares_of(same_dice, space) == shares_of(same_point, space) == shares_of([], space) == {}
 
 
 @settings(max_examples=50)
@@ -234,11 +248,52 @@ def test_importance_is_shares_or_nothing(figures: list[tuple[float, int, float]]
         scored(number, dice, model_filters=filters, optimizer_learning_rate=rate)
         for number, (dice, filters, rate) in enumerate(figures)
     ]
-    shares = importance(trials, {"model.filters": FILTERS, "optimizer.learning_rate": Axis(loguniform=(1e-4, 1e-2))})
+    shares = shares_of(trials, {"model.filters": FILTERS, "optimizer.learning_rate": Axis(loguniform=(1e-4, 1e-2))})
     if shares:
         assert sum(shares.values()) == pytest.approx(1.0)
         assert min(shares.values()) >= 0.0
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
+
+
+def sweep(count: int) -> list[Trial]:
+    """Filters decide, the seed does nothing, and noise is as large as the step between two widths."""
+    random = np.random.default_rng(count)
+    return [
+        scored(
+            number,
+            0.8 + 0.05 * (number % 3) + float(random.normal(0, 0.05)),
+            model_filters=8 << number % 3,
+            train_seed=int(random.integers(3)),
+        )
+        for number in range(count)
+    ]
+
+
+SWEEP_SPACE = {"model.filters": FILTERS, "train.seed": Axis(choice=(0, 1, 2))}
+
+
+def test_the_more_trials_the_surer_is_the_importance_and_few_do_not_tell_axes_apart() -> None:
+    few, many = importance(sweep(6), SWEEP_SPACE), importance(sweep(200), SWEEP_SPACE)
+    assert not tells_apart(few)
+    assert tells_apart(many)
+    widths = [found["model.filters"].high - found["model.filters"].low for found in (few, many)]
+    assert widths[0] > 0.5 > 0.2 > widths[1]
+    assert many["model.filters"].low > 0.8
+
+
+def test_an_importance_lies_within_its_range_and_is_the_same_each_time() -> None:
+    found = importance(sweep(14), SWEEP_SPACE)
+    assert all(0.0 <= one.low <= one.share <= one.high <= 1.0 for one in found.values())
+    assert found == importance(sweep(14), SWEEP_SPACE)
+
+
+def test_the_label_of_an_importance_has_its_range_in_brackets() -> None:
+    assert Importance(0.554, 0.2, 0.8).label == "55 % (20 to 80 %)"
+
+
+def test_one_axis_alone_is_sure_where_half_of_the_trials_show_it() -> None:
+    assert tells_apart({"train.seed": Importance(1.0, 1.0, 1.0)})
+    assert not tells_apart({"train.seed": Importance(1.0, 0.0, 1.0)})
 
 
 def test_no_cell_of_the_table_is_a_formula_and_numbers_stay_numbers() -> None:
