@@ -1,26 +1,47 @@
 """What the user sees of a sweep: a live table on a terminal, plain lines elsewhere, and the leaderboard at the end."""
 
+import io
 import re
 import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TextIO, get_args
+from typing import TextIO, get_args
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from segtrain.config import Axis
 from segtrain.launch.progress import clock
-from segtrain.runs.leaderboard import LEADERBOARD_NAME, ranked
+from segtrain.runs.leaderboard import LEADERBOARD_NAME, importance, ranked, tells_apart
 from segtrain.runs.status import Progress
 from segtrain.runs.trials import Status, Trial, point_label, short_name, short_value
 
 COLUMNS = 100
 """Width of what is printed at the end."""
+WIDEST = 10_000
+"""Of a table that is drawn to be measured."""
 REFRESH_EVERY_S = 0.25
 Column = tuple[str, list[str]]
 """Heading and values."""
 
 
-class SweepDisplay(Protocol):
-    """Where a sweep is shown."""
+class SweepDisplay:
+    """A live table on a terminal; elsewhere a line every `every_s` seconds. Each start and end of a trial is a line."""
+
+    def __init__(self, every_s: float, stream: TextIO | None = None) -> None:
+        """On stdout where no `stream` is given."""
+        stream = stream or sys.stdout
+        # Said outright, because rich would let variables of the environment put colours into a file.
+        self._console = Console(file=stream, force_terminal=stream.isatty(), highlight=False, markup=False, emoji=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if stream.isatty() else None
+        self._every_s = REFRESH_EVERY_S if self._live else every_s
+        self._shown_at = float("-inf")
+        self._before: dict[int, Trial] = {}
+        if self._live:
+            self._live.start()
 
     def update(
         self,
@@ -37,127 +58,47 @@ class SweepDisplay(Protocol):
         `planned` trials are to be launched, infeasible ones not counted; `running` has the last word of each one under
         way. `seconds` and `gpu_s` are spent, `left_s` expected; None where that is not known.
         """
+        turns = [_turn(trial) for trial in trials if self._has_turned(trial)]
+        for line in turns:
+            self.note(line)
+        now = time.monotonic()
+        if now - self._shown_at < self._every_s and not (turns and self._live):
+            return
+        self._shown_at = now
+        under_way = [(trial, running[trial.number]) for trial in trials if trial.number in running]
+        counts, spent = _counts(trials, planned), _spent(seconds, gpu_s, left_s)
+        best = next(iter(ranked(trials)), None)
+        score = f"dice {best.dice:.4f} (trial {best.number})" if best else ""
+        if self._live is None:
+            at = ", ".join(f"trial {trial.number} {_epoch(trial, word)}" for trial, word in under_way)
+            self.note("  ".join(filter(None, (counts, f"best {score}" if best else "", spent, at))))
+            return
+        head = [
+            "",
+            f"trials  {counts}",
+            f"best    {score}  {point_label(best.point)}" if best else "best    no trial is scored yet",
+            f"time    {spent}",
+            "",
+        ]
+        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in head]
+        self._live.update(Group(*lines, _running_table(under_way)), refresh=True)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
+        self._console.print(text, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the screen as it is."""
+        if self._live:
+            self._live.stop()
 
-
-class TrialLines:
-    """Notices what is new in the trials of a sweep."""
-
-    def __init__(self) -> None:
-        self._before: dict[int, Trial] = {}
-
-    def of(self, trials: Sequence[Trial]) -> list[str]:
-        """A line for each trial that has started, started again or ended since the last call."""
-        lines = []
-        for trial in trials:
-            before = self._before.get(trial.number)
-            self._before[trial.number] = trial
-            if (
-                before is None
-                or before.status != trial.status
-                or (trial.status == "running" and trial.attempts > max(before.attempts, 1))
-            ):
-                lines.append(_turn(trial))
-        return lines
-
-
-class PlainSweepDisplay:
-    """Lines: one for each trial that starts or ends, and every `every_s` seconds one for the sweep."""
-
-    def __init__(self, stream: TextIO, every_s: float) -> None:
-        self._stream = stream
-        self._every_s = every_s
-        self._lines = TrialLines()
-        self._printed_at = float("-inf")
-
-    def update(
-        self,
-        trials: Sequence[Trial],
-        *,
-        planned: int,
-        running: Mapping[int, Progress | None],
-        seconds: float,
-        gpu_s: float,
-        left_s: float | None,
-    ) -> None:
-        for line in self._lines.of(trials):
-            self.note(line)
-        now = time.monotonic()
-        if now - self._printed_at >= self._every_s:
-            self._printed_at = now
-            at = [f"trial {trial.number} {_epoch(trial, word)}" for trial, word in _under_way(trials, running)]
-            best = f"best {_best(trials)}" if ranked(trials) else ""
-            parts = [_counts(trials, planned), best, _spent(seconds, gpu_s, left_s), ", ".join(at)]
-            self.note("  ".join(part for part in parts if part))
-
-    def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
-
-    def close(self) -> None:
-        self._stream.flush()
-
-
-class TerminalSweepDisplay:
-    """The sweep in a few lines and a table of the trials under way, with the lines of trials that ended above it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        # rich takes a tenth of a second to import, which no job without a terminal needs to spend.
-        from rich.console import Console
-        from rich.live import Live
-
-        console = Console(file=stream, highlight=False, markup=False)
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._lines = TrialLines()
-        self._drawn_at = float("-inf")
-        self._live.start()
-
-    def update(
-        self,
-        trials: Sequence[Trial],
-        *,
-        planned: int,
-        running: Mapping[int, Progress | None],
-        seconds: float,
-        gpu_s: float,
-        left_s: float | None,
-    ) -> None:
-        from rich.console import Group
-        from rich.text import Text
-
-        lines = self._lines.of(trials)
-        for line in lines:
-            self.note(line)
-        now = time.monotonic()
-        if lines or now - self._drawn_at >= REFRESH_EVERY_S:
-            self._drawn_at = now
-            best = next(iter(ranked(trials)), None)
-            drawn = [
-                "",
-                f"trials  {_counts(trials, planned)}",
-                f"best    {_best(trials)}  {point_label(best.point)}" if best else "best    no trial is scored yet",
-                f"time    {_spent(seconds, gpu_s, left_s)}",
-                "",
-                *_running_table(_under_way(trials, running)),
-            ]
-            shown = [Text(line, no_wrap=True, overflow="ellipsis") for line in drawn]
-            self._live.update(Group(*shown), refresh=True)
-
-    def note(self, text: str) -> None:
-        self._live.console.print(text, soft_wrap=True)
-
-    def close(self) -> None:
-        self._live.stop()
-
-
-def open_sweep_display(every_s: float, stream: TextIO | None = None) -> SweepDisplay:
-    """A table where `stream` (stdout where None is given) is a terminal, else lines, of the sweep every `every_s` s."""
-    stream = stream or sys.stdout
-    return TerminalSweepDisplay(stream) if stream.isatty() else PlainSweepDisplay(stream, every_s)
+    def _has_turned(self, trial: Trial) -> bool:
+        """Whether a trial has started, started again or ended since the last call."""
+        before = self._before.get(trial.number)
+        self._before[trial.number] = trial
+        if before is None or before.status != trial.status:
+            return True
+        return trial.status == "running" and trial.attempts > max(before.attempts, 1)
 
 
 def final_table(trials: Sequence[Trial], axes: Sequence[str], top: int = 10) -> list[str]:
@@ -182,6 +123,15 @@ def final_table(trials: Sequence[Trial], axes: Sequence[str], top: int = 10) -> 
         score = f"hard dice {best.dice:.4f} at original resolution, epoch {best.best_epoch}"
         lines += ["", *_folded(f"best is trial {best.number}: {score}  {point_label(best.point)}")]
     return lines
+
+
+def importance_lines(trials: Sequence[Trial], space: Mapping[str, Axis]) -> list[str]:
+    """How much each axis matters, in lines of at most `COLUMNS` columns; none where nothing is known."""
+    found = importance(trials, space)
+    if not found:
+        return []
+    told = ", ".join(f"{short_name(axis)} {part.label}" for axis, part in found.items())
+    return _folded(f"importance  {told if tells_apart(found) else 'too few trials to tell'}")
 
 
 def _turn(trial: Trial) -> str:
@@ -209,18 +159,9 @@ def _counts(trials: Sequence[Trial], planned: int) -> str:
     return ", ".join([text, *(f"{count[status]} {status}" for status in ("running", "infeasible") if count[status])])
 
 
-def _best(trials: Sequence[Trial]) -> str:
-    best = next(iter(ranked(trials)), None)
-    return f"dice {best.dice:.4f} (trial {best.number})" if best else ""
-
-
 def _spent(seconds: float, gpu_s: float, left_s: float | None) -> str:
     left = "" if left_s is None else f", about {clock(left_s)} left"
     return f"{clock(seconds)} spent{left}, {gpu_s / 3600:.2f} GPU-hours"
-
-
-def _under_way(trials: Sequence[Trial], running: Mapping[int, Progress | None]) -> list[tuple[Trial, Progress | None]]:
-    return [(trial, running[trial.number]) for trial in trials if trial.number in running]
 
 
 def _epoch(trial: Trial, now: Progress | None) -> str:
@@ -230,9 +171,9 @@ def _epoch(trial: Trial, now: Progress | None) -> str:
     return f"epoch {trial.epochs + 1}" if trial.attempts else "waiting"
 
 
-def _running_table(under_way: Sequence[tuple[Trial, Progress | None]]) -> list[str]:
+def _running_table(under_way: Sequence[tuple[Trial, Progress | None]]) -> Table:
     trials = [trial for trial, _ in under_way]
-    return _drawn(
+    return _table(
         [
             ("trial", [str(trial.number) for trial in trials]),
             ("running", [_epoch(trial, now) for trial, now in under_way]),
@@ -268,17 +209,28 @@ def _leaders(order: Sequence[Trial], axes: Sequence[str]) -> list[str]:
     return lines + _drawn(columns)
 
 
+def _table(columns: Sequence[Column]) -> Table:
+    """Headings, broken after `_`, `,`, `.` and spaces, and the rows below them; numbers to the right.
+
+    Where there is no room for all, the last column is cut.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for place, (name, values) in enumerate(columns, start=1):
+        table.add_column(
+            Text(re.sub(r"(?<=[_,.]) ?| ", "\n", name)),
+            justify="right" if all(re.fullmatch(r"[-0-9.,:e]*( M)?", value) for value in values) else "left",
+            no_wrap=place < len(columns),
+        )
+    for row in zip(*(values for _, values in columns), strict=True):
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+    return table
+
+
 def _drawn(columns: Sequence[Column]) -> list[str]:
-    """Headings, broken after `_`, `,`, `.` and spaces, and the rows below them; numbers to the right."""
-    headings = [re.sub(r"(?<=[_,.]) ?| ", "\n", name).split("\n") for name, _ in columns]
-    height = max(map(len, headings))
-    cells = []
-    for heading, (_, values) in zip(headings, columns, strict=True):
-        column = [*[""] * (height - len(heading)), *heading, *values]
-        width = max(map(len, column))
-        numbers = all(re.fullmatch(r"[-0-9.,:e]*( M)?", value) for value in values)
-        cells.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
-    return ["  ".join(row).rstrip() for row in zip(*cells, strict=True)]
+    """The table as lines, as wide as they come."""
+    text = io.StringIO()
+    Console(file=text, width=WIDEST, force_terminal=False).print(_table(columns))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def _in_millions(parameters: int) -> str:

@@ -32,7 +32,7 @@ from segtrain.storage.files import Storage, is_remote, join
 from segtrain.storage.scratch import scratch_folder
 from segtrain.tune import space, sweep_record
 from segtrain.tune.callback import Watching
-from segtrain.tune.display import SweepDisplay, final_table, open_sweep_display
+from segtrain.tune.display import SweepDisplay, final_table, importance_lines
 from segtrain.tune.placement_groups import TrialGroups
 from segtrain.tune.search import PointSearch, Verdict
 from segtrain.tune.stopping import Budget, Stopping
@@ -61,7 +61,7 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     data = pinned(recipe, storage)
     with nodes.connection():
         concurrent = _check_cluster(recipe)
-        display = open_sweep_display(recipe.run.progress_every_s)
+        display = SweepDisplay(recipe.run.progress_every_s)
         if data.older_version is not None:
             display.note(data.older_version)
         try:
@@ -278,7 +278,8 @@ class _Driver:
         """
         self._record.raise_fault()
         trials = self._record.trials
-        for line in final_table(trials, list(self._recipe.tune.space)):
+        axes = self._recipe.tune.space
+        for line in [*final_table(trials, list(axes)), *importance_lines(trials, axes)]:
             self._display.note(line)
         ranked = leaderboard.ranked(trials)
         if not ranked:

@@ -2,13 +2,15 @@
 
 import io
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
 
+from segtrain.config import Axis
 from segtrain.runs.status import Progress
 from segtrain.runs.trials import ScoredEpoch, Trial
-from segtrain.tune.display import COLUMNS, PlainSweepDisplay, SweepDisplay, final_table, open_sweep_display
+from segtrain.tune.display import COLUMNS, SweepDisplay, final_table, importance_lines
 
 POINT = {"model.filters": 16, "data.height,data.width": [96, 144], "loss.terms": {"dice": 1.0, "bce": 1.0}}
 IN_WORDS = "filters=16 height,width=96,144 terms=dice:1+bce:1"
@@ -31,7 +33,7 @@ class Terminal(io.StringIO):
 
 def test_each_trial_has_a_line_when_it_starts_and_when_it_ends() -> None:
     stream = io.StringIO()
-    display = PlainSweepDisplay(stream, every_s=60.0)
+    display = SweepDisplay(stream=stream, every_s=60.0)
     under_way = Trial(0, POINT, "running")
     show(display, under_way)  # and the first line of state
     show(display, replace(under_way, attempts=1))
@@ -48,7 +50,7 @@ def test_each_trial_has_a_line_when_it_starts_and_when_it_ends() -> None:
 
 def test_a_trial_that_is_tried_again_says_so() -> None:
     stream = io.StringIO()
-    display = PlainSweepDisplay(stream, every_s=60.0)
+    display = SweepDisplay(stream=stream, every_s=60.0)
     show(display, trial(0, 0.9))
     show(display, trial(0, 0.9).started())
     show(display, trial(0, 0.9).started().ended("failed", "its process was lost"))
@@ -58,13 +60,13 @@ def test_a_trial_that_is_tried_again_says_so() -> None:
 
 def test_an_infeasible_trial_has_its_reason_and_no_score() -> None:
     stream = io.StringIO()
-    show(PlainSweepDisplay(stream, every_s=60.0), Trial(4, POINT, "infeasible", "needs 21.3 GiB; a device has 16.0"))
+    show(SweepDisplay(stream=stream, every_s=60.0), Trial(4, POINT, "infeasible", "needs 21.3 GiB; a device has 16.0"))
     assert stream.getvalue().startswith(f"trial 4 infeasible  needs 21.3 GiB; a device has 16.0  {IN_WORDS}\n")
 
 
 def test_the_line_of_state_counts_trials_and_names_best_time_and_cost() -> None:
     stream = io.StringIO()
-    display = PlainSweepDisplay(stream, every_s=0.0)
+    display = SweepDisplay(stream=stream, every_s=0.0)
     trials = [
         trial(0, 0.9).ended("finished"),
         trial(1, 0.95).ended("stopped"),
@@ -83,13 +85,13 @@ def test_the_line_of_state_counts_trials_and_names_best_time_and_cost() -> None:
 
 def test_before_anything_is_known_the_line_of_state_is_short() -> None:
     stream = io.StringIO()
-    PlainSweepDisplay(stream, 5.0).update([], planned=12, running={}, seconds=0.0, gpu_s=0.0, left_s=None)
+    SweepDisplay(5.0, stream).update([], planned=12, running={}, seconds=0.0, gpu_s=0.0, left_s=None)
     assert stream.getvalue() == "0 of 12 over  0:00 spent, 0.00 GPU-hours\n"
 
 
 def test_the_line_of_state_comes_no_more_often_than_asked_for() -> None:
     stream = io.StringIO()
-    display = PlainSweepDisplay(stream, every_s=60.0)
+    display = SweepDisplay(stream=stream, every_s=60.0)
     for _ in range(20):
         show(display)
     assert stream.getvalue().count("\n") == 1
@@ -97,7 +99,7 @@ def test_the_line_of_state_comes_no_more_often_than_asked_for() -> None:
 
 def test_a_terminal_shows_the_sweep_and_its_trials_below_the_lines_of_what_has_ended() -> None:
     stream = Terminal()
-    display = open_sweep_display(60.0, stream)
+    display = SweepDisplay(60.0, stream)
     show(display, trial(0, 0.9).ended("finished"), trial(7, 0.8), running={7: Progress("training", 2, 9, 5, 36)})
     display.note("[red]not markup[/red]")
     display.close()
@@ -116,10 +118,49 @@ def test_a_terminal_shows_the_sweep_and_its_trials_below_the_lines_of_what_has_e
 
 def test_a_terminal_without_a_trial_has_its_table_too() -> None:
     stream = Terminal()
-    display = open_sweep_display(60.0, stream)
+    display = SweepDisplay(60.0, stream)
     show(display)
     display.close()
     assert "no trial is scored yet" in stream.getvalue()
+
+
+def test_a_narrow_terminal_cuts_the_point_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    stream = Terminal()
+    display = SweepDisplay(60.0, stream)
+    show(display, trial(7, 0.8), running={7: Progress("training", 2, 9, 5, 36)})
+    display.close()
+    row = next(line.strip() for line in stream.getvalue().splitlines() if "epoch 2/9" in line)
+    assert row.startswith("7  epoch")
+    assert len(row) == 50 - len("    "), "the number is on the right, below `trial`"
+    assert "0.8000  filters=16" in row
+    assert row.endswith("…")
+
+
+def test_a_file_gets_no_colours_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    display = SweepDisplay(0.0, stream)
+    show(display, trial(7, 0.8), running={7: None})
+    display.note(f"[red]not markup[/red] :smile: {'a long line ' * 40}end")
+    display.close()
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().splitlines()[-1] == f"[red]not markup[/red] :smile: {'a long line ' * 40}end"
+
+
+def test_the_importance_of_axes_is_told_with_how_sure_it_is() -> None:
+    space = {"model.filters": Axis(choice=(8, 16)), "train.seed": Axis(choice=(0, 1))}
+    trials = [
+        replace(
+            trial(number, 0.9 - 0.2 * (number % 2) + 0.001 * number),
+            point={"model.filters": 8 << number % 2, "train.seed": number // 2 % 2},
+        ).ended("finished")
+        for number in range(40)
+    ]
+    (line,) = importance_lines(trials, space)
+    assert re.fullmatch(r"importance  filters \d+ % \(\d+ to \d+ %\), seed \d+ % \(\d+ to \d+ %\)", line)
+    assert importance_lines(trials[:4], space) == ["importance  too few trials to tell"]
+    assert importance_lines(trials[:3], space) == []
 
 
 def test_the_leaderboard_has_a_column_for_each_axis() -> None:

@@ -25,7 +25,7 @@ from segtrain.runs.trials import (
 )
 from segtrain.storage.files import Storage, join
 from segtrain.tune import sweep
-from segtrain.tune.display import PlainSweepDisplay
+from segtrain.tune.display import SweepDisplay
 from segtrain.tune.stopping import TAKEN, Budget, Stopping
 from segtrain.tune.sweep_record import SweepRecord, holds_sweep
 from tests.support.labelled import LabelledSet
@@ -242,7 +242,7 @@ def test_a_sweep_whose_driver_was_killed_at_its_end_gets_leaderboard_recipe_and_
         history = (ScoredEpoch(1, 0.8 + number / 10, 1.0, 2.0),)
         write_trial(folder, Trial(number, {"train.seed": number}, "finished", history=history), Storage())
         Path(trial_folder(folder, number), "recipe.yaml").write_text(recipe.to_yaml())
-    display = PlainSweepDisplay(io.StringIO(), 1.0)
+    display = SweepDisplay(1.0, io.StringIO())
     best = sweep._Driver(Pinned(recipe, Storage(), None, None), never, [], 1, display).run(resume=True)
     assert best.number == 1
     assert read_sweep(folder, Storage()).state == "finished"  # type: ignore[union-attr]
