@@ -104,10 +104,10 @@ def crop_corner(
     boundary: float = 0.0,
     mask: Callable[[], NDArray[np.uint8]] | None = None,
 ) -> tuple[int, int]:
-    """(top, left) of a window of `size` (height, width) in a picture of the `stored` one; every place is as likely.
+    """(top, left) of a window of `size` (height, width) in a picture of `stored` (height, width).
 
-    But a share `boundary` of the windows holds an object's edge, where `mask()`, uint8 {0, 1} (H, W), has one: each
-    place of the edge is as likely, and so is each place of it in the window.
+    All places are equally likely, but a share `boundary` of the windows holds an object's edge, where `mask()`, uint8
+    {0, 1} (H, W), has one. Then all places of the edge are equally likely, and all places of it in the window.
     """
     number = uniforms(seed, epoch, np.array([key], np.int64), 13)[0, 7:]
     # Numbers 7 and 8 place a window anywhere, and did before there were edges to place one on.

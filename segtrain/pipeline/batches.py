@@ -1,8 +1,8 @@
 """What a worker hands to its replicas for one step, and how decoded pictures are laid out in it.
 
 Pictures stay uint8 until they are on the device. A batch is one block of memory a replica, filled once and given to
-TensorFlow without a copy: `tf.stack` and `tf.constant` would take 4 to 6 ms a picture of 1918x1280, as long as
-decoding it, because they fault their memory in page by page, and NumPy asks the kernel for huge pages.
+TensorFlow without a copy. `tf.stack` and `tf.constant` would take 4 to 6 ms for a picture of 1918x1280, which is the
+time of decoding it: they fault their memory in page by page, while NumPy asks the kernel for huge pages.
 """
 
 from collections.abc import Sequence

@@ -4,8 +4,9 @@ TensorFlow's eager ops let go of Python's lock, so a thread pool decodes on ever
 with deterministic ops on, TensorFlow runs a map that a generator feeds one element at a time.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,47 +14,38 @@ from numpy.typing import NDArray
 
 from segtrain.dataset.shards import Row, unpack_mask, unpack_mask_window
 from segtrain.errors import DataError
+from segtrain.pipeline.batches import DecodedPicture
+from segtrain.pipeline.plan import sample_key
 
 _JPEG = b"\xff\xd8\xff"
 
 
-class Pixels(NamedTuple):
-    """A decoded picture with its mask."""
-
-    image: NDArray[np.uint8]
-    """(H, W, 3), RGB."""
-    mask: NDArray[np.uint8]
-    """{0, 1} (H, W)."""
-
-
-def decode_picture(row: Row, height: int, width: int) -> Pixels:
+def decode_picture(row: Row, height: int, width: int) -> DecodedPicture:
     """Image and mask of a labelled row, resized to (height, width).
 
     Raises `DataError` that names the id where the bytes cannot be decoded.
     """
-    return Pixels(decode_image(row, height, width), decode_mask(row, height, width))
+    image, mask = decode_image(row, height, width), decode_mask(row, height, width)
+    return DecodedPicture(row.id, sample_key(row.id), image, mask)
 
 
-def decode_window(row: Row, top: int, left: int, height: int, width: int) -> Pixels:
+def decode_window(row: Row, top: int, left: int, height: int, width: int) -> DecodedPicture:
     """The same window of image and mask of a labelled row, at the picture's own resolution.
 
     Of an upright JPEG libjpeg decodes only the window's columns, and no row below it (the outermost columns may differ
-    from the whole picture's by a few levels of colour); of the mask only the window's bytes are unpacked. Raises
-    `DataError` that names the id where the bytes cannot be decoded.
+    from the whole picture's by a few levels of colour). Of the mask only the window's bytes are unpacked.
+    Raises `DataError` that names the id where the bytes cannot be decoded.
     """
     assert 0 <= top <= row.height - height, "the window is inside the picture"
     assert 0 <= left <= row.width - width, "the window is inside the picture"
     assert row.mask is not None, f"id {row.id} has no mask"
     window = slice(top, top + height), slice(left, left + width)
     mask = unpack_mask_window(row.mask, row.height, row.width, window)
-    if not (row.image.startswith(_JPEG) and row.orientation == 1):
-        return Pixels(decode_image(row, row.height, row.width)[window], mask)
-    try:
-        with tf.device("/CPU:0"):
-            image = tf.io.decode_and_crop_jpeg(row.image, (top, left, height, width), channels=3).numpy()
-    except tf.errors.OpError as error:
-        raise DataError(f"id {row.id}: the image cannot be decoded: {error.message}") from None
-    return Pixels(image, mask)
+    if row.image.startswith(_JPEG) and row.orientation == 1:
+        image = _decode(row, tf.io.decode_and_crop_jpeg, crop_window=(top, left, height, width), channels=3)
+    else:
+        image = decode_image(row, row.height, row.width)[window]
+    return DecodedPicture(row.id, sample_key(row.id), image, mask)
 
 
 def decode_image(row: Row, height: int, width: int) -> NDArray[np.uint8]:
@@ -61,16 +53,21 @@ def decode_image(row: Row, height: int, width: int) -> NDArray[np.uint8]:
 
     A JPEG is decoded at the smallest of libjpeg's scales (1/8 to 1) that still covers the size, and then resized.
     """
+    if row.image.startswith(_JPEG):
+        decoded = _decode(row, tf.io.decode_jpeg, channels=3, ratio=_jpeg_ratio(row.height, row.width, height, width))
+    else:
+        decoded = _as_rgb(_decode(row, tf.io.decode_image, expand_animations=False))
+    return resize_image(_turn_upright(decoded, row.orientation), height, width)
+
+
+def _decode(row: Row, operation: Callable[..., tf.Tensor], **options: Any) -> NDArray[np.uint8]:
+    """What one of TensorFlow's decoders makes of the image, on the CPU."""
     try:
         with tf.device("/CPU:0"):
-            if row.image.startswith(_JPEG):
-                ratio = _jpeg_ratio(row.height, row.width, height, width)
-                decoded = tf.io.decode_jpeg(row.image, channels=3, ratio=ratio).numpy()
-            else:
-                decoded = _as_rgb(tf.io.decode_image(row.image, expand_animations=False).numpy())
+            pixels: NDArray[np.uint8] = operation(row.image, **options).numpy()
+            return pixels
     except tf.errors.OpError as error:
         raise DataError(f"id {row.id}: the image cannot be decoded: {error.message}") from None
-    return resize_image(_turn_upright(decoded, row.orientation), height, width)
 
 
 def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -106,7 +103,7 @@ def _mean_of_rows(mask: NDArray[np.uint8], height: int) -> NDArray[np.float32]:
 
 
 def _jpeg_ratio(stored_height: int, stored_width: int, height: int, width: int) -> int:
-    """The largest scale-down (libjpeg rounds sizes up) that leaves both sides at least as long as asked.
+    """The largest scale-down that leaves neither side shorter than asked; libjpeg rounds sizes up.
 
     Both sizes are upright ones: turning by a quarter exchanges the sides of both alike.
     """

@@ -1,10 +1,12 @@
 """Who reads which sample at which step: pure functions of the manifest's facts and the seed, never of the worker count.
 
-An epoch's order is made in five steps. (1) The row groups, and the samples inside each, are permuted and form one
-virtual list. (2) The list is cut into `lanes` contiguous lanes, whose lengths differ by one at most. (3) Within a lane,
-whole pieces of row groups form windows of up to `window_bytes`, and the samples of a window are shuffled together.
-(4) Sample k of the epoch is lane `k % lanes`, position `k // lanes`; global batch t is samples `[t * B, (t + 1) * B)`.
-(5) Worker w of W owns the lanes l with `l % W == w`.
+An epoch's order is made in five steps:
+
+1. The row groups, and the samples inside each, are permuted and form one virtual list.
+2. The list is cut into `lanes` contiguous lanes, whose lengths differ by one at most.
+3. Within a lane, whole pieces of row groups form windows of up to `window_bytes`. The samples of a window are shuffled.
+4. Sample k of the epoch is lane `k % lanes`, position `k // lanes`. Global batch t is samples `[t * B, (t + 1) * B)`.
+5. Worker w of W owns the lanes l with `l % W == w`.
 
 Every random choice comes from a Philox stream keyed by a hash of (fingerprint, seed, epoch, purpose, number), so any
 window can be drawn on its own: an epoch takes O(row groups) memory, and resuming at a step draws nothing before it.
@@ -65,12 +67,11 @@ class EpochPlan:
         self.samples = int(self._starts[-1])
         self.steps = -(-self.samples // global_batch_size)
 
-    def global_batch(self, step: int) -> list[Sample]:
-        """The samples of global batch `step`, in order: `global_batch_size` of them, fewer in the last."""
-        return self.worker_batch(step, worker=0, workers=1)
-
     def worker_batch(self, step: int, worker: int, workers: int) -> list[Sample]:
-        """The part of global batch `step` that `worker` owns, in global order; at most `slots_per_worker` samples."""
+        """The part of global batch `step` that `worker` owns, in global order; at most `slots_per_worker` samples.
+
+        Worker 0 of 1 owns all of it: `global_batch_size` samples, fewer in the last batch.
+        """
         start, stop = step * self._batch, min((step + 1) * self._batch, self.samples)
         lanes = range(worker, self._lanes, workers)
         rounds = np.arange(start // self._lanes, -(-stop // self._lanes))
@@ -194,9 +195,7 @@ class EpochPlan:
 
 def _starts(sizes: Int64) -> Int64:
     """Where things of these sizes, laid end to end, start, and where the last one ends: int64 (n + 1,)."""
-    starts = np.zeros(sizes.size + 1, np.int64)
-    np.cumsum(sizes, out=starts[1:])
-    return starts
+    return np.concatenate(([0], np.cumsum(sizes)))
 
 
 def _cut_lanes(starts: Int64, lanes: int) -> tuple[Int64, Int64]:

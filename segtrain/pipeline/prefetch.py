@@ -1,75 +1,43 @@
 """An iterator that runs ahead in a thread of its own."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Up to `depth` items of `source` are made before they are asked for.
+    """Makes items of `source` before they are asked for: `depth` of them are ready, and one more is in the making.
 
-    What the source raises is raised by `next`, after the items made before it. `close`, or leaving the `with` block,
-    ends the thread; from then on there are no more items.
+    `next` raises what the source raises, after the items made before it. `close`, or leaving the `with` block, ends
+    the thread. From then on there are no more items.
     """
 
     def __init__(self, source: Iterator[T], depth: int, name: str) -> None:
         self._source = source
-        self._depth = depth
-        self._items: deque[T] = deque()
-        self._error: BaseException | None = None
-        self._ended = False
-        self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for item in self._source:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
-                    if self._closed:
-                        return
-                    self._items.append(item)
-                    self._changed.notify_all()
-        except BaseException as error:
-            self._error = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._coming = deque(self._thread.submit(next, source) for _ in range(depth + 1))
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> T:
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
-            if self._closed:
-                raise StopIteration
-            if self._items:
-                self._changed.notify_all()
-                return self._items.popleft()
-            if self._error is not None:
-                raise self._error
+        if not self._coming:
             raise StopIteration
+        item = self._coming[0].result()  # an error, or the end, stays in front and is raised again
+        self._coming.popleft()
+        self._coming.append(self._thread.submit(next, self._source))
+        return item
 
     def close(self) -> None:
         """End the thread and drop what it made. Waits for the item in the making."""
-        with self._changed:
-            self._closed = True
-            self._items.clear()
-            self._changed.notify_all()
-        self._thread.join()
+        self._coming.clear()
+        self._thread.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()

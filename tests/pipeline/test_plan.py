@@ -43,16 +43,16 @@ def test_workers_together_read_the_same_sequence_for_any_number_of_them(workers:
         shares = [plan.worker_batch(step, worker, workers) for worker in range(workers)]
         owners = np.arange(step * 5, min((step + 1) * 5, plan.samples)) % 8 % workers
         merged = [shares[owner].pop(0) for owner in owners]
-        assert merged == make_plan(ROWS).global_batch(step)
+        assert merged == make_plan(ROWS).worker_batch(step, 0, 1)
         assert not any(shares)
 
 
 def test_resuming_at_any_step_continues_the_same_sequence() -> None:
     plan = make_plan(ROWS)
-    batches = [plan.global_batch(step) for step in range(plan.steps)]
+    batches = [plan.worker_batch(step, 0, 1) for step in range(plan.steps)]
     for start in range(plan.steps):
         resumed = make_plan(ROWS)
-        assert [resumed.global_batch(step) for step in range(start, plan.steps)] == batches[start:]
+        assert [resumed.worker_batch(step, 0, 1) for step in range(start, plan.steps)] == batches[start:]
 
 
 @settings(max_examples=60)
@@ -133,7 +133,7 @@ def test_the_first_reads_take_no_longer_in_a_long_epoch() -> None:
 def test_epochs_seeds_and_data_sets_have_different_orders() -> None:
     def order(fingerprint: str, seed: int, epoch: int) -> list[Sample]:
         plan = EpochPlan(fingerprint, seed, epoch, make_table(ROWS), 5, 8, 100)
-        return [sample for step in range(plan.steps) for sample in plan.global_batch(step)]
+        return [sample for step in range(plan.steps) for sample in plan.worker_batch(step, 0, 1)]
 
     orders = [order("abc", 1, 0), order("abc", 1, 1), order("abc", 2, 0), order("abd", 1, 0)]
     assert all(left != right for at, left in enumerate(orders) for right in orders[:at])
@@ -180,8 +180,8 @@ def test_global_batches_deal_the_lanes_round_robin_in_a_worked_example() -> None
     plan = make_plan([2, 2, 3], batch=4, lanes=3)
     a, b, c = (lane_of(make_plan([2, 2, 3], 4, 3), lane, 3) for lane in range(3))
     assert plan.steps == 2
-    assert plan.global_batch(0) == [a[0], b[0], c[0], a[1]]
-    assert plan.global_batch(1) == [b[1], c[1], a[2]]
+    assert plan.worker_batch(0, 0, 1) == [a[0], b[0], c[0], a[1]]
+    assert plan.worker_batch(1, 0, 1) == [b[1], c[1], a[2]]
     assert plan.worker_batch(0, worker=0, workers=2) == [a[0], c[0], a[1]]  # lanes 0 and 2
     assert plan.worker_batch(1, worker=1, workers=2) == [b[1]]
 
@@ -225,8 +225,8 @@ def test_a_row_group_larger_than_a_window_is_a_window_of_its_own() -> None:
 def test_the_order_of_a_small_set_is_pinned() -> None:
     # Resuming a run depends on this order: a change of it needs a new data-set or checkpoint version.
     plan = make_plan([2, 3, 1], batch=3, lanes=2)
-    assert plan.global_batch(0) == [(1, 0), (0, 0), (2, 0)]
-    assert plan.global_batch(1) == [(0, 1), (1, 1), (1, 2)]
+    assert plan.worker_batch(0, 0, 1) == [(1, 0), (0, 0), (2, 0)]
+    assert plan.worker_batch(1, 0, 1) == [(0, 1), (1, 1), (1, 2)]
 
 
 def test_smaller_sets_of_groups_lie_in_larger_ones() -> None:

@@ -42,7 +42,7 @@ def draw_foreground(cars: int, seed: int) -> tuple[Floats, RowGroupTable]:
 def epoch_order(table: RowGroupTable, epoch: int, seed: int = 0, batch: int = BATCH) -> Ints:
     """Stored numbers of the samples, int64 (n,), in the order in which an epoch brings them."""
     plan = EpochPlan("shuffling", seed, epoch, table, batch, LANES, WINDOW_BYTES)
-    samples = np.concatenate([plan.global_batch(step) for step in range(plan.steps)])
+    samples = np.concatenate([plan.worker_batch(step, 0, 1) for step in range(plan.steps)])
     firsts = np.cumsum(table.rows) - table.rows
     order: Ints = firsts[samples[:, 0]] + samples[:, 1]
     return order
