@@ -86,22 +86,13 @@ class FittedNetwork:
         return found
 
     def _whole(self, pictures: Sequence[NDArray[np.uint8]], batch: int) -> list[NDArray[np.float32]]:
-        logits: list[NDArray[np.float32]] = []
-        for first in range(0, len(pictures), batch):
-            logits += list(self._run(np.stack(pictures[first : first + batch])))
-        return logits
+        starts = range(0, len(pictures), batch)
+        return [logits for start in starts for logits in self._run(np.stack(pictures[start : start + batch]))]
 
     def _tiled(self, picture: NDArray[np.uint8], layout: Layout) -> NDArray[np.float32]:
         target = np.empty((*picture.shape[:2], 1), np.float32)
-        blend(
-            picture,
-            target,
-            layout.tile,
-            self._inference.overlap,
-            self._run,
-            layout.batch,
-            multiple=self.member.multiple,
-        )
+        overlap, multiple = self._inference.overlap, self.member.multiple
+        blend(picture, target, layout.tile, overlap, self._run, layout.batch, multiple=multiple)
         return target
 
     def _run(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,20 +18,18 @@ def export(source: str, destination: str, storage: Storage) -> None:
     from it needs nothing else. Nothing that is there is written over. Raises `UserError` where `source` is not one
     network of Keras or something is at `destination`.
     """
-    taken = [destination]
-    if destination.endswith(".keras"):
-        taken.append(metrics_beside(destination))
-    for url in taken:
+    is_file = destination.endswith(".keras")
+    for url in (destination, metrics_beside(destination)) if is_file else (destination,):
         if storage.exists(url):
             raise UserError(f"{url} is there already; remove it or give another place to export to")
     networks = read_networks(source, storage, trust_saved_model=True)  # to be refused, not to be loaded
     if len(networks) > 1:
         raise UserError(f"{source} is an ensemble; export its members one by one: {networks[0].name} and so on")
     network = networks[0]
-    model = None if network.kind == "saved_model" else load_network(network).model
-    if model is None:
+    if network.kind == "saved_model":
         raise UserError(f"{source} is a SavedModel already; copy it as it is, or export from the run")
-    if destination.endswith(".keras"):
+    model = load_network(network).model
+    if is_file:
         if network.metrics is not None:
             storage.write_bytes(metrics_beside(destination), network.metrics)
         storage.write_bytes(destination, network.files[MODEL_NAME])

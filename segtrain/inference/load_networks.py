@@ -1,10 +1,11 @@
-"""Trained networks on the device, from the files that `inference.stored` has read."""
+"""Trained networks on the device, from the files that `inference.stored_networks` has read."""
 
 import io
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,12 +19,16 @@ from segtrain.runs.run_folder import MODEL_NAME
 from segtrain.storage.files import Storage
 from segtrain.storage.scratch import scratch_folder
 
+Apply = Callable[[tf.Tensor], tf.Tensor]
+"""Pictures float32 (B, H, W, 3) in [0, 1] to logits (B, H, W, 1), as at inference."""
+Shape = Sequence[int | None]
+
 CHANNELS = 3
 DAMAGED = (
     *(ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, OSError, EOFError),
-    *(RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+    *(RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error, tf.errors.OpError),
 )
-"""What Keras raises for a file that is damaged or foreign, depending on which part of it is."""
+"""What Keras and TensorFlow raise for a damaged or foreign file, depending on which part is. They have no own error."""
 UNKNOWN_MULTIPLE = 32
 """Where nothing tells how often a network halves its input: five times, as most encoders do, suits fewer as well."""
 
@@ -34,8 +39,7 @@ class Member:
 
     name: str
     """The URL that it was loaded from."""
-    apply: Callable[[tf.Tensor], tf.Tensor]
-    """Pictures float32 (B, H, W, 3) in [0, 1] to logits (B, H, W, 1), as at inference."""
+    apply: Apply
     digest: str
     """32 hex digits over the bytes of the model's files."""
     size: tuple[int, int] | None = None
@@ -59,59 +63,51 @@ def load_network(network: StoredNetwork) -> Member:
     Raises `UserError` for a file that is no model, and for a model that does not map pictures of 3 channels to one
     channel of logits.
     """
-    return _load_keras(network) if network.kind == "keras" else _load_saved_model(network)
-
-
-def _load_keras(network: StoredNetwork) -> Member:
-    url, data = network.name, network.files[MODEL_NAME]
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise UserError(f"{url} is no .keras file, which is a zip archive; give one that training or Keras wrote")
+    kind, load = ("Keras model", _load_keras) if network.kind == "keras" else ("SavedModel", _load_saved_model)
+    if network.kind == "keras" and not zipfile.is_zipfile(io.BytesIO(network.files[MODEL_NAME])):
+        raise UserError(
+            f"{network.name} is no .keras file, which is a zip archive; give one that training or Keras wrote"
+        )
     with scratch_folder("model") as folder:
-        local = folder / MODEL_NAME
-        local.write_bytes(data)
+        for name, data in network.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
         try:
-            model = keras.models.load_model(local, compile=False)
-            shapes = _shape(model.input_shape), _shape(model.output_shape)
-        # Keras has no error of its own for these; what a damaged or foreign file raises depends on which part of it
-        # is read first.
+            apply, takes, gives, model = load(folder)
         except DAMAGED as error:
-            raise UserError(f"{url} is no Keras model that can be read here: {_first_line(error)}") from None
-    size = _checked_size(url, *shapes)
-    padding = next((layer for layer in model.layers if isinstance(layer, PadToMultiple)), None)
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{network.name} is no {kind} that can be read here: {first_line}") from None
+    facts, size = network.facts, _checked_size(network.name, takes, gives)
+    if facts is not None and facts.input.fit == "resize":
+        size = facts.input.height, facts.input.width
+    return Member(network.name, apply, network.digest, size, _multiple(model, facts), facts, model)
+
+
+def _load_keras(folder: Path) -> tuple[Apply, Shape, Shape, keras.Model | None]:
+    """The model's function, the shapes that it takes and gives, and the model."""
+    model = keras.models.load_model(folder / MODEL_NAME, compile=False)
 
     def apply(pictures: tf.Tensor) -> tf.Tensor:
         return model(tf.cast(pictures, model.inputs[0].dtype), training=False)
 
-    facts = network.facts
-    multiple = padding.multiple if padding is not None else _multiple(facts)
-    return Member(url, apply, network.digest, _size(facts, size), multiple, facts, model)
+    return apply, _shape(model.input_shape), _shape(model.output_shape), model
 
 
-def _load_saved_model(network: StoredNetwork) -> Member:
-    url = network.name
-    with scratch_folder("model") as unpacked:
-        for name, data in network.files.items():
-            local = unpacked / name
-            local.parent.mkdir(exist_ok=True)
-            local.write_bytes(data)
-        try:
-            loaded = tf.saved_model.load(str(unpacked))
-            serve = loaded.signatures["serving_default"]
-            ((argument, takes),) = serve.structured_input_signature[1].items()
-            ((result, gives),) = serve.structured_outputs.items()
-        except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{url} is no SavedModel that can be read here: {_first_line(error)}") from None
-    size = _checked_size(url, _shape(takes.shape), _shape(gives.shape))
+def _load_saved_model(folder: Path) -> tuple[Apply, Shape, Shape, keras.Model | None]:
+    """The same of a SavedModel, which is no Keras model."""
+    loaded = tf.saved_model.load(str(folder))
+    serve = loaded.signatures["serving_default"]
+    ((argument, takes),) = serve.structured_input_signature[1].items()
+    ((result, gives),) = serve.structured_outputs.items()
 
     def apply(pictures: tf.Tensor, owner: Any = loaded) -> tf.Tensor:
         # `owner` keeps the variables alive, which the signature alone does not.
         return serve(**{argument: tf.cast(pictures, takes.dtype)})[result]
 
-    facts = network.facts
-    return Member(url, apply, network.digest, _size(facts, size), _multiple(facts), facts)
+    return apply, _shape(takes.shape), _shape(gives.shape), None
 
 
-def _checked_size(url: str, takes: Sequence[int | None], gives: Sequence[int | None]) -> tuple[int, int] | None:
+def _checked_size(url: str, takes: Shape, gives: Shape) -> tuple[int, int] | None:
     """The one size (height, width) that the network takes, or None where it takes any."""
     if len(takes) != 4 or len(gives) != 4:
         raise UserError(f"{url} maps {tuple(takes)} to {tuple(gives)}; a network from pictures to logits is needed")
@@ -122,7 +118,7 @@ def _checked_size(url: str, takes: Sequence[int | None], gives: Sequence[int | N
     return None if takes[1] is None or takes[2] is None else (takes[1], takes[2])
 
 
-def _shape(shape: Any) -> tuple[int | None, ...]:
+def _shape(shape: Any) -> Shape:
     """A shape as Keras or TensorFlow gives it. Raises TypeError for the shapes of several inputs."""
     sizes = tuple(shape)
     if not all(size is None or isinstance(size, int) for size in sizes):
@@ -130,15 +126,8 @@ def _shape(shape: Any) -> tuple[int | None, ...]:
     return sizes
 
 
-def _size(facts: Facts | None, fixed: tuple[int, int] | None) -> tuple[int, int] | None:
-    if facts is not None and facts.input.fit == "resize":
-        return facts.input.height, facts.input.width
-    return fixed
-
-
-def _multiple(facts: Facts | None) -> int:
-    return UNKNOWN_MULTIPLE if facts is None else 2**facts.model.depth
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _multiple(model: keras.Model | None, facts: Facts | None) -> int:
+    """Cells of the network's grid in pixels, by its own layers or else by its facts."""
+    layers = [] if model is None else model.layers
+    known = UNKNOWN_MULTIPLE if facts is None else 2**facts.model.depth
+    return next((layer.multiple for layer in layers if isinstance(layer, PadToMultiple)), known)

@@ -7,6 +7,7 @@ work on the host, in any thread; `forward` uses the device, one caller at a time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,8 @@ class Predictor:
             raise ValueError("a predictor needs at least one member")
         self._networks = [FittedNetwork(member, inference, device_bytes) for member in members]
         self._flip = inference.flip
-        self.threshold: float = threshold_of(members) if inference.threshold is None else inference.threshold
+        trained = threshold_of([member.facts for member in members])
+        self.threshold: float = trained if inference.threshold is None else inference.threshold
         """A pixel is object where its probability is at least this."""
         self.digest: str = combined_digest(member.digest for member in members)
         """16 hex digits over the bytes of the models' files."""
@@ -85,11 +87,8 @@ class Predictor:
 
     def finish(self, logits: Logits) -> NDArray[np.float32]:
         """Probabilities float32 (height, width): the mean over networks and mirror images, each upsampled first."""
-        total = upsample_probability(logits.maps[0], logits.height, logits.width)
-        for each in logits.maps[1:]:
-            total = total + upsample_probability(each, logits.height, logits.width)
-        mean: NDArray[np.float32] = total / np.float32(len(logits.maps)) if len(logits.maps) > 1 else total
-        return mean
+        total = reduce(np.add, (upsample_probability(each, logits.height, logits.width) for each in logits.maps))
+        return total / np.float32(len(logits.maps)) if len(logits.maps) > 1 else total
 
     def probability(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """All three stages: uint8 (H, W, 3) to probabilities float32 (H, W)."""

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,7 +24,7 @@ from segtrain.storage.json_text import read_json
 DEFAULT_THRESHOLD = 0.5
 SAVED_MODEL = "saved_model.pb"
 SETTLES_IN_S = 30.0
-"""A run that replaces its best network writes `model.keras` first and `metrics.json` last, so much later at most."""
+"""A run that replaces its best network writes `model.keras` first, and `metrics.json` at most this much later."""
 LOOK_EVERY_S = 0.2
 
 Side = Annotated[int, Field(ge=1)]
@@ -55,13 +55,6 @@ class Facts(_Read):
     """Of the `model.keras` that the facts are of; older runs did not note it."""
 
 
-class HasFacts(Protocol):
-    """A network, as files or on the device."""
-
-    @property
-    def facts(self) -> Facts | None: ...
-
-
 @dataclass(frozen=True)
 class StoredNetwork:
     """One trained network as files."""
@@ -74,7 +67,7 @@ class StoredNetwork:
     metrics: bytes | None = None
     """The `metrics.json` beside it."""
     facts: Facts | None = None
-    """What that says; None where there is none."""
+    """What that says; None without a `metrics.json`."""
 
     @property
     def digest(self) -> str:
@@ -109,19 +102,18 @@ def metrics_beside(model_file: str) -> str:
     return join(model_file.rpartition("/")[0] or ".", METRICS_NAME)
 
 
-def threshold_of(members: Sequence[HasFacts]) -> float:
+def threshold_of(members: Sequence[Facts | None]) -> float:
     """The threshold with the highest mean dice over all members' validation pictures; 0.5 where nothing is known.
 
-    Where a member's curve is missing, the mean of the thresholds that members did best with.
+    `members` are the facts of each network. Where a member's curve is missing, it is the mean of the thresholds that
+    members did best with.
     """
-    facts = [member.facts for member in members if member.facts is not None]
-    curves = [fact.threshold_curve for fact in facts if fact.threshold_curve is not None]
+    known = [facts for facts in members if facts is not None]
+    curves = [facts.threshold_curve for facts in known if facts.threshold_curve is not None]
     if len(members) > 1 and len(curves) == len(members) and len({curve.thresholds for curve in curves}) == 1:
         dice, pictures = [curve.dice for curve in curves], [curve.pictures for curve in curves]
         return metrics.pooled_threshold(curves[0].thresholds, dice, pictures)[0]
-    if not facts:
-        return DEFAULT_THRESHOLD
-    return sum(fact.best_threshold for fact in facts) / len(facts)
+    return sum(facts.best_threshold for facts in known) / len(known) if known else DEFAULT_THRESHOLD
 
 
 def _read_source(source: str, storage: Storage, trust_saved_model: bool) -> list[StoredNetwork]:
@@ -172,16 +164,14 @@ def _read_keras(url: str, storage: Storage, *, metrics_due: bool = False) -> Sto
 
 
 def _is_of(facts: Facts | None, data: bytes) -> bool:
-    if facts is None or facts.model_sha256 is None:
-        return True
-    return hashlib.sha256(data).hexdigest() == facts.model_sha256
+    expected = None if facts is None else facts.model_sha256
+    return expected is None or hashlib.sha256(data).hexdigest() == expected
 
 
 def _read_saved_model(url: str, storage: Storage) -> StoredNetwork:
-    names = [SAVED_MODEL]
-    for folder in ("variables", "assets"):
-        names += [join(folder, name) for name in storage.list(join(url, folder))]
-    files = {name: storage.read_bytes(join(url, name)) for name in names}
+    folders = ("variables", "assets")
+    inside = [join(folder, name) for folder in folders for name in storage.list(join(url, folder))]
+    files = {name: storage.read_bytes(join(url, name)) for name in (SAVED_MODEL, *inside)}
     stored = _read(storage, join(url, METRICS_NAME))
     return StoredNetwork(url, "saved_model", files, stored, _parse_facts(stored, join(url, METRICS_NAME)))
 
@@ -200,7 +190,7 @@ def _parse_facts(stored: bytes | None, url: str) -> Facts | None:
 
 
 def _read(storage: Storage, url: str) -> bytes | None:
-    """A file's bytes, or nothing where there is none."""
+    """A file's bytes; None if it does not exist."""
     try:
         return storage.read_bytes(url)
     except FileNotFoundError:

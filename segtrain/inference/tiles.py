@@ -27,14 +27,6 @@ def positions(length: int, tile: int, overlap: float) -> list[int]:
     return [round(number * (length - tile) / steps) for number in range(steps + 1)]
 
 
-def weights(height: int, width: int) -> NDArray[np.float32]:
-    """How much each pixel of a tile counts, (height, width): a Gaussian of an eighth of the tile's sides, 1 at most.
-
-    At the corners it is exp(-16), so it is 0 nowhere.
-    """
-    return np.outer(_gaussian(height), _gaussian(width)).astype(np.float32)
-
-
 def blend(
     picture: NDArray[Any],
     target: NDArray[Any],
@@ -44,18 +36,18 @@ def blend(
     batch_size: int,
     *,
     multiple: int = 1,
-    finish: Callable[[NDArray[np.float32]], NDArray[Any]] = lambda rows: rows,
 ) -> None:
     """Write what `forward` makes of `picture` (H, W, C), tile by tile, into `target` (H, W, K).
 
-    Both may be memory-mapped: a row of tiles is read at a time, and rows are written once, from the top. `tile` is
-    (height, width); it shrinks to a picture that is smaller. `finish` maps finished rows float32 (h, W, K) to what
-    is stored, for example to 8 bits. Raises ValueError where sizes differ or the tile is no multiple of `multiple`.
+    - `picture` and `target` may be memory-mapped: a row of tiles is read at a time, and rows are written once, from
+      the top.
+    - `tile` is (height, width). It shrinks to a smaller picture.
+    - `multiple` is the grid of the network: 2**depth pixels if it halves its input `depth` times. The picture is
+      mirrored outwards to a whole number of cells, half of the margin on either side, as
+      `segtrain.models.layers.PadToMultiple` does, and tiles start on cells. They see the grid that the whole picture
+      would give, and only what lies outside of a tile makes a difference.
 
-    A network that halves its input `depth` times has a grid of 2**depth pixels; give it as `multiple`. The picture is
-    then mirrored outwards to a whole number of cells, half of the margin on either side, as
-    `segtrain.models.layers.PadToMultiple` does, and tiles start on cells. So they see the grid that the whole picture
-    would give, and results are the same but for what lies outside of a tile.
+    Raises ValueError where sizes differ or the tile is no multiple of `multiple`.
     """
     if picture.shape[:2] != target.shape[:2]:
         raise ValueError(f"the picture is {picture.shape[:2]} and the target {target.shape[:2]}")
@@ -70,7 +62,7 @@ def blend(
         first, last = max(top, rows.margin), min(top + len(strip), rows.margin + rows.length)
         if first < last:
             inner = strip[first - top : last - top, columns.margin : columns.margin + columns.length]
-            target[first - rows.margin : last - rows.margin] = finish(inner)
+            target[first - rows.margin : last - rows.margin] = inner
         top += len(strip)
 
 
@@ -105,6 +97,7 @@ def _lay_out(length: int, tile: int, overlap: float, multiple: int) -> _Axis:
 
 
 def _gaussian(length: int) -> NDArray[np.float64]:
+    """How much the pixels along a tile's side count. An eighth of the side is one sigma, so the ends are exp(-8)."""
     distance = np.arange(length) - (length - 1) / 2
     bell: NDArray[np.float64] = np.exp(-0.5 * np.square(distance / (length / 8)))
     return bell

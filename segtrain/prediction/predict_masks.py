@@ -157,10 +157,10 @@ def _competition(recipe: Recipe) -> str:
 
 def _facts(recipe: Recipe, networks: Sequence[StoredNetwork], inventory: Inventory) -> dict[str, Any]:
     """What the masks depend on, besides the pictures."""
-    inference = recipe.inference
+    inference, trained = recipe.inference, threshold_of([network.facts for network in networks])
     return {
         "model": combined_digest(network.digest for network in networks),
-        "threshold": threshold_of(networks) if inference.threshold is None else inference.threshold,
+        "threshold": trained if inference.threshold is None else inference.threshold,
         "folds": inventory.folds,
         "flip": inference.flip,
         "tile_height": inference.tile_height,

@@ -3,7 +3,6 @@
 While the network computes for one task, the host decodes the next one's pictures and encodes the last one's masks.
 """
 
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -13,8 +12,8 @@ from segtrain.dataset.salvage import LostRow
 from segtrain.dataset.shards import Row
 from segtrain.inference.device import configure_device
 from segtrain.inference.load_networks import load_network
+from segtrain.inference.predict_rows import RowPredictor
 from segtrain.inference.predictor import Logits, Predictor
-from segtrain.inference.stages import Forward
 from segtrain.pipeline.decode import decode_image
 from segtrain.prediction import ledger
 from segtrain.prediction.assignment import Assignment, Done
@@ -46,7 +45,7 @@ class PredictionWorker:
         self._outputs = Outputs(assignment.dest, inference.overlays, inference.probabilities)
         self._token = assignment.token
         self._host = ThreadPoolExecutor(assignment.recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
-        self._forward = Forward(predictor, inference, self._host)
+        self._rows = RowPredictor(predictor, inference, self._host)
         self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="segtrain-io")
         self._read = task_reader(storage, assignment.target, assignment.manifest, self._io)
 
@@ -59,27 +58,21 @@ class PredictionWorker:
         rows = self._read(task)
         subjects = {subject.id: subject for subject in task.subjects}
         ledger.check_owner(self._storage, self._outputs.dest, self._token)
-        masks: list[PredictedMask] = []
         unreadable: dict[str, str] = {}
-        writing: list[Future[None]] = []
 
-        def take(finished: Iterable[tuple[PredictedMask, list[Future[None]]]]) -> None:
-            for mask, writes in finished:
-                masks.append(mask)
-                writing.extend(writes)
+        def finish(row: Row, logits: Logits) -> tuple[PredictedMask, list[Future[None]]]:
+            return self._finish(subjects[row.id].file, row, logits)
 
-        finishing: Iterable[tuple[PredictedMask, list[Future[None]]]] = ()
-        for found in self._forward(rows, unreadable):
-            take(finishing)  # of the batch before, so that the logits of two at most are in memory
-            finishing = self._host.map(lambda each: self._finish(subjects[each[0].id].file, *each), found)
-        take(finishing)
+        finished = list(self._rows.finished(rows, unreadable, finish))
         for id in unreadable:  # what an earlier content of it gave
             self._outputs.remove(self._storage, subjects[id].file)
-        for write in writing:
-            write.result()
+        for _, writes in finished:
+            for write in writes:
+                write.result()
         seen = {row.id: Seen(subjects[row.id].mark, _digest(row), subjects[row.id].file) for row in rows}
         ledger.check_owner(self._storage, self._outputs.dest, self._token)
-        write_part(self._storage, ledger.part_url(self._outputs.dest, task.name), Part(masks, unreadable, seen))
+        part = Part([mask for mask, _ in finished], unreadable, seen)
+        write_part(self._storage, ledger.part_url(self._outputs.dest, task.name), part)
         return Done(sum(len(row.image) for row in rows if isinstance(row, Row)), unreadable)
 
     def close(self) -> None:

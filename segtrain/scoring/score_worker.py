@@ -15,8 +15,8 @@ from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.salvage import row_of
 from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.inference.load_networks import load_network
+from segtrain.inference.predict_rows import RowPredictor
 from segtrain.inference.predictor import Logits, Predictor
-from segtrain.inference.stages import Forward
 from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.panels import panel
 from segtrain.pipeline.decode import decode_image
@@ -37,7 +37,7 @@ class Scorer:
         self._predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
         self._reader = RowGroupReader(manifest, storage, recipe.data.root)
         self._host = ThreadPoolExecutor(recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
-        self._forward = Forward(self._predictor, recipe.inference, self._host)
+        self._rows = RowPredictor(self._predictor, recipe.inference, self._host)
         self._worst = Worst(recipe.evaluation.worst)
         self._choosing = threading.Lock()
 
@@ -59,7 +59,7 @@ class Scorer:
                     scored.panels[number] = drawn
 
         finishing: Iterable[tuple[int, NDArray[np.float64], bytes | None]] = ()
-        for found in self._forward(rows, scored.unreadable):
+        for found in self._rows.batches(rows, scored.unreadable):
             take(finishing)  # of the batch before, so that two at most are in memory
             finishing = self._host.map(lambda each: self._compare(numbers[each[0].id], *each), found)
         take(finishing)

@@ -89,7 +89,7 @@ class TestOneVersion:
         writer.start()
         (network,) = read_networks(str(run), STORAGE)
         writer.join()
-        assert (network.files["model.keras"], threshold_of([network])) == (b"second", 0.75)
+        assert (network.files["model.keras"], threshold_of([network.facts])) == (b"second", 0.75)
 
     def test_a_pair_that_stays_unlike_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stored_networks, "SETTLES_IN_S", 0.3)
@@ -123,7 +123,7 @@ class TestOneVersion:
         seen = set()
         while not done.is_set():
             (network,) = read_networks(str(run), STORAGE)
-            assert threshold_of([network]) == int(network.files["model.keras"]) / 100
+            assert threshold_of([network.facts]) == int(network.files["model.keras"]) / 100
             seen.add(network.digest)
         writer.join()
         assert seen

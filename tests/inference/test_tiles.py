@@ -1,6 +1,7 @@
 """Tiles cover a picture, and blending them gives back what a network makes of the whole."""
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segtrain.inference.tiles import blend, positions, weights
+from segtrain.inference.tiles import blend, positions
 from tests.bench.tiles import in_process
 
 OVERLAPS = st.sampled_from([0.0, 0.25, 0.5, 0.9])
@@ -53,13 +54,21 @@ def test_tiles_cover_everything_and_overlap_as_asked(length: int, tile: int, ove
     assert np.ptp(steps) <= 1 if len(steps) else True
 
 
+def the_first_tile() -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """A network that says 1 on the first tile and 0 on the second."""
+    values = iter([1.0, 0.0])
+    return lambda tiles: np.full(tiles.shape, next(values), np.float32)
+
+
 def test_weights_fall_as_a_gaussian_of_an_eighth_of_each_side() -> None:
-    found = weights(65, 33)
-    assert (found.shape, found.dtype) == ((65, 33), np.float32)
-    assert found[32, 16] == 1.0
-    assert found[32 + 8, 16] == pytest.approx(np.exp(-0.5 * (8 / (65 / 8)) ** 2))
-    assert found[32, 16 - 4] == pytest.approx(np.exp(-0.5 * (4 / (33 / 8)) ** 2))
-    assert found[0, 0] == found[-1, -1] == found.min() > 0
+    for axis in (0, 1):
+        sizes = [8, 8]
+        sizes[axis] = 48
+        tile = tuple(min(size, 32) for size in sizes)
+        found = blended(noise(*sizes, 1), tile, 0.5, the_first_tile(), batch_size=1)
+        first, second = (np.exp(-0.5 * ((np.arange(48) - start - 15.5) / 4) ** 2) for start in (0, 16))
+        shares = np.where(np.arange(48) < 16, 1.0, np.where(np.arange(48) < 32, first / (first + second), 0.0))
+        np.testing.assert_allclose(np.moveaxis(found[..., 0], axis, 0), np.tile(shares[:, None], 8), atol=1e-6)
 
 
 @settings(max_examples=60)
@@ -133,20 +142,6 @@ def test_whole_and_tiled_agree_away_from_tile_borders() -> None:
     # What is wrong at the border of one tile counts little, for it is well inside of another.
     side_by_side = blended(picture, tile, 0.0, lambda tiles: blurred(tiles, reach))
     assert 20 * difference.max() < np.abs(side_by_side - whole).max()
-
-
-def test_finished_rows_are_written_once_from_the_top_in_the_type_of_the_target() -> None:
-    picture = noise(50, 20, 1)
-    target = np.zeros((50, 20, 1), np.uint8)
-    seen: list[NDArray[np.float32]] = []
-
-    def finish(rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        seen.append(rows.copy())
-        return np.rint(255 - rows).astype(np.uint8)
-
-    blend(picture, target, (16, 16), 0.5, lambda tiles: tiles.astype(np.float32), 3, finish=finish)
-    np.testing.assert_array_equal(target, 255 - picture)
-    np.testing.assert_allclose(np.concatenate(seen), picture, atol=1e-4)
 
 
 def test_memory_does_not_grow_with_the_height_of_the_picture(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from segtrain.dataset.salvage import LostRow
 from segtrain.dataset.shards import Row
 from segtrain.errors import UserError
 from segtrain.inference.load_networks import Member
+from segtrain.inference.predict_rows import RowPredictor
 from segtrain.inference.predictor import Logits, Predictor, Prepared
-from segtrain.inference.stages import Forward
 
 
 def row(name: str, level: int, image: bytes | None = None) -> Row:
@@ -37,9 +37,9 @@ def brightness(pictures: tf.Tensor) -> tf.Tensor:
     return pictures[..., :1]
 
 
-def forward(host: ThreadPoolExecutor, **settings: object) -> Forward:
+def forward(host: ThreadPoolExecutor, **settings: object) -> RowPredictor:
     inference = InferenceConfig(**settings)  # type: ignore[arg-type]
-    return Forward(Predictor([Member("a network", brightness, "0" * 32, multiple=1)], inference), inference, host)
+    return RowPredictor(Predictor([Member("a network", brightness, "0" * 32, multiple=1)], inference), inference, host)
 
 
 def level(logits: Logits) -> int:
@@ -48,7 +48,7 @@ def level(logits: Logits) -> int:
 
 def test_rows_come_back_in_order_in_batches_with_what_the_network_made_of_them(host: ThreadPoolExecutor) -> None:
     rows = [row(f"p{number}", 10 * number) for number in range(5)]
-    batches = list(forward(host, batch_size=2)(rows, {}))
+    batches = list(forward(host, batch_size=2).batches(rows, {}))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert [(each.id, level(logits)) for batch in batches for each, logits in batch] == [
         (f"p{number}", 10 * number) for number in range(5)
@@ -77,7 +77,9 @@ class Waiting(Predictor):
 def test_the_next_batch_is_decoded_while_the_device_has_one(host: ThreadPoolExecutor) -> None:
     inference = InferenceConfig(batch_size=2)
     predictor = Waiting([Member("a network", brightness, "0" * 32, multiple=1)], inference)
-    batches = list(Forward(predictor, inference, host)([row(str(grey), grey) for grey in (9, 8, 7, 6)], {}))
+    batches = list(
+        RowPredictor(predictor, inference, host).batches([row(str(grey), grey) for grey in (9, 8, 7, 6)], {})
+    )
     assert [[level(logits) for _, logits in batch] for batch in batches] == [[9, 8], [7, 6]]
 
 
@@ -86,11 +88,11 @@ def test_what_cannot_be_decoded_is_named_or_left_out_if_asked(host: ThreadPoolEx
     with pytest.raises(
         UserError, match=r"^picture b cannot be read: the image cannot be decoded.*skip_unreadable=true"
     ):
-        list(forward(host)(rows, {}))
+        list(forward(host).batches(rows, {}))
     unreadable: dict[str, str] = {}
-    (batch,) = forward(host, skip_unreadable=True)(rows, unreadable)
+    (batch,) = forward(host, skip_unreadable=True).batches(rows, unreadable)
     assert [(each.id, level(logits)) for each, logits in batch] == [("a", 50), ("d", 70)]
     assert unreadable.keys() == {"b", "c"}
     assert unreadable["c"] == "it is gone"
-    assert list(forward(host, skip_unreadable=True)(rows[1:3], {})) == [[]]
-    assert list(forward(host)([], {})) == []
+    assert list(forward(host, skip_unreadable=True).batches(rows[1:3], {})) == [[]]
+    assert list(forward(host).batches([], {})) == []

@@ -1,9 +1,10 @@
-"""From rows as they are stored to logits: decoding on the host's threads, the networks on the device, in batches."""
+"""Stored rows through the networks: the host's threads decode and finish pictures while the device computes."""
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from segtrain.config import InferenceConfig
 from segtrain.dataset.salvage import LostRow
@@ -12,32 +13,48 @@ from segtrain.errors import DataError, UserError
 from segtrain.inference.predictor import Logits, Predictor, Prepared
 from segtrain.pipeline.decode import decode_image
 
+T = TypeVar("T")
 
-class Forward:
-    """Callable from several threads: while one of them has the device, the others' pictures are decoded."""
+
+class RowPredictor:
+    """Safe to use from several threads: while one of them has the device, the others' pictures are decoded."""
 
     def __init__(self, predictor: Predictor, inference: InferenceConfig, host: ThreadPoolExecutor) -> None:
-        """`host` has the threads that decode."""
+        """`host` has the threads that decode and finish."""
         self._predictor = predictor
         self._batch_size = inference.batch_size
         self._skip_unreadable = inference.skip_unreadable
         self._host = host
         self._device = threading.Lock()
 
-    def __call__(self, rows: Sequence[Row | LostRow], unreadable: dict[str, str]) -> Iterator[list[tuple[Row, Logits]]]:
-        """`inference.batch_size` rows after the other, in order, each with what the networks make of it.
+    def finished(
+        self, rows: Sequence[Row | LostRow], unreadable: dict[str, str], finish: Callable[[Row, Logits], T]
+    ) -> Iterator[T]:
+        """What `finish` makes of each row and its logits, in order. It is called by the host's threads.
 
-        Those that cannot be decoded are missing and go into `unreadable`, id -> reason, where
-        `inference.skip_unreadable` is set; where it is not, UserError names the first one.
+        While they finish one batch, the device has the next. Unreadable rows are treated as by `batches`.
+        """
+        finishing: Iterator[T] = iter(())
+        for batch in self.batches(rows, unreadable):
+            yield from finishing  # of the batch before, so that the logits of two at most are in memory
+            finishing = self._host.map(lambda found: finish(*found), batch)
+        yield from finishing
+
+    def batches(self, rows: Sequence[Row | LostRow], unreadable: dict[str, str]) -> Iterator[list[tuple[Row, Logits]]]:
+        """Batches of `inference.batch_size` rows, in order, each row with what the networks make of it.
+
+        Where `inference.skip_unreadable` is set, rows that cannot be decoded are left out and go into `unreadable`,
+        id -> reason.
+        Raises UserError that names the first such row where it is not set.
         """
         decoding = self._decode(rows, 0)
         for first in range(0, len(rows), self._batch_size):
             prepared: list[tuple[Row, Prepared]] = []
-            for made in decoding:
-                if isinstance(made, LostRow):
-                    self._leave_out(made, unreadable)
+            for decoded in decoding:
+                if isinstance(decoded, LostRow):
+                    self._leave_out(decoded, unreadable)
                 else:
-                    prepared.append(made)
+                    prepared.append(decoded)
             # While the device has this batch, and ahead of the host's work on what the device makes of it.
             decoding = self._decode(rows, first + self._batch_size)
             with self._device:
