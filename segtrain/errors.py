@@ -1,5 +1,7 @@
 """The failures that segtrain tells apart: mistakes of the user, faults of the world; and how foreign text is shown."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one sentence that names the field, file or key, and the fix.
@@ -48,3 +50,16 @@ def shown(text: str) -> str:
 def printable(text: str) -> str:
     """All of it, on one line, and such that any terminal can be given it."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+SHOWN_IDS = 5
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """The first few of them, for a message of one line."""
+    return ", ".join(ids[:SHOWN_IDS]) + ", ..." * (len(ids) > SHOWN_IDS)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{number} {noun}{'s' * (number != 1)}"

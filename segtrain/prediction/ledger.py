@@ -26,7 +26,7 @@ OLD_FINGERPRINT = "pictures"
 def claim(storage: Storage, dest: str, facts: Mapping[str, Any]) -> str | None:
     """Make `dest` a prediction made with `facts` (plain JSON values), unless it is one. Raises as `check_prediction`.
 
-    Returns the fingerprint of the pictures that parts of the older format are of; None where there are none.
+    Returns the fingerprint of the pictures that parts of the older format are of; None without such parts.
     """
     url = join(dest, NAME)
     there = check_prediction(storage, dest, facts) or {}
@@ -74,14 +74,14 @@ def check_prediction(storage: Storage, dest: str, facts: Mapping[str, Any]) -> M
 def own(storage: Storage, dest: str) -> str:
     """Make a folder of predictions the caller's own, whoever had it; returns the token that `check_owner` asks for."""
     token = uuid.uuid4().hex
-    storage.write_bytes(_owner_url(dest), token.encode())
+    storage.write_bytes(join(dest, OWNER), token.encode())
     return token
 
 
 def check_owner(storage: Storage, dest: str, token: str) -> None:
     """Raise UserError where another process has made `dest` its own since."""
     try:
-        owner = storage.read_bytes(_owner_url(dest)).decode(errors="replace")
+        owner = storage.read_bytes(join(dest, OWNER)).decode(errors="replace")
     except FileNotFoundError:
         owner = "nobody"  # DEST was deleted meanwhile
     if owner != token:
@@ -89,10 +89,6 @@ def check_owner(storage: Storage, dest: str, token: str) -> None:
             f"{dest} was taken over by another process, which began later (or was deleted); this one ends, and what it "
             f"has finished counts for the other"
         )
-
-
-def _owner_url(dest: str) -> str:
-    return join(dest, OWNER)
 
 
 def part_url(dest: str, task: str) -> str:

@@ -1,13 +1,11 @@
 """A trained network applied to a data set or to a folder of pictures, over the cluster, up to Kaggle's score."""
 
-import csv
 import functools
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from segtrain.cluster import nodes
 from segtrain.cluster.fleet import work_through
@@ -19,11 +17,11 @@ from segtrain.inference.stored_networks import StoredNetwork, combined_digest, r
 from segtrain.kaggle import submit
 from segtrain.prediction import ledger, submission
 from segtrain.prediction.assignment import Assignment
-from segtrain.prediction.finished import Finished, Finisher
 from segtrain.prediction.outputs import OUTPUT_FOLDERS, Outputs
+from segtrain.prediction.resume import Finished, Finisher
 from segtrain.prediction.tasks import Inventory, Task, take_inventory
 from segtrain.runs.networks import check_networks
-from segtrain.storage.csv_cells import cell
+from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, is_remote, join
 from segtrain.storage.paths import absolute_output, absolute_path
 
@@ -55,15 +53,20 @@ def predict(
 ) -> Prediction:
     """Write the masks of all pictures of `target`, a data set or a folder, into `dest`, and what else was asked for.
 
-    `source` is what `inference.stored.read_networks` takes. A picture that an earlier call with the same network and
-    settings has finished is not done again, unless it has changed since. With `sample`, Kaggle's
-    sample_submission.csv, the file for Kaggle is written as well; `to_kaggle` sends it to the competition of
-    `recipe.source` and waits for the score.
+    A picture that an earlier call with the same network and settings has finished is done again only if it has changed.
 
-    Raises UserError, before anything starts where that can be, for a target, network, sample or setting that does not
-    fit, for a `dest` that holds another prediction, that lies among the pictures, or that another call takes over
-    meanwhile, and for a picture that cannot be read unless `inference.skip_unreadable` is set; NoSpaceError where
-    `dest` is full; and as `work_through`, `submission.write` and `submit.submit` do.
+    - `source` is what `inference.stored_networks.read_networks` takes.
+    - `sample` is Kaggle's sample_submission.csv. With it, the file for Kaggle is written as well.
+    - `to_kaggle` sends that file to the competition of `recipe.source` and waits for the score.
+
+    Raises, before anything starts where that can be:
+
+    - UserError for a target, network, sample or setting that does not fit;
+    - UserError for a `dest` that holds another prediction, that lies among the pictures, or that another call takes
+      over meanwhile;
+    - UserError for a picture that cannot be read, unless `inference.skip_unreadable` is set;
+    - NoSpaceError where `dest` is full;
+    - what `work_through`, `submission.write` and `submit.submit` raise.
     """
     source, target, dest = _absolute(source, target, dest)
     storage = Storage(recipe.storage)
@@ -109,32 +112,19 @@ def _absolute(source: str, target: str, dest: str) -> tuple[str, str, str]:
 
 def _check_places(target: str, dest: str) -> None:
     """Raise UserError where what is written would come to lie among what is read."""
-    pictures, results = (_Place.of(url) for url in (target, dest))
-    if results.is_in(pictures):
+    pictures, results = _place(target), _place(dest)
+    if results.is_relative_to(pictures):
         where = (
             "is the folder of the pictures" if results == pictures else f"lies in {target}, which holds the pictures"
         )
         raise UserError(f"DEST: {dest} {where}; give a folder elsewhere, or the masks would be taken for pictures")
-    if any(pictures.is_in(results.below(name)) for name in (*OUTPUT_FOLDERS, ledger.PARTS)):
+    if any(pictures.is_relative_to(results / name) for name in (*OUTPUT_FOLDERS, ledger.PARTS)):
         raise UserError(f"{target} is where the masks in DEST go; give the folder of the pictures, or another DEST")
 
 
-class _Place(NamedTuple):
-    """A folder by its parts, with links followed where it is local."""
-
-    parts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, url: str) -> "_Place":
-        if is_remote(url):
-            return cls(tuple(part for part in url.split("/") if part))
-        return cls(Path(url).resolve().parts)
-
-    def below(self, name: str) -> "_Place":
-        return _Place((*self.parts, name))
-
-    def is_in(self, other: "_Place") -> bool:
-        return self.parts[: len(other.parts)] == other.parts
+def _place(url: str) -> PurePath:
+    """A folder's path, with links followed where it is local."""
+    return PurePosixPath(url) if is_remote(url) else Path(url).resolve()
 
 
 def _check_submission(
@@ -143,9 +133,9 @@ def _check_submission(
     """Everything about the file for Kaggle that can be wrong before hours of predicting."""
     if to_kaggle and sample is None:
         raise UserError("--submit sends the file that --submission SAMPLE.csv writes; give that as well")
-    if sample is not None and not storage.is_file(sample):
-        raise UserError(f"--submission: {sample} is not there; give Kaggle's sample_submission.csv")
     if sample is not None:
+        if not storage.is_file(sample):
+            raise UserError(f"--submission: {sample} is not there; give Kaggle's sample_submission.csv")
         submission.check_sample(sample, inventory.subjects, storage)
     if to_kaggle:
         submit.check_access(_competition(recipe), storage)
@@ -176,11 +166,9 @@ def _take_up(recipe: Recipe, storage: Storage, dest: str, inventory: Inventory, 
 
     Raises UserError where it holds one with others, or of other pictures.
     """
-    inference = recipe.inference
+    inference, older = recipe.inference, ledger.claim(storage, dest, facts)
     outputs = Outputs(dest, inference.overlays, inference.probabilities)
-    finisher = Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable)
-    older = ledger.claim(storage, dest, facts)
-    return finisher.tidy(inventory, older)
+    return Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable).tidy(inventory, older)
 
 
 def _work(recipe: Recipe, tasks: Sequence[Task], assignment: Assignment, places: Mapping[str, str]) -> dict[str, str]:
@@ -214,14 +202,10 @@ def _make_worker(assignment: Assignment) -> Callable[[Task], Any]:
 def _list_unreadable(storage: Storage, dest: str, unreadable: Mapping[str, str]) -> None:
     """Write `id,reason`, sorted by id, where there is something to list; an earlier list goes in any case."""
     url = join(dest, UNREADABLE)
-    if not unreadable:
+    if unreadable:
+        storage.write_bytes(url, csv_bytes(("id", "reason"), sorted(unreadable.items())))
+    else:
         storage.delete(url)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", "reason"))
-    writer.writerows((cell(id), cell(reason)) for id, reason in sorted(unreadable.items()))
-    storage.write_bytes(url, text.getvalue().encode(errors="backslashreplace"))
 
 
 def _submit(
@@ -236,7 +220,6 @@ def _submit(
         ids_of.setdefault(ledger.part_url(made.dest, part), set()).add(id)
     rows = submission.write(ids_of, sample, url, storage, only=ids_of)
     logger.info("wrote %d rows to %s", rows, url)
-    score = None
-    if to_kaggle:
-        score = submit.submit(url, _competition(recipe), f"segtrain {recipe.run.name}", storage)
-    return Prediction(made.dest, made.pictures, made.tasks_done, made.unreadable, url, score)
+    message = f"segtrain {recipe.run.name}"
+    score = submit.submit(url, _competition(recipe), message, storage) if to_kaggle else None
+    return replace(made, submission=url, score=score)

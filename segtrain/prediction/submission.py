@@ -8,38 +8,31 @@ held in memory, whatever the size of the submission.
 import contextlib
 import csv
 import io
-import itertools
 import logging
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
 
-from segtrain.errors import NoSpaceError, StorageError, UserError
-from segtrain.prediction.part_files import index
+from segtrain.errors import NoSpaceError, StorageError, UserError, counted, some_of
+from segtrain.prediction.part_files import fetched_ahead, parse_part
 from segtrain.prepare.sources import IMAGE_SUFFIXES
 from segtrain.storage.files import NO_SPACE, Storage, is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("img", "rle_mask")
-FETCHED_AT_ONCE = 16
-"""Parts that are on their way, or wait in memory: 1.6 MB where each holds 20 pictures of 1918x1280."""
-SHOWN_IDS = 5
 ZIP = b"PK\x03\x04"
 ENCRYPTED = 1
 """Of a member's flags (APPNOTE, 4.4.4)."""
 MOST_TIMES_PACKED = 200
-"""A member of a sound archive of CSV is at most so many times as large as it is packed."""
-
-
+"""A member of a sound archive of CSV unpacks to at most this many times its packed size."""
 NOT_CSV = (
     *(ValueError, csv.Error, EOFError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
@@ -52,14 +45,20 @@ def write(
 ) -> int:
     """Write the submission to `out` and return how many rows it has, a row for every id of the sample.
 
-    `parts` are the URLs of part files, `sample` is Kaggle's `sample_submission.csv`, or the ZIP archive in which it
-    comes. An id of it is a picture's file name or its stem. Pictures that it does not name are left out. `only` has the
-    ids that are taken from each part; all of them where nothing is given. On disk it takes twice the file's size for a
-    while, in the folder of `out`, or in that for temporary files where `out` is in object storage.
+    - `parts` are the URLs of part files.
+    - `sample` is Kaggle's `sample_submission.csv`, or the ZIP archive in which it comes. An id of it is a picture's
+      file name or its stem. Pictures that it does not name are left out.
+    - `only` has the ids that are taken from each part. Without it all are taken.
 
-    Raises `UserError` for a sample without the columns or rows, with ids twice or with ids that have no mask, and for
-    a picture with masks in two parts; `DataError` for a damaged part, `NoSpaceError` where the disk is full, and as
-    `Storage` does.
+    Meanwhile it takes twice the file's size on disk, in the folder of `out`, or in the folder for temporary files where
+    `out` is in object storage.
+
+    Raises, besides what `Storage` raises:
+
+    - `UserError` for a sample without the columns or rows, with ids twice or with ids that have no mask;
+    - `UserError` for a picture with masks in two parts;
+    - `DataError` for a damaged part;
+    - `NoSpaceError` where the disk is full.
     """
     names, rows = _read_sample(storage, sample)
     folder = Path(tempfile.gettempdir()) if is_remote(out) else local_path(out).parent
@@ -69,7 +68,7 @@ def write(
         with tempfile.TemporaryFile(dir=folder) as finished:
             with tempfile.TemporaryFile(dir=folder) as spool:
                 table = _Table(names, rows)
-                for url, data in _fetched(parts, storage):
+                for url, data in fetched_ahead(storage.read_bytes, parts):
                     table.add(url, data, None if only is None else only[url], spool)
                 table.require_all(sample)
                 _write_rows(table, spool, finished)
@@ -85,11 +84,11 @@ def check_sample(sample: str, ids: Iterable[str], storage: Storage) -> None:
     Raises `UserError` for a sample without the columns or rows, with ids twice or with ids that are not among `ids`.
     """
     names, rows = _read_sample(storage, sample)
-    missing = sorted(rows.keys() - set(map(_stem, ids)), key=rows.__getitem__)
+    missing = sorted(rows[stem] for stem in rows.keys() - set(map(_stem, ids)))
     if missing:
         raise UserError(
-            f"{sample} names {_counted(len(missing), 'picture')} of {len(names)} that are not among those to predict "
-            f"({_some(names[rows[stem]] for stem in missing)}); give all of its pictures, or the sample that belongs "
+            f"{sample} names {counted(len(missing), 'picture')} of {len(names)} that are not among those to predict "
+            f"({some_of([names[row] for row in missing])}); give all of its pictures, or the sample that belongs "
             f"to these"
         )
 
@@ -107,19 +106,19 @@ class _Table:
 
     def add(self, url: str, data: bytes, ids: Collection[str] | None, spool: IO[bytes]) -> None:
         """Put those run lengths of a part that a row wants, and that are of these ids, at the spool's end."""
-        found = index(data, url)
-        for place in (place for place in found.places if ids is None or place.id in ids):
-            row = self._row(place.id)
+        part = parse_part(data, url)
+        for mask in (mask for mask in part.masks if ids is None or mask.id in ids):
+            row = self._rows.get(_stem(mask.id))
             if row is None:
                 self.left_out += 1
                 continue
             if self.starts[row] >= 0:
                 raise UserError(
-                    f"{url} has a mask of id {place.id}, of which another part has one too; predict each picture once"
+                    f"{url} has a mask of id {mask.id}, of which another part has one too; predict each picture once"
                 )
-            self.starts[row], self.lengths[row] = spool.tell(), place.end - place.start
-            spool.write(data[place.start : place.end])
-        self._unreadable.update(row for row in map(self._row, found.unreadable) if row is not None)
+            self.starts[row] = spool.tell()
+            self.lengths[row] = spool.write(mask.rle.encode())
+        self._unreadable |= {self._rows[stem] for stem in map(_stem, part.unreadable) if stem in self._rows}
 
     def require_all(self, sample: str) -> None:
         """Raise `UserError` where a row has no mask."""
@@ -129,13 +128,10 @@ class _Table:
         unread = len(self._unreadable.intersection(missing))
         because = f"; {unread} of them could not be read, see unreadable.csv" if unread else ""
         raise UserError(
-            f"{sample}: no mask is predicted for {_counted(len(missing), 'id')} of {len(self.names)} "
-            f"({_some(self.names[row] for row in missing)}){because}; predict all of its pictures, or give the sample "
-            "that belongs to the predicted ones"
+            f"{sample}: no mask is predicted for {counted(len(missing), 'id')} of {len(self.names)} "
+            f"({some_of([self.names[row] for row in missing])}){because}; predict all of its pictures, or give the "
+            "sample that belongs to the predicted ones"
         )
-
-    def _row(self, picture: str) -> int | None:
-        return self._rows.get(_stem(picture))
 
 
 def _write_rows(table: _Table, spool: IO[bytes], out: IO[bytes]) -> None:
@@ -154,27 +150,16 @@ def _quoted(name: str) -> bytes:
     return name.encode()
 
 
-def _fetched(parts: Iterable[str], storage: Storage) -> Iterator[tuple[str, bytes]]:
-    """Each part's URL and bytes, in order, a few fetched ahead."""
-    remaining = iter(parts)
-    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-        coming: deque[tuple[str, Future[bytes]]] = deque()
-        try:
-            while True:
-                for url in itertools.islice(remaining, FETCHED_AT_ONCE - len(coming)):
-                    coming.append((url, pool.submit(storage.read_bytes, url)))
-                if not coming:
-                    return
-                url, data = coming.popleft()
-                yield url, data.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _read_sample(storage: Storage, sample: str) -> tuple[list[str], dict[str, int]]:
-    """The ids of the sample, and the row of each stem."""
+    """The ids of the sample, and the row of each stem. Raises `UserError` where two rows mean one picture."""
     names = _names(storage, sample)
-    return names, _rows(names, sample)
+    stems = Counter(map(_stem, names))
+    twice = [name for name, count in stems.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{sample} names {counted(len(twice), 'picture')} more than once ({some_of(twice)}); give Kaggle's own file"
+        )
+    return names, {stem: row for row, stem in enumerate(stems)}
 
 
 def _names(storage: Storage, sample: str) -> list[str]:
@@ -203,14 +188,11 @@ def _unzipped(data: bytes, sample: str) -> bytes:
     if not data.startswith(ZIP):
         return data
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        tables = [one for one in archive.infolist() if _is_table(one.filename)]
+        names = [name for name in archive.namelist() if name.endswith(".csv") and not name.startswith("__MACOSX/")]
+        tables = [archive.getinfo(name) for name in names]
         if len(tables) != 1:
-            raise UserError(f"{sample} holds {_counted(len(tables), 'CSV file')}; give one with one")
+            raise UserError(f"{sample} holds {counted(len(tables), 'CSV file')}; give one with one")
         return _member(archive, tables[0], len(data), sample)
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith(".csv") and not name.startswith("__MACOSX/")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, sample: str) -> bytes:
@@ -232,30 +214,9 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, sample
     return data
 
 
-def _rows(names: Sequence[str], sample: str) -> dict[str, int]:
-    """Stem -> row. Raises `UserError` where two rows mean one picture."""
-    rows = {_stem(name): row for row, name in enumerate(names)}
-    if len(rows) < len(names):
-        counts = Counter(map(_stem, names))
-        twice = [name for name, count in counts.items() if count > 1]
-        raise UserError(
-            f"{sample} names {_counted(len(twice), 'picture')} more than once ({_some(twice)}); give Kaggle's own file"
-        )
-    return rows
-
-
 def _stem(name: str) -> str:
     """The file name without the suffix of a picture; other dots belong to the name."""
     return name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix).lower() in IMAGE_SUFFIXES else name
-
-
-def _some(ids: Iterable[str]) -> str:
-    shown = list(itertools.islice(ids, SHOWN_IDS + 1))
-    return ", ".join(shown[:SHOWN_IDS]) + (", ..." if len(shown) > SHOWN_IDS else "")
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

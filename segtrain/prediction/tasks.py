@@ -85,12 +85,13 @@ class Inventory:
             return [task for task in self.row_groups if not done.issuperset(task.ids)]
         left = [subject for id, subject in self.subjects.items() if id not in done]
         cut = (tuple(left[start : start + TASK_PICTURES]) for start in range(0, len(left), TASK_PICTURES))
-        return [Task(f"pictures-{_digest(f'{one.id} {one.mark}' for one in some)}", some) for some in cut]
+        return [Task(f"pictures-{_digest_of_marks(some)}", some) for some in cut]
 
 
 def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None, version: str | None = None) -> Inventory:
-    """The pictures of a data set (`folds` of it, all where it is None; its newest version or another), or of a folder.
+    """The pictures of a data set, or of a folder.
 
+    Of a data set that is all folds or `folds`, of its newest version or of `version`.
     Raises `UserError` where `target` is neither, for a fold that the data set does not have, and for folds of a folder.
     """
     if storage.exists(join(target, MANIFEST_NAME)):
@@ -147,8 +148,8 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def _digest(texts: Iterable[str]) -> str:
-    return digest_of("\n".join(texts).encode())[:16]
+def _digest_of_marks(subjects: Iterable[Subject]) -> str:
+    return digest_of("\n".join(f"{one.id} {one.mark}" for one in subjects).encode())[:16]
 
 
 def task_reader(

@@ -1,9 +1,21 @@
-"""Text in the CSV files that segtrain writes, such that a spreadsheet shows it and never takes it for a formula."""
+"""CSV files that segtrain writes, such that a spreadsheet shows their text and never takes it for a formula."""
+
+import csv
+import io
+from collections.abc import Iterable
+from itertools import chain
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet compute a cell, or look further for a reason to."""
 QUOTE = "'"
 """Before the text, it makes spreadsheets show the rest as it is."""
+
+
+def csv_bytes(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
+    """A CSV file with a line feed after each row. Text that is no UTF-8 is escaped."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(cell, row) for row in chain([header], rows))
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def cell(value: object) -> object:

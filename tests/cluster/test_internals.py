@@ -44,7 +44,7 @@ NAMES = [
     ("ray.train.v2._internal.exceptions:InsufficientClusterResourcesError", "to tell what ended a run", None),
     ("ray.train.v2._internal.exceptions:WorkerGroupStartupTimeoutError", "to tell what ended a run", None),
     ("ray.train.v2._internal.exceptions:WorkerHealthCheckFailedError", "to tell what ended a run", None),
-    ("ray.train.v2._internal.exceptions:WorkerHealthCheckTimeoutError", "to tell a frozen worker from a lost one", None),
+    ("ray.train.v2._internal.exceptions:WorkerHealthCheckTimeoutError", "to tell frozen from lost workers", None),
     (
         "ray.train.v2._internal.execution.callback:WorkerGroupCallback.after_worker_group_start",
         "to hand a trial's placement group to the sweep",

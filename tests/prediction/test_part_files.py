@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segtrain.errors import DataError, UserError
-from segtrain.prediction.part_files import Part, PredictedMask, Seen, index, read_part, write_part
+from segtrain.prediction.part_files import Part, PredictedMask, Seen, parse_part, read_part, write_part
 from segtrain.storage.files import Storage
 
 TWO = Part(
@@ -34,15 +34,12 @@ def test_a_part_comes_back(tmp_path: Path, masks: list[PredictedMask], unreadabl
     assert read_part(Storage(), url) == Part(tuple(masks), unreadable)
 
 
-def test_a_mask_is_found_without_looking_at_the_others(tmp_path: Path) -> None:
+def test_each_mask_has_its_own_run_lengths(tmp_path: Path) -> None:
     url = tmp_path / "p.part"
     write_part(Storage(), str(url), TWO)
     data = url.read_bytes()
-    found = index(data, str(url))
-    assert [(place.id, data[place.start : place.end]) for place in found.places] == [
-        ("a_01", b"1 2 5 1"),
-        ("b_01", b""),
-    ]
+    found = parse_part(data, str(url))
+    assert [(mask.id, mask.rle) for mask in found.masks] == [("a_01", "1 2 5 1"), ("b_01", "")]
     assert found.unreadable == {"c_01": "no JPEG"}
     assert found.seen == TWO.seen
 
@@ -56,7 +53,7 @@ def test_whatever_bit_is_damaged_or_missing_it_is_noticed(tmp_path: Path) -> Non
         with pytest.raises(
             (DataError, UserError), match=r"p\.part is (damaged or no part file; delete it|of format version)"
         ):
-            index(damaged, str(url))
+            parse_part(damaged, str(url))
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
@@ -99,7 +96,7 @@ def test_a_part_of_version_1_is_read_and_says_not_what_the_pictures_were(tmp_pat
 )
 def test_odd_json_in_a_part_whose_checksum_holds_is_a_damaged_part(head: str) -> None:
     with pytest.raises(DataError, match=r"^p\.part is damaged or no part file; delete it"):
-        index(signed(head), "p.part")
+        parse_part(signed(head), "p.part")
 
 
 def test_a_part_without_some_of_its_pictures_is_the_part_of_the_others() -> None:

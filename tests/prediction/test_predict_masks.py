@@ -17,9 +17,9 @@ from segtrain.inference.stored_networks import read_networks
 from segtrain.models.build import build_model
 from segtrain.prediction import ledger, predict_masks
 from segtrain.prediction.assignment import Assignment
-from segtrain.prediction.finished import Finished
 from segtrain.prediction.predict_masks import predict, prediction_lines
 from segtrain.prediction.predict_worker import build_worker
+from segtrain.prediction.resume import Finished
 from segtrain.prediction.tasks import take_inventory
 from segtrain.storage.files import Storage
 from tests.support.kaggle_server import serve_kaggle

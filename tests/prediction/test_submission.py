@@ -15,8 +15,8 @@ import pytest
 
 from segtrain import rle
 from segtrain.errors import DataError, UserError
-from segtrain.prediction.part_files import Part, PredictedMask, write_part
-from segtrain.prediction.submission import FETCHED_AT_ONCE, check_sample, write
+from segtrain.prediction.part_files import FETCHED_AT_ONCE, Part, PredictedMask, write_part
+from segtrain.prediction.submission import check_sample, write
 from segtrain.storage.files import Storage, join
 
 HEIGHT, WIDTH = 30, 41

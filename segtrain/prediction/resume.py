@@ -5,21 +5,20 @@ so that no part ever speaks of a mask that another content has made.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from segtrain.errors import DataError, UserError
+from segtrain.errors import DataError, UserError, counted, some_of
 from segtrain.prediction import ledger
 from segtrain.prediction.outputs import Outputs
-from segtrain.prediction.part_files import Part, Seen, read_part, write_part
+from segtrain.prediction.part_files import Part, Seen, fetched_ahead, read_part, write_part
 from segtrain.prediction.tasks import Inventory, Subject, digest_of
 from segtrain.storage.files import Storage
 
 logger = logging.getLogger(__name__)
 
 READS_AT_ONCE = 16
-SHOWN_IDS = 5
 
 
 @dataclass
@@ -60,9 +59,12 @@ class Finisher:
         found, present = Finished(), self._outputs.present(self._storage)
         believed = inventory.manifest is not None and inventory.manifest.fingerprint == older
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for name, part in self._read_all(pool):
+            for name, part in fetched_ahead(self._read, ledger.parts(self._storage, self._dest)):
                 known = _as_now(part, inventory) if believed and not part.seen else part
-                kept = self._sort(inventory, name, known, self._unchanged(inventory, known, pool), present, found)
+                subjects, seen = map(inventory.subjects.get, known.ids), map(known.seen.get, known.ids)
+                same = zip(known.ids, pool.map(self._is_unchanged, subjects, seen), strict=True)
+                unchanged = {id for id, is_unchanged in same if is_unchanged}
+                kept = self._sort(inventory, name, known, unchanged, present, found)
                 if kept != known or not part.ids:
                     self._write(name, kept)
         # What one part has as it is now, and another as it was, is finished.
@@ -70,7 +72,7 @@ class Finisher:
             ids[:] = [id for id in ids if id not in found.parts]
         if found.gone and not (found.parts or found.again or found.incomplete or found.unknown):
             raise UserError(
-                f"{self._dest} holds masks of other pictures ({_some(found.gone)}) and of none of these; "
+                f"{self._dest} holds masks of other pictures ({some_of(found.gone)}) and of none of these; "
                 f"give another DEST or delete it"
             )
         self._tell(found, inventory)
@@ -85,14 +87,7 @@ class Finisher:
             (found.gone, f"is no longer among the pictures; what was made of it stays in {self._dest}"),
         ):
             if ids:
-                logger.warning("%s: each %s: %s", _pictures(len(ids)), told, _some(ids))
-
-    def _read_all(self, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Part]]:
-        """Each part by its name, a few read at once."""
-        names = ledger.parts(self._storage, self._dest)
-        for start in range(0, len(names), READS_AT_ONCE):
-            some = names[start : start + READS_AT_ONCE]
-            yield from zip(some, pool.map(self._read, some), strict=True)
+                logger.warning("%s: each %s: %s", counted(len(ids), "picture"), told, some_of(ids))
 
     def _read(self, name: str) -> Part:
         """A part; an empty one where it is damaged, which is told."""
@@ -132,29 +127,16 @@ class Finisher:
         found.unreadable |= {id: why for id, why in part.unreadable.items() if found.parts.get(id) == name}
         return replace(part, seen=seen).without(drop) if drop else replace(part, seen=seen)
 
-    def _unchanged(self, inventory: Inventory, part: Part, pool: ThreadPoolExecutor) -> set[str]:
-        """Ids of the pictures that are what they were. A file with another mark is read and compared."""
-        unchanged, unsure = set(), []
-        for id in part.ids:
-            subject, seen = inventory.subjects.get(id), part.seen.get(id)
-            if subject is None or seen is None or seen.file != subject.file:
-                continue
-            if seen.mark == subject.mark:
-                unchanged.add(id)
-            elif subject.url and seen.digest:
-                unsure.append(subject)
-        digests = pool.map(lambda subject: self._digest(subject.url), unsure)
-        return unchanged | {
-            subject.id
-            for subject, digest in zip(unsure, digests, strict=True)
-            if digest == part.seen[subject.id].digest
-        }
-
-    def _digest(self, url: str) -> str:
+    def _is_unchanged(self, subject: Subject | None, seen: Seen | None) -> bool:
+        """Whether a picture is what it was. A file with another mark is read and compared."""
+        if subject is None or seen is None or seen.file != subject.file:
+            return False
+        if seen.mark == subject.mark or not (subject.url and seen.digest):
+            return seen.mark == subject.mark
         try:
-            return digest_of(self._storage.read_bytes(url))
+            return digest_of(self._storage.read_bytes(subject.url)) == seen.digest
         except FileNotFoundError:
-            return ""
+            return False
 
     def _is_complete(self, subject: Subject, part: Part, present: Mapping[str, set[str]]) -> bool:
         if subject.id in part.unreadable:
@@ -173,11 +155,3 @@ def _as_now(part: Part, inventory: Inventory) -> Part:
     """A part that does not say what its pictures were, of pictures that are known to be still the same."""
     known = inventory.subjects
     return replace(part, seen={id: Seen(known[id].mark, "", known[id].file) for id in part.ids if id in known})
-
-
-def _pictures(count: int) -> str:
-    return f"{count} picture{'s' * (count != 1)}"
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")

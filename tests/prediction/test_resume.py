@@ -13,9 +13,9 @@ from PIL import Image
 from segtrain.config import Recipe, override
 from segtrain.errors import UserError
 from segtrain.prediction import ledger
-from segtrain.prediction.finished import Finished, Finisher
 from segtrain.prediction.outputs import MASKS, Outputs, mask_png
 from segtrain.prediction.part_files import Part, PredictedMask, Seen, read_part, write_part
+from segtrain.prediction.resume import Finished, Finisher
 from segtrain.prediction.tasks import Inventory, digest_of, take_inventory
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage
