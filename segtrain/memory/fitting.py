@@ -2,12 +2,14 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from segtrain.config import Recipe, UNetConfig
 from segtrain.config.batch_split import split_of
 from segtrain.errors import UserError
-from segtrain.memory.footprint import Footprint, inference_footprint, kernels_of, training_footprint
+from segtrain.memory.footprint import CHANNELS, Footprint, inference_footprint, kernels_of, training_footprint
+from segtrain.models.layer_list import layer_list
 
 HEADROOM = 0.1
 """Part of a device that stays free: predictions are not exact, and allocators leave gaps."""
@@ -28,17 +30,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Choice:
-    """One way to compute a step."""
+    """One way to compute a step of a recipe."""
 
+    recipe: Recipe
     per_replica: int
     accumulation: int
     rematerialize: bool
     height: int
     width: int
 
-    def footprint(self, recipe: Recipe) -> Footprint:
+    @property
+    def size(self) -> str:
+        return f"{self.height}x{self.width}"
+
+    @cached_property
+    def footprint(self) -> Footprint:
         return training_footprint(
-            recipe,
+            self.recipe,
             batch=self.per_replica,
             rematerialize=self.rematerialize,
             height=self.height,
@@ -58,40 +66,32 @@ def plan(recipe: Recipe, device_bytes: int | None, *, picture: tuple[int, int] |
 
     Raises UserError where not even one small crop fits, and where a crop would change the scale.
     """
-    asked = _splits(recipe)
-    size = (recipe.data.height, recipe.data.width)
-    first = _Choice(*asked[0], bool(recipe.train.rematerialize), *size)
+    whole = _choices(recipe)
     if device_bytes is None:
-        return Plan(recipe, first.footprint(recipe), [])
+        return Plan(recipe, whole[0].footprint, [])
     room = int(device_bytes * (1 - HEADROOM))
-    whole = (one for one in _choices(recipe) if one.footprint(recipe).total <= room)
-    choice = next(whole, None) or _largest_crop(recipe, room, picture)
+    crops = [replace(whole[-1], height=height, width=width) for height, width in _crops(recipe, picture)]
+    choice = next((one for one in whole if one.footprint.total <= room), None) or _largest(crops, room)
     if choice is None:
-        raise UserError(_too_little(recipe, device_bytes, picture))
-    footprint = choice.footprint(recipe)
-    evaluation = _evaluation_batch(recipe, footprint, room, picture)
-    reasons = list(_reasons(recipe, first, choice, room))
+        raise UserError(_too_little(device_bytes, whole, crops))
+    evaluation = _evaluation_batch(recipe, choice.footprint, room, picture)
+    reasons = list(_reasons(whole, choice, room))
     if evaluation < recipe.evaluation.batch_size:
         reasons.append(f"scored {evaluation} at once instead of {recipe.evaluation.batch_size}")
-    return Plan(_with(recipe, choice, evaluation), footprint, reasons)
+    return Plan(_with(recipe, choice, evaluation), choice.footprint, reasons)
 
 
-def _choices(recipe: Recipe) -> Iterator[_Choice]:
-    """Ways to compute a step on pictures of the size that is asked for, the preferred ones first."""
-    for rematerialize in _rematerialize(recipe):
-        for split in _splits(recipe):
-            yield _Choice(*split, rematerialize, recipe.data.height, recipe.data.width)
+def _choices(recipe: Recipe) -> list[_Choice]:
+    """Ways to compute a step on pictures of the size that is asked for, from the preferred one to the smallest."""
+    size = (recipe.data.height, recipe.data.width)
+    return [_Choice(recipe, *split, again, *size) for again in _rematerialize(recipe) for split in _splits(recipe)]
 
 
-def _largest_crop(recipe: Recipe, room: int, picture: tuple[int, int] | None) -> _Choice | None:
-    """The largest crop of which one fits; None where none does, or where crops are no choice."""
-    crops = _crops(recipe) if _may_crop(recipe, picture) else []
-
-    def fits(crop: tuple[int, int]) -> bool:
-        return _smallest(recipe, *crop).footprint(recipe).total <= room
-
-    number = bisect_left(crops, True, key=fits)  # they become smaller, so those that fit are the last ones
-    return _smallest(recipe, *crops[number]) if number < len(crops) else None
+def _largest(crops: list[_Choice], room: int) -> _Choice | None:
+    """The largest crop of which one fits, if any does."""
+    # They become smaller, so those that fit are the last ones.
+    number = bisect_left(crops, True, key=lambda crop: crop.footprint.total <= room)
+    return crops[number] if number < len(crops) else None
 
 
 def _splits(recipe: Recipe) -> list[tuple[int, int]]:
@@ -103,29 +103,28 @@ def _splits(recipe: Recipe) -> list[tuple[int, int]]:
 
 
 def _rematerialize(recipe: Recipe) -> list[bool]:
-    """Whether blocks may be computed again, the preferred way first; an FCN has none."""
+    """Whether parts of the network may be computed again, the preferred way first; an FCN has none."""
     asked = recipe.train.rematerialize
     if asked is not None:
         return [asked]
-    return [False, True] if isinstance(recipe.model, UNetConfig) else [False]
+    return [False, True] if any(layer.part for layer in layer_list(recipe.model, CHANNELS)) else [False]
 
 
-def _may_crop(recipe: Recipe, picture: tuple[int, int] | None) -> bool:
-    data = recipe.data
-    return data.fit == "crop" or picture is None or (data.height >= picture[0] and data.width >= picture[1])
+def _crops(recipe: Recipe, picture: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """Sizes below `data`'s, the largest first, in its proportions as far as the network's multiples allow.
 
-
-def _crops(recipe: Recipe) -> list[tuple[int, int]]:
-    """Sizes below `data`'s, the largest first, in its proportions as far as the network's multiples allow."""
+    None where pictures are scaled down, because crops would change that scale.
+    """
     size = (recipe.data.height, recipe.data.width)
+    scaled = picture is not None and (size[0] < picture[0] or size[1] < picture[1])
+    if recipe.data.fit != "crop" and scaled:
+        return
     multiple = 2**recipe.model.depth
     least = BOTTOM * multiple
-    crops = []
     for side in range((max(size) - 1) // multiple * multiple, least - 1, -multiple):
         height, width = (max(least, round(side * length / max(size) / multiple) * multiple) for length in size)
         if height <= size[0] and width <= size[1]:
-            crops.append((height, width))
-    return crops
+            yield height, width
 
 
 def _evaluation_batch(recipe: Recipe, training: Footprint, room: int, picture: tuple[int, int] | None) -> int:
@@ -160,44 +159,35 @@ def _with(recipe: Recipe, choice: _Choice, evaluation_batch: int) -> Recipe:
     return recipe.updated(changes)
 
 
-def _reasons(recipe: Recipe, first: _Choice, choice: _Choice, room: int) -> Iterator[str]:
+def _reasons(whole: list[_Choice], choice: _Choice, room: int) -> Iterator[str]:
     """What was changed, and what it would have taken otherwise."""
+    first, smallest, model = whole[0], whole[-1], choice.recipe.model
     if choice == first:
         return
-    needed = first.footprint(recipe).total
-    yield f"as asked it would need {gib(needed)} of {gib(room)}"
+    yield f"as asked it would need {gib(first.footprint.total)} of {gib(room)}"
     if choice.accumulation != first.accumulation:
         yield (
             f"{choice.accumulation} x {choice.per_replica} pictures a replica instead of "
             f"{first.accumulation} x {first.per_replica}"
         )
-        if isinstance(recipe.model, UNetConfig) and recipe.model.norm in ("batch", "synchronized"):
+        if isinstance(model, UNetConfig) and model.norm in ("batch", "synchronized"):
             yield "batch norm averages over fewer pictures"
     if choice.rematerialize != first.rematerialize:
         yield "activations are computed again on the way back, for about a third more time"
-    if (choice.height, choice.width) != (first.height, first.width):
-        whole = _smallest(recipe, first.height, first.width).footprint(recipe).total
-        yield (
-            f"crops of {choice.height}x{choice.width}: one picture of {first.height}x{first.width} needs {gib(whole)}"
-        )
+    if choice.size != first.size:
+        yield f"crops of {choice.size}: one picture of {first.size} needs {gib(smallest.footprint.total)}"
 
 
-def _smallest(recipe: Recipe, height: int, width: int) -> _Choice:
-    """The least that a step on pictures of this size takes."""
-    return _Choice(*_splits(recipe)[-1], _rematerialize(recipe)[-1], height, width)
-
-
-def _too_little(recipe: Recipe, device_bytes: int, picture: tuple[int, int] | None) -> str:
-    kind, size, fix = "picture", (recipe.data.height, recipe.data.width), "lower data.height and data.width"
-    crops = _crops(recipe) if _may_crop(recipe, picture) else []
+def _too_little(device_bytes: int, whole: list[_Choice], crops: list[_Choice]) -> str:
+    kind, smallest, fix = "picture", whole[-1], "lower data.height and data.width"
     if crops:
-        kind, size, fix = "crop", crops[-1], "lower model.filters or model.depth"
-    elif recipe.data.fit == "resize":
+        kind, smallest, fix = "crop", crops[-1], "lower model.filters or model.depth"
+    elif smallest.recipe.data.fit == "resize":
         fix += ", set data.fit=crop"
-    needed = _smallest(recipe, *size).footprint(recipe).total
     return (
-        f"cluster.device_bytes: {gib(device_bytes)}, of which a tenth stays free, is less than the {gib(needed)} that "
-        f"a step on one {kind} of {size[0]}x{size[1]} needs; {fix}, or take a larger device"
+        f"cluster.device_bytes: {gib(device_bytes)}, of which a tenth stays free, is less than the "
+        f"{gib(smallest.footprint.total)} that a step on one {kind} of {smallest.size} needs; {fix}, "
+        "or take a larger device"
     )
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 
 from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
-from segtrain.memory.kernels import DNN, Kernels, cpu_kernels
+from segtrain.memory.kernels import DNN, Kernels, Tensor, cpu_kernels
 from segtrain.memory.liveness import Moment, Pass
-from segtrain.memory.operations import Operation, OperationList, Tensor, network
+from segtrain.memory.operations import Operation, OperationList, network
 
 CHANNELS = 3
 MASK_MAPS = 3
@@ -64,7 +64,7 @@ def training_footprint(
     ema = recipe.train.ema_momentum is not None
     summed = once if accumulation > 1 else 0
     step = Pass([*net.operations, _loss(net, masks)], [net.picture, masks], gradient_bytes=wide)
-    update = Moment("update", gradients=once - summed, workspace=(UPDATE_COPIES + EMA_COPIES * ema) * once)
+    update = Moment(gradients=once - summed, workspace=(UPDATE_COPIES + EMA_COPIES * ema) * once)
     fullest = max(step.train(rematerialize=rematerialize), update, key=lambda moment: moment.total)
     return Footprint(
         weights=(net.trainable + net.moving) * wide,

@@ -1,4 +1,4 @@
-"""Scratch space of the kernels that compute a network, beyond what they read and make."""
+"""Tensors on a device, and the scratch space of the kernels that compute them from each other."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,32 @@ from segtrain.process import onednn
 
 EIGEN_TARGET_BYTES = 30 * 2**20
 """Of patches: TensorFlow lays out pictures together until they are so much (`conv_grad_filter_ops.cc`)."""
+FLOAT32 = 4
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """Sizes of a convolution; of a transposed one, those of the convolution whose gradient it is."""
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """One buffer on the device: (B, height, width, channels)."""
 
+    name: str
     batch: int
-    output_pixels: int
-    """Of one picture."""
-    output_channels: int
-    input_channels: int
-    window: int
-    """Pixels that each output looks at: 9 for 3x3."""
+    height: int
+    width: int
+    channels: int
     itemsize: int
+    """Bytes an element."""
+
+    @property
+    def pixels(self) -> int:
+        return self.batch * self.height * self.width
+
+    @property
+    def elements(self) -> int:
+        return self.pixels * self.channels
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * self.itemsize
 
 
 @dataclass(frozen=True)
@@ -35,21 +47,21 @@ class Kernels:
     forward_gaps: float
     """Likewise in a forward pass, where everything comes and goes."""
 
-    def forward(self, convolution: Convolution) -> int:
+    def forward(self, output: Tensor) -> int:
         """Bytes beside the output; the CPU's own kernels add half precision up in float32."""
-        if self.lays_out_patches and convolution.itemsize == 2:
-            return convolution.batch * convolution.output_pixels * convolution.output_channels * 4
-        return 0
+        return FLOAT32 * output.elements if self.lays_out_patches and output.itemsize < FLOAT32 else 0
 
-    def gradient(self, convolution: Convolution) -> int:
-        """Bytes beside the gradient of the weights; beside that of the input they are the same."""
+    def gradient(self, x: Tensor, output: Tensor, *, window: int) -> int:
+        """Bytes beside the gradient of the weights; beside that of the input they are the same.
+
+        `window`: pixels that each output looks at, 9 for 3x3.
+        """
         if not self.lays_out_patches:
             return 0
-        window = convolution.window * convolution.input_channels
-        pixels, channels, itemsize = convolution.output_pixels, convolution.output_channels, convolution.itemsize
-        unit = (pixels * (window + channels) + window * channels) * itemsize
-        together = min(convolution.batch, -(-EIGEN_TARGET_BYTES // unit))
-        return together * pixels * window * itemsize
+        pixels, columns = output.height * output.width, window * x.channels
+        unit = (pixels * (columns + output.channels) + columns * output.channels) * x.itemsize
+        together = min(x.batch, -(-EIGEN_TARGET_BYTES // unit))
+        return together * pixels * columns * x.itemsize
 
 
 EIGEN = Kernels(lays_out_patches=True, gaps=0.0, forward_gaps=0.0)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from segtrain.memory.operations import Operation, Tensor
+from segtrain.memory.kernels import Tensor
+from segtrain.memory.operations import Operation
 
 LATE_GRADIENTS = 3
 """Weights' gradients that the chain of activations' gradients runs ahead of: 2 to 5 come within 20 % of measured peaks
@@ -19,7 +20,6 @@ Copy = tuple[Tensor, int]
 class Moment:
     """Bytes in memory while something is computed, besides what is there all the time."""
 
-    name: str = "nothing"
     pictures: int = 0
     """float32 pictures as they go into the network, and their masks."""
     activations: int = 0
@@ -53,7 +53,7 @@ class Pass:
         self._gradient_bytes = gradient_bytes
         self._fullest = Moment()
         self._uses: Counter[Copy] = Counter()  # still to come, of what is in memory
-        self._pictures = self._activations = 0  # bytes of what is in memory
+        self._held: Counter[bool] = Counter()  # bytes of what is in memory, by whether it is among `given`
         self._towards: dict[Tensor, int] = {}  # gradients of activations, and their bytes
         self._late: deque[tuple[int, list[Copy]]] = deque()  # for weights' gradients: what came in, what was kept
         self._gradients = 0
@@ -66,11 +66,11 @@ class Pass:
     def train(self, *, rematerialize: bool) -> Moment:
         """The fullest moment of a forward pass and its gradient.
 
-        With `rematerialize` blocks keep only what comes into them, and are computed again before their gradient.
+        With `rematerialize` parts keep only what comes into them, and are computed again before their gradient.
         """
         parts = [
-            (rematerialize and block is not None, list(part))
-            for block, part in groupby(self._operations, key=lambda operation: operation.part)
+            (rematerialize and name is not None, list(part))
+            for name, part in groupby(self._operations, key=lambda operation: operation.part)
         ]
         kept: Counter[Tensor] = Counter()
         for again, part in parts:
@@ -101,7 +101,7 @@ class Pass:
                 self._release(read)
             self._hold({(x, number): uses[x] + kept[x] or 1 for x in fresh})
             made |= fresh
-            self._look(operation.output.name, operation.forward_scratch)
+            self._look(operation.forward_scratch)
             if not operation.in_place:
                 self._release(read)
             self._release((x, number) for x in unused)
@@ -112,7 +112,7 @@ class Pass:
         targets = () if operation.stops_gradient else operation.inputs
         made = 0 if operation.in_place else sum(x.bytes for x in targets)
         self._gradients += operation.trainable * self._gradient_bytes
-        self._look(f"gradient of {operation.output.name}", coming + made + operation.backward_scratch)
+        self._look(coming + made + operation.backward_scratch)
         # A second gradient of the same tensor is added to the first.
         self._towards |= {x: x.bytes for x in targets}
         if not operation.late:
@@ -125,24 +125,18 @@ class Pass:
     def _hold(self, uses: Mapping[Copy, int]) -> None:
         self._uses.update(uses)
         for tensor, _ in uses:
-            self._count(tensor, tensor.bytes)
+            self._held[tensor in self._given] += tensor.bytes
 
     def _release(self, copies: Iterable[Copy]) -> None:
         for copy in copies:
             self._uses[copy] -= 1
             if not self._uses[copy]:
                 del self._uses[copy]
-                self._count(copy[0], -copy[0].bytes)
+                self._held[copy[0] in self._given] -= copy[0].bytes
 
-    def _count(self, tensor: Tensor, change: int) -> None:
-        if tensor in self._given:
-            self._pictures += change
-        else:
-            self._activations += change
-
-    def _look(self, name: str, scratch: int) -> None:
+    def _look(self, scratch: int) -> None:
         workspace = sum(self._towards.values()) + sum(coming for coming, _ in self._late) + scratch
-        moment = Moment(name, self._pictures, self._activations, self._gradients, workspace)
+        moment = Moment(self._held[True], self._held[False], self._gradients, workspace)
         if moment.total > self._fullest.total:
             self._fullest = moment
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segtrain.config import Model
-from segtrain.memory.kernels import Convolution, Kernels
+from segtrain.memory.kernels import FLOAT32, Kernels, Tensor
 from segtrain.models.layer_list import (
     PICTURE,
     AddUp,
@@ -27,32 +27,6 @@ from segtrain.models.layer_list import (
 
 MASK_BYTES = 1
 INDEX_BYTES = 8
-FLOAT32 = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """One buffer on the device: (B, height, width, channels)."""
-
-    name: str
-    batch: int
-    height: int
-    width: int
-    channels: int
-    itemsize: int
-    """Bytes an element."""
-
-    @property
-    def pixels(self) -> int:
-        return self.batch * self.height * self.width
-
-    @property
-    def elements(self) -> int:
-        return self.pixels * self.channels
-
-    @property
-    def bytes(self) -> int:
-        return self.elements * self.itemsize
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,20 +146,20 @@ class _Writer:
         sides = (x.height, x.width)
         height, width = (side * kind.strides if kind.transposed else -(-side // kind.strides) for side in sides)
         output = replace(x, name=name, height=height, width=width, channels=kind.filters)
-        shapes = [_shape(x, output, kind) for x in inputs]
-        to_output, to_input = kernels.forward, kernels.gradient
-        if kind.transposed:
-            to_output, to_input = to_input, to_output
+        # A transposed convolution is the gradient of one that goes the other way.
+        pairs = [(output, x) if kind.transposed else (x, output) for x in inputs]
+        forward = [kernels.forward(narrow) for _, narrow in pairs]
+        gradient = [kernels.gradient(wide, narrow, window=kind.size**2) for wide, narrow in pairs]
+        to_output, to_input = (gradient, forward) if kind.transposed else (forward, gradient)
         first = not self.operations or self.operations[-1].stops_gradient
-        gradients = [kernels.gradient] if first else [kernels.gradient, to_input]
-        scratch = sorted(gradient(shape) for shape in shapes for gradient in gradients)
+        scratch = sorted(gradient if first else gradient + to_input)  # no more than two run at once
         second = output.bytes if len(inputs) > 1 else 0
         return self.add(
             inputs,
             output,
             keeps=inputs,
             trainable=(kind.size**2 * sum(x.channels for x in inputs) + 1) * kind.filters,
-            forward_scratch=second + sum(to_output(shape) for shape in shapes),
+            forward_scratch=second + sum(to_output),
             backward_scratch=sum(scratch[-2:]),
             late=True,
             stops_gradient=first,
@@ -237,15 +211,3 @@ def network(
         writer.part = layer.part
         made[layer.name] = writer.apply(layer, tuple(made[name] for name in layer.inputs))
     return OperationList(picture, writer.operations[-1].output, writer.operations)
-
-
-def _shape(x: Tensor, output: Tensor, kind: Convolve) -> Convolution:
-    narrow, wide = (x, output) if kind.transposed else (output, x)
-    return Convolution(
-        batch=x.batch,
-        output_pixels=narrow.height * narrow.width,
-        output_channels=narrow.channels,
-        input_channels=wide.channels,
-        window=kind.size**2,
-        itemsize=x.itemsize,
-    )

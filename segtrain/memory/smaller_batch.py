@@ -37,10 +37,8 @@ def with_smaller_batch(recipe: Recipe, headline: str, *, scoring: bool) -> tuple
 def _too_large_to_train(recipe: Recipe, shortage: str) -> str:
     data = recipe.data
     fixes = [] if recipe.train.rematerialize else ["train.rematerialize=true"]
-    if data.fit == "resize":
-        fixes.append("data.fit=crop with a smaller data.height and data.width")
-    else:
-        fixes.append("a smaller data.height and data.width")
+    crops = "data.fit=crop with " if data.fit == "resize" else ""
+    fixes.append(f"{crops}a smaller data.height and data.width")
     return (
         f"{shortage} with one picture of {data.height} x {data.width} (data.height x data.width) at a time; "
         f"set {', or '.join(fixes)}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from segtrain.config import Recipe, UNetConfig, override
 from segtrain.memory import Footprint, inference_footprint, parameters, training_footprint
 from segtrain.memory.footprint import slots
-from segtrain.memory.kernels import DNN, EIGEN, Convolution
+from segtrain.memory.kernels import DNN, EIGEN, Tensor
 from segtrain.training.optimizers import build_optimizer
 
 
@@ -118,6 +118,6 @@ def test_more_pixels_never_take_less(
 
 def test_kernels_that_lay_out_patches_take_the_window_times_the_input() -> None:
     # 640x960 pixels of 32 channels, 3x3, float32: measured 675 MiB on a CPU without oneDNN (TensorFlow 2.21).
-    sizes = Convolution(1, output_pixels=640 * 960, output_channels=16, input_channels=32, window=9, itemsize=4)
-    assert EIGEN.gradient(sizes) == 640 * 960 * 9 * 32 * 4 == 675 * 2**20
-    assert DNN.gradient(sizes) == 0
+    x, output = (Tensor(name, 1, 640, 960, channels, itemsize=4) for name, channels in (("x", 32), ("output", 16)))
+    assert EIGEN.gradient(x, output, window=9) == 640 * 960 * 9 * 32 * 4 == 675 * 2**20
+    assert DNN.gradient(x, output, window=9) == 0
