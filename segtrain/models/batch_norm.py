@@ -116,8 +116,12 @@ class BatchNorm(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        config = {"synchronized": self.synchronized, "momentum": self.momentum, "epsilon": self.epsilon}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "synchronized": self.synchronized,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+        }
 
 
 def _affine(

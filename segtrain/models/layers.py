@@ -113,9 +113,9 @@ class JoinedConv2D(keras.layers.Conv2D):
         super().__init__(*args, **kwargs)
         self.input_spec = None  # Keras's own asks for one tensor
 
-    def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
+    def build(self, input_shape: list[Any]) -> None:
         self._channels = [shape[-1] for shape in input_shape]
-        super().build((*input_shape[0][:-1], sum(channels for channels in self._channels if channels)))
+        super().build((*input_shape[0][:-1], sum(self._channels)))
         self.input_spec = None
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
@@ -126,11 +126,9 @@ class JoinedConv2D(keras.layers.Conv2D):
         ]
         return tf.nn.bias_add(sum(parts[1:], parts[0]), tf.convert_to_tensor(self.bias))
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         # `build` of the parent asks with one shape, Keras with a list of them.
-        one = input_shape[0] if isinstance(input_shape, list) else input_shape
-        shape: tuple[int | None, ...] = super().compute_output_shape(one)
-        return shape
+        return super().compute_output_shape(input_shape[0] if isinstance(input_shape, list) else input_shape)
 
 
 @keras.saving.register_keras_serializable(package="segtrain")
@@ -139,7 +137,7 @@ class Dropout(keras.layers.Layer):
 
     Not on the replica, the sample's place in the batch, the batch's size, or how often the layer is evaluated: a
     resumed run, another number of replicas and recomputed activations all draw the same mask. Training outside of
-    `forward.forward_pass` raises RuntimeError, because there is no step to draw from.
+    `step_context.forward_pass` raises RuntimeError, because there is no step to draw from.
     """
 
     def __init__(self, rate: float, seed: int, layer_index: int, **kwargs: Any) -> None:
@@ -176,5 +174,4 @@ class Dropout(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        config = {"rate": self.rate, "seed": self.seed, "layer_index": self.layer_index}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed, "layer_index": self.layer_index}

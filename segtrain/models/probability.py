@@ -17,8 +17,7 @@ def upsample_probability(logits: NDArray[np.floating], height: int, width: int) 
         # Columns as channels, along which TensorFlow's kernel uses the vector unit. Bit for bit what one call for both
         # sides gives, in a third of the time: 2 ms for 1918x1280.
         resized = _resize(tf.reshape(wide, (1, -1, 1, width)), height, 1)
-        probability: NDArray[np.float32] = np.asarray(tf.sigmoid(tf.reshape(resized, (height, width))))
-    return probability
+        return np.asarray(tf.sigmoid(tf.reshape(resized, (height, width))))
 
 
 def _resize(images: tf.Tensor, height: int, width: int) -> tf.Tensor:

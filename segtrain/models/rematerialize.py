@@ -26,17 +26,15 @@ class Rematerialized(keras.layers.Layer):
         statistics = [tf.convert_to_tensor(variable.value) for variable in part.non_trainable_variables]
         count = len(inputs)
 
-        def run(arguments: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            result: tuple[tf.Tensor, list[tf.Tensor]] = part.stateless_call(
-                list(arguments[count:]), statistics, list(arguments[:count]), training=True
-            )
-            return result
+        def run(arguments: Any) -> Any:
+            """Output and moved statistics."""
+            return part.stateless_call(list(arguments[count:]), statistics, list(arguments[:count]), training=True)
 
         @tf.custom_gradient
         def forward(*arguments: tf.Tensor) -> Any:
             output, moved = run(arguments)
 
-            def backward(gradient: tf.Tensor, *of_statistics: tf.Tensor) -> list[tf.Tensor]:
+            def backward(gradient: tf.Tensor, *of_statistics: tf.Tensor) -> Any:
                 # Tied to the gradient that arrives: without this TensorFlow would run the second pass beside the
                 # first, or find the two to be one computation and keep what it made.
                 with tf.control_dependencies([gradient]):
@@ -44,8 +42,7 @@ class Rematerialized(keras.layers.Layer):
                 with tf.GradientTape() as tape:
                     tape.watch(again)
                     output, _ = run(again)
-                gradients: list[tf.Tensor] = tape.gradient(output, again, output_gradients=gradient)
-                return gradients
+                return tape.gradient(output, again, output_gradients=gradient)
 
             return [output, *moved], backward
 
