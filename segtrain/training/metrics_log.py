@@ -35,8 +35,8 @@ class Record:
         self._storage = storage
         self._owned = owned
         self._remote = folder if is_remote(folder) else None
-        self._scratch = contextlib.ExitStack()
-        self._local = self._scratch.enter_context(scratch_folder("record")) if self._remote else local_path(folder)
+        self._open = contextlib.ExitStack()
+        self._local = self._open.enter_context(scratch_folder("record")) if self._remote else local_path(folder)
         self._path = self._local / METRICS_LOG_NAME
         events = self._local / "tensorboard"
         if events.exists() and not events.is_dir():
@@ -52,9 +52,10 @@ class Record:
         if broken:
             log.warning("%s: %d lines are damaged and dropped", RunFolder(folder).metrics_log, broken)
         write_while(owned, str(self._path), b"".join(line + b"\n" for line in kept), storage)
-        self._lines = self._path.open("a")
+        self._lines = self._open.enter_context(self._path.open("a"))
         owned()  # else these may be another's lines: whoever takes over from now on puts a new file in their place
         self._events = tf.summary.create_file_writer(str(events))
+        self._open.callback(self._events.close)
         self._uploaded_bytes: dict[Path, int] = {}
 
     def step(self, **values: Any) -> None:
@@ -91,12 +92,8 @@ class Record:
 
     def close(self) -> None:
         """Flush and release the files."""
-        try:
+        with self._open:
             self.flush()
-        finally:
-            self._lines.close()
-            self._events.close()
-            self._scratch.close()
 
 
 def _step_of(line: bytes) -> float:
