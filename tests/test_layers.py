@@ -14,7 +14,7 @@ NOT_LIGHT = {
     "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals"),
     "inference": ("apply", "device", "export", "load_networks", "predict_rows", "predictor"),
     "launch": ("supervisor", "tensorflow_cluster", "train_folds", "train_run", "train_worker", "worker_group"),
-    "models": ("batch_norm", "build", "layers", "probability", "rematerialize", "step_context"),
+    "models": ("",),
     "pipeline": ("augment", "batches", "decode", "worker_data"),
     "prediction": ("predict_masks", "predict_worker"),
     "scoring": ("evaluate_run", "score_worker"),

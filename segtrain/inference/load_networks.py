@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import segtrain.models.build  # noqa: F401  registers the layers that a saved model names
+import segtrain.models  # noqa: F401  registers the layers that a saved model names
 from segtrain.errors import UserError
 from segtrain.inference.stored_networks import Facts, StoredNetwork, read_networks
 from segtrain.models.layers import PadToMultiple

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from segtrain.architectures.layer_list import layer_list
 from segtrain.config import Recipe, UNetConfig
 from segtrain.config.batch_split import split_of
 from segtrain.errors import UserError
 from segtrain.memory.footprint import CHANNELS, Footprint, inference_footprint, kernels_of, training_footprint
-from segtrain.models.layer_list import layer_list
 
 HEADROOM = 0.1
 """Part of a device that stays free: predictions are not exact, and allocators leave gaps."""

@@ -1,14 +1,13 @@
 """A network as a list of operations: what each reads and makes, what its gradient needs again, and its scratch space.
 
-The layers are those of `segtrain.models.layer_list`, from which the Keras models are built too.
+The layers are those of `segtrain.architectures.layer_list`, from which the Keras models are built too.
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from segtrain.config import Model
-from segtrain.memory.kernels import FLOAT32, Kernels, Tensor
-from segtrain.models.layer_list import (
+from segtrain.architectures.layer_list import layer_list
+from segtrain.architectures.layer_records import (
     PICTURE,
     AddUp,
     Convolve,
@@ -22,8 +21,9 @@ from segtrain.models.layer_list import (
     PoolMax,
     Rectify,
     RepeatPixels,
-    layer_list,
 )
+from segtrain.config import Model
+from segtrain.memory.kernels import FLOAT32, Kernels, Tensor
 
 MASK_BYTES = 1
 INDEX_BYTES = 8

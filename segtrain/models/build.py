@@ -1,17 +1,12 @@
-"""Networks from settings: Keras layers for the records of `segtrain.models.layer_list`.
-
-Importing this module registers the layers that a saved model names.
-"""
+"""Networks from settings: Keras layers for the records of `segtrain.architectures.layer_list`."""
 
 from itertools import groupby
 from typing import Any
 
 import keras
 
-from segtrain.config import Model
-from segtrain.errors import UserError
-from segtrain.models.batch_norm import BatchNorm
-from segtrain.models.layer_list import (
+from segtrain.architectures.layer_list import layer_list
+from segtrain.architectures.layer_records import (
     PICTURE,
     AddUp,
     Convolve,
@@ -25,8 +20,10 @@ from segtrain.models.layer_list import (
     PoolMax,
     Rectify,
     RepeatPixels,
-    layer_list,
 )
+from segtrain.config import Model
+from segtrain.errors import UserError
+from segtrain.models.batch_norm import BatchNorm
 from segtrain.models.layers import CropLike, Dropout, JoinedConv2D, PadToMultiple, he_normal
 from segtrain.models.rematerialize import Rematerialized
 

@@ -12,7 +12,7 @@ from segtrain.config.batch_split import batch_split
 from segtrain.dataset.data_set import DataSet, read_data_set
 from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import TakenOverError
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
 from segtrain.runs.ownership import RunClaim, take_run, write_while
 from segtrain.runs.run_folder import RunFolder

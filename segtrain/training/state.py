@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.errors import DataError, UserError
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.runs.ownership import write_while
 from segtrain.runs.run_folder import MODEL_NAME, RunFolder
 from segtrain.runs.status import World

@@ -36,7 +36,7 @@ import sys, time
 import numpy as np, tensorflow as tf
 from segtrain.config import Recipe, override
 from segtrain.training.losses import loss_per_image
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.training.optimizers import build_optimizer
 from segtrain.training.loop import train_epoch
 from segtrain.training.run import Run

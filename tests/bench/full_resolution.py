@@ -61,7 +61,7 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
     import numpy as np
     import tensorflow as tf
 
-    from segtrain.models.build import build_model
+    from segtrain.models import build_model
     from segtrain.pipeline.augment import draw_augmentation
     from segtrain.pipeline.batches import ReplicaBatch
     from segtrain.runs.status import World

@@ -17,7 +17,7 @@ class Bench:
     def __init__(self, device: str, settings: Sequence[str], size: tuple[int, int, int]) -> None:
         import tensorflow as tf
 
-        from segtrain.models.build import build_model
+        from segtrain.models import build_model
         from segtrain.training.optimizers import build_optimizer
         from segtrain.training.step import TrainStep
 

@@ -164,7 +164,7 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from segtrain.models.build import build_model
+    from segtrain.models import build_model
     from segtrain.pipeline.augment import draw_augmentation
     from segtrain.pipeline.batches import ReplicaBatch
     from segtrain.training.optimizers import build_optimizer
@@ -189,7 +189,7 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
 
 
 def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
-    from segtrain.models.build import build_model
+    from segtrain.models import build_model
     from segtrain.training.evaluation import compiled_forward
     from segtrain.training.strategy import place
 

@@ -144,7 +144,7 @@ def write_model(folder: Path) -> None:
     """
     import numpy as np
 
-    from segtrain.models.build import build_model
+    from segtrain.models import build_model
 
     folder.mkdir(exist_ok=True)
     model = build_model(MODEL)

@@ -83,7 +83,7 @@ def unet() -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     import tensorflow as tf
 
     from segtrain.config import UNetConfig
-    from segtrain.models.build import build_model
+    from segtrain.models import build_model
     from segtrain.pipeline.augment import to_float
 
     model = build_model(UNetConfig(filters=4, depth=4, convolutions=1, norm="none"))

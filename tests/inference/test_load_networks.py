@@ -18,7 +18,7 @@ from segtrain.inference.export import export
 from segtrain.inference.load_networks import Member, load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import Facts, threshold_of
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.storage.files import Storage, join
 
 CONFIG = UNetConfig(filters=2, depth=1, convolutions=1, norm="batch")

@@ -18,7 +18,7 @@ from segtrain.inference.predictor import Logits, Predictor
 from segtrain.inference.stored_networks import Facts
 from segtrain.inference.tiles import positions
 from segtrain.memory import inference_footprint
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.decode import resize_image
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from segtrain.config import InferenceConfig, UNetConfig
 from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.storage.files import Storage
 from tests.support.places import JOBS
 

@@ -13,7 +13,7 @@ from PIL import Image
 from jobs import predict
 from segtrain import rle
 from segtrain.config import Recipe, UNetConfig, override
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from tests.support.kaggle_server import Competition, serve_kaggle
 
 HEIGHT, WIDTH = 160, 240

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
+from segtrain.architectures.layer_list import layer_list
+from segtrain.architectures.layer_records import Kind, LayerRecord
 from segtrain.config import FCNConfig, Model, UNetConfig
 from segtrain.memory import operations, parameters
 from segtrain.memory.kernels import DNN
 from segtrain.memory.operations import OperationList, network
-from segtrain.models import build
-from segtrain.models.build import build_model
-from segtrain.models.layer_list import Kind, LayerRecord, layer_list
+from segtrain.models import build, build_model
 from segtrain.models.rematerialize import Rematerialized
 
 NETWORKS = [

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import FCNConfig, UNetConfig
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.models.step_context import forward_pass
 
 FAMILY = {

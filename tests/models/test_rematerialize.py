@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from segtrain.config import FCNConfig, UNetConfig
 from segtrain.errors import UserError
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.models.layers import JoinedConv2D
 from segtrain.models.step_context import forward_pass
 

@@ -14,7 +14,7 @@ from segtrain.cluster.offer import Node, Offer
 from segtrain.config import Recipe, UNetConfig, override
 from segtrain.errors import UserError
 from segtrain.inference.stored_networks import read_networks
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.prediction import ledger, predict_masks
 from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.predict_masks import predict, prediction_lines

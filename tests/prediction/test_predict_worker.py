@@ -17,7 +17,7 @@ from segtrain.errors import NoSpaceError, UserError
 from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import read_networks
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.prediction import ledger
 from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.part_files import Part, read_part

@@ -67,7 +67,7 @@ def write_run(folder: Path, root: str, *settings: str, best_threshold: float = 0
 
     Its logits are scaled so that probabilities spread over 0 to 1, and masks are neither empty nor full.
     """
-    from segtrain.models.build import build_model
+    from segtrain.models import build_model
 
     tiny = ["model.filters=2", "model.depth=1", "model.norm=none", "data.height=16", "data.width=24"]
     run = [f"run.storage={folder.parent}", f"run.name={folder.name}", f"data.root={root}"]

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.config import Recipe, override
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.pipeline.augment import draw_augmentation
 from segtrain.pipeline.batches import ReplicaBatch
 from segtrain.runs.status import World

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score, jaccard_score
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.shards import Row
 from segtrain.metrics import THRESHOLDS
-from segtrain.models.build import build_model
+from segtrain.models import build_model
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.batches import EvaluationBatch
 from segtrain.pipeline.worker_data import EvaluationData
