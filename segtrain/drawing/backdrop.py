@@ -13,9 +13,9 @@ from segtrain.drawing.quads import Floats
 from segtrain.drawing.room import Item, Studio
 
 BEHIND_CAR_M = 2.5
-"""Clutter must stand so far behind the car's middle to be drawn: a mask has no notion of what stands in the way."""
+"""Clutter is drawn only this far behind the car's middle: a mask has no notion of what stands in the way."""
 FLOOR_CELL = 8
-"""The floor's smooth light is computed once for so many pixels."""
+"""The floor's smooth light is computed once for each square of this many pixels a side."""
 
 
 def draw_backdrop(studio: Studio, camera: Camera, size: tuple[int, int]) -> Image.Image:
@@ -94,8 +94,7 @@ def _floor_lines(picture: Image.Image, studio: Studio, camera: Camera) -> None:
             along, aside = np.linspace(-far, far, 40), np.full(40, at)
             lines += [(np.column_stack([*way, np.zeros(40)]), 0.84) for way in ((along, aside), (aside, along))]
     if studio.disc:
-        ring = _circle(studio.disc, 96)
-        ring = np.concatenate([ring, ring[:1]])
+        ring = np.pad(_circle(studio.disc, 96), ((0, 1), (0, 0)), mode="wrap")
         lines += [(ring, 0.55), (ring * 0.985, 0.80)]
     draw = ImageDraw.Draw(picture)
     for line, shade in lines:

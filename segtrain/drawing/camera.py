@@ -11,7 +11,7 @@ NEAR_M = 0.3
 
 
 class Camera(NamedTuple):
-    """Where it stands and what it sees; pixels are those of a picture whose left top corner is (0, 0)."""
+    """Position, axes and lens; pixels count from a picture's top left corner, (0, 0)."""
 
     position: Floats  # (3,) metres
     axes: Floats  # (3, 3) rows: right, down, forward

@@ -1,4 +1,4 @@
-"""What is fixed to a car's bodywork: wheels, lamps, plates, door gaps, mirrors, the antenna."""
+"""Parts fixed to a car's bodywork: wheels, lamps, plates, door gaps, mirrors, the antenna."""
 
 from itertools import pairwise
 
@@ -46,10 +46,8 @@ def wheels(body: Body, rng: np.random.Generator) -> list[Quads]:
             inside = np.array([axle, face - side * 0.1, radius])
             outer, inner = _upright(disc + hub, face), _upright(disc + hub, face - side * 0.21)
             tread = np.stack([inner[:, 3], inner[:, 2], outer[:, 2], outer[:, 3]], axis=1)
-            rim_face, bright_face = (
-                _upright(rim + hub, face + side * 0.004),
-                _upright(bright + hub, face + side * 0.006),
-            )
+            rim_face = _upright(rim + hub, face + side * 0.004)
+            bright_face = _upright(bright + hub, face + side * 0.006)
             parts += [
                 make_quads(on_side(body, arch, side, 0.004), BLACK, 0.0, WELL),
                 make_quads(tread, RUBBER, 0.0, INNER, inside=inside),

@@ -59,5 +59,4 @@ def cells(grid: Floats) -> Floats:
 
 def unit(vectors: Floats) -> Floats:
     """Vectors (..., 3) of length 1; those of no length stay zero."""
-    scaled: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
-    return scaled
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9), np.float64)

@@ -68,10 +68,12 @@ def _cast_on_floor(picture: Image.Image, car: Car, studio: Studio, camera: Camer
     coarse = camera.scaled(1 / FLOOR_SCALE)
     size = (-(-picture.width * 2 // FLOOR_SCALE), -(-picture.height * 2 // FLOOR_SCALE))
     blur = camera.focal / 1900 / FLOOR_SCALE
-    reflection = _reflection(car, studio, coarse, size).filter(ImageFilter.GaussianBlur(7 * blur))
-    shadow = _shadow(car, studio, coarse, size).filter(ImageFilter.GaussianBlur(14 * blur))
-    reflection = reflection.resize(picture.size, Image.Resampling.BILINEAR)
-    shadow = shadow.resize(picture.size, Image.Resampling.BILINEAR)
+    reflection, shadow = (
+        cast(car, studio, coarse, size)
+        .filter(ImageFilter.GaussianBlur(radius * blur))
+        .resize(picture.size, Image.Resampling.BILINEAR)
+        for cast, radius in ((_reflection, 7), (_shadow, 14))
+    )
     mirrored = Image.composite(reflection.convert("RGB"), picture, reflection.getchannel("A"))
     return Image.composite(mirrored, Image.new("RGB", picture.size), shadow)
 
@@ -121,17 +123,15 @@ def _light(quads: Quads, toward: Floats, facing: Floats, studio: Studio) -> Floa
     # Schlick's approximation of Fresnel's law with a weaker rim: polished paint mirrors more at a glancing angle.
     mirror = quads.gloss + np.minimum(quads.gloss * 4, 1) * 0.45 * (1 - np.clip(facing, 0, 1)) ** 4
     around = _surroundings(2 * facing[:, None] * normals - toward, studio)
-    lit: Floats = quads.colours * (light * (1 - 0.5 * mirror))[:, None] + around * mirror[:, None]
-    return lit
+    return quads.colours * (light * (1 - 0.5 * mirror))[:, None] + around * mirror[:, None]
 
 
 def _surroundings(direction: Floats, studio: Studio) -> Floats:
-    """What a car mirrors in a direction (N, 3): a floor that darkens to the horizon, walls, lamps on the ceiling."""
+    """Colours mirrored in directions (N, 3): a floor that darkens to the horizon, walls, lamps on the ceiling."""
     up = direction[:, 2:]
     azimuth = np.arctan2(direction[:, 1:2], direction[:, :1])
     floor = studio.floor * (0.45 + 0.45 * np.clip(-up, 0, 1) ** 0.5)
     wall = studio.wall * (0.62 + 0.16 * np.sin(5 * azimuth + studio.radius))
     lamps = 165 + 80 * np.sin(3 * azimuth + 2 * studio.radius)
     above = wall + (lamps - wall) * np.clip((up - 0.2) / 0.6, 0, 1)
-    mixed: Floats = floor + (above - floor) * np.clip(up / 0.06 + 0.5, 0, 1)
-    return mixed
+    return floor + (above - floor) * np.clip(up / 0.06 + 0.5, 0, 1)

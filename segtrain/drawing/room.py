@@ -91,10 +91,12 @@ def _panels(rng: np.random.Generator, wall: Floats, radius: float) -> list[Item]
     spread, skirting = rng.choice([1.0, 4.0, 12.0]), wall * rng.uniform(0.4, 0.8)
     items = []
     for angle in np.arange(count) * 2 * np.pi / count:
-        items.append(Item(_plate(radius, angle, width * 1.06, 0.0, WALL_HEIGHT), wall + rng.normal(0, spread)))
         joint = _plate(radius - 0.02, angle + np.pi / count, 0.05, 0.0, WALL_HEIGHT)
-        items.append(Item(joint, wall * rng.uniform(0.6, 0.9)))
-        items.append(Item(_plate(radius - 0.03, angle, width * 1.08, 0.0, 0.14), skirting))
+        items += [
+            Item(_plate(radius, angle, width * 1.06, 0.0, WALL_HEIGHT), wall + rng.normal(0, spread)),
+            Item(joint, wall * rng.uniform(0.6, 0.9)),
+            Item(_plate(radius - 0.03, angle, width * 1.08, 0.0, 0.14), skirting),
+        ]
     return items
 
 
