@@ -1,9 +1,15 @@
 """Kaggle's own client made fit for a job: silent, never exiting, with timeouts, a deadline and plain errors.
 
-What the client does of itself, seen in kaggle 2.2.4: it signs in while it is imported; without keys it prints help,
-closes stdin and exits; it waits for ever for an answer; after a cut connection it may save an error page as if that
-were the file; and its messages hold signed URLs. So `kaggle` is imported only when a `KaggleClient` is made, each
-download is one attempt of the client's behind a fresh URL, and of its messages only Kaggle's own sentence is shown.
+By itself the client (kaggle 2.2.4)
+
+- signs in while it is imported;
+- prints help, closes stdin and exits where there are no keys;
+- waits for an answer without a limit;
+- may save an error page as the file after a cut connection;
+- puts signed URLs into its messages.
+
+So `kaggle` is imported only when a `KaggleClient` is made, each download is one attempt of the client's behind a fresh
+URL, and only Kaggle's own sentence is shown of a message.
 """
 
 import contextlib
@@ -64,22 +70,20 @@ class KaggleClient:
         found: dict[str, int] = {}
         token: str | None = None
         while token != "":
-            page = self.retried(functools.partial(self._page, token))
+            listing = functools.partial(self.api.competition_list_files, self.competition, token, PAGE_FILES)
+            page = self.retried(listing)
             found.update((file.name, file.total_bytes) for file in page.files)
             token = page.next_page_token
         return found
 
     def download(self, name: str, part: Path, admit: Callable[[int], None]) -> None:
-        """Bring a file of the competition to `part`; a part that an earlier call or process left there is gone on with.
+        """Download a file of the competition to `part`, going on with what an earlier call or process left there.
 
         `admit` is called before anything is written, with the file's bytes (0 where Kaggle does not say), and may
-        raise. What identifies a part lies beside it in `<part>.kaggle-partial` until all of it is there.
+        raise. Until the file is whole, a marker beside it, `<part>.kaggle-partial`, identifies the part.
         """
         _forget_odd_marker(_marker(part))
         self.retried(lambda: self._attempt(name, part, admit), reached=lambda: size_of(part))
-
-    def _page(self, token: str | None) -> Any:
-        return self.api.competition_list_files(self.competition, token, PAGE_FILES)
 
     def _sign_in(self) -> Any:
         try:
@@ -184,17 +188,14 @@ def _marker(part: Path) -> Path:
 
 
 def _forget_odd_marker(marker: Path) -> None:
-    """Remove what is no marker: the client would stumble over JSON of great depth, and the part is begun again."""
+    """Remove a marker that is not one, since deep JSON would break the client; the part is then begun again."""
     if not marker.is_file():
         return
-    try:
-        with marker.open("rb") as file:
-            text = file.read(MARKER_BYTES + 1)
-        is_marker = len(text) <= MARKER_BYTES and isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        is_marker = False
-    if not is_marker:
-        marker.unlink()
+    with contextlib.suppress(ValueError, RecursionError), marker.open("rb") as file:
+        text = file.read(MARKER_BYTES + 1)
+        if len(text) <= MARKER_BYTES and isinstance(json.loads(text), dict):
+            return
+    marker.unlink()
 
 
 class _NotTheFileError(requests.RequestException):
@@ -202,7 +203,7 @@ class _NotTheFileError(requests.RequestException):
 
 
 class _TimedAdapter(HTTPAdapter):
-    """Waits at most so long for an answer, and for each part of it."""
+    """Waits at most `timeout_s` for an answer, and for each part of it."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ def _with_timeouts(client: Any, timeout_s: float) -> Any:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what the client prints off the screen, and its hands off stdin, which it would close."""
+    """Hide the client's output, and keep it from closing stdin."""
     stdin, sys.stdin = sys.stdin, io.StringIO()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -1,9 +1,9 @@
 """A submission sent to Kaggle with its own client, and the score that comes back.
 
-The client's own upload waits for ever for an answer, begins again after a cut connection, and prints errors that hold
-the upload's signed URL. So of the three requests the client makes the first and the last, and the file goes up here,
-by the protocol of Google's storage (https://cloud.google.com/storage/docs/performing-resumable-uploads): after a break
-the storage is asked how much it has, and gets the rest.
+The client's own upload waits for an answer without a limit, begins again after a cut connection, and prints errors
+that hold the upload's signed URL. So only the first and the last of the three requests are the client's. The file goes
+up here, by the protocol of Google's storage (https://cloud.google.com/storage/docs/performing-resumable-uploads): after
+a break the storage is asked how much it has, and gets the rest.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 COPY_BYTES = 8 * 2**20
 EXPLAINED = (401, 403, 404)
-"""Statuses of which `KaggleClient` knows what they mean."""
+"""Statuses that `KaggleClient` explains."""
 EXPIRED = (404, 410)
-"""What the storage answers once an upload's URL is of no use any more."""
+"""Statuses of the storage once an upload's URL has expired."""
 INCOMPLETE = 308
 MESSAGE_CHARACTERS = 300
 
@@ -41,10 +41,13 @@ def submit(
 
     The user's key is found where the `kaggle` command finds it. Kaggle is asked for the score every `poll_s` seconds.
 
-    Raises `UserError` for a key that is missing or refused, a competition that is not there or whose rules are not
-    accepted, and for a file that Kaggle refuses or cannot score, in Kaggle's words; `FileNotFoundError` where there is
-    no file; `StorageError` where Kaggle could not be reached for `deadline_s` of the storage's settings, or has not
-    scored the file in `patience_s`.
+    Errors raised:
+
+    - `UserError` for a key that is missing or refused, for a competition that is not there or whose rules are not
+      accepted, and, in Kaggle's words, for a file that Kaggle refuses or cannot score;
+    - `FileNotFoundError` where there is no file;
+    - `StorageError` where Kaggle could not be reached for `deadline_s` of the storage's settings, or has not scored the
+      file in `patience_s`.
     """
     with _opened(file, storage) as content:
         client = KaggleClient(competition, storage.config)
@@ -66,7 +69,7 @@ def check_access(competition: str, storage: Storage) -> None:
 
 
 class _Upload:
-    """A file on its way to the storage behind Kaggle; `token` is what Kaggle knows it by once it is there."""
+    """An upload to the storage behind Kaggle; afterwards Kaggle knows the file by `token`."""
 
     def __init__(self, client: KaggleClient, content: IO[bytes], name: str, limits: StorageConfig) -> None:
         self.bytes = os.fstat(content.fileno()).st_size
@@ -76,15 +79,14 @@ class _Upload:
 
     def attempt(self) -> None:
         """Send what the storage does not have yet. Raises `requests.RequestException` where that breaks off."""
-        if not self._url:
-            self._start()
-            missing_from = 0
+        missing_from = 0
+        if self._url:
+            missing_from = self._put(f"bytes */{self.bytes}", None)
         else:
-            missing_from = self._asked()
+            self._start()
         if missing_from < self.bytes:
             self._content.seek(missing_from)
-            span = f"bytes {missing_from}-{self.bytes - 1}/{self.bytes}"
-            if self._put(span, self._content) < self.bytes:
+            if self._put(f"bytes {missing_from}-{self.bytes - 1}/{self.bytes}", self._content) < self.bytes:
                 raise requests.ConnectionError("the storage has not got all of it")
 
     def _start(self) -> None:
@@ -97,12 +99,8 @@ class _Upload:
             response = kaggle.competitions.competition_api_client.start_submission_upload(request)
         self.token, self._url = response.token, response.create_url
 
-    def _asked(self) -> int:
-        """How many bytes the storage has."""
-        return self._put(f"bytes */{self.bytes}", None)
-
     def _put(self, span: str, body: IO[bytes] | None) -> int:
-        """Send the rest of the file, or nothing; returns how many bytes the storage has then."""
+        """Send the rest of the file, or only ask; returns how many bytes the storage has then."""
         response = requests.put(
             self._url,
             data=body,
@@ -139,14 +137,12 @@ def _create(client: KaggleClient, token: str, message: str) -> int:
     earlier = {one.ref for one in _submissions(client)}
 
     def attempt() -> int:
-        mine = [one.ref for one in listed() if one.ref not in earlier and one.description == message]
+        listed = client.api.competition_submissions(client.competition)
+        mine = [one.ref for one in listed if one.ref not in earlier and one.description == message]
         if mine:
             return int(max(mine))
         with _refusals(client), client.api.build_kaggle_client() as kaggle:
             return int(kaggle.competitions.competition_api_client.create_submission(request).ref)
-
-    def listed() -> list[Any]:
-        return list(client.api.competition_submissions(client.competition))
 
     return client.retried(attempt)
 
@@ -183,13 +179,10 @@ def _refusals(client: KaggleClient) -> Iterator[None]:
         response = error.response
         if response is None or response.status_code >= 500 or response.status_code in (*EXPLAINED, *PASSING):
             raise
-        said = kaggle_said(response)
-    else:
-        return
-    raise UserError(
-        f"Kaggle refuses the submission to '{client.competition}': {said}; "
-        f"see {COMPETITIONS_URL}/{client.competition}/submissions"
-    )
+        raise UserError(
+            f"Kaggle refuses the submission to '{client.competition}': {kaggle_said(response)}; "
+            f"see {COMPETITIONS_URL}/{client.competition}/submissions"
+        ) from None
 
 
 @contextlib.contextmanager
