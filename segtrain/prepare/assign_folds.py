@@ -31,18 +31,16 @@ def assign_folds(
     if len(groups) < folds:
         raise UserError(_too_few(len(groups), folds))
     assigned = {group: fold for group, fold in (kept or {}).items() if group in groups}
-    total = np.array([[size.pictures, size.foreground] for size in groups.values()]).sum(axis=0)
-    share = {
-        group: np.array([size.pictures, size.foreground]) / np.maximum(total, 1e-12) for group, size in groups.items()
-    }
+    weights = {group: np.array([size.pictures, size.foreground]) for group, size in groups.items()}
+    total = np.maximum(np.array([*weights.values()]).sum(axis=0), 1e-12)
+    share = {group: weight / total for group, weight in weights.items()}
     load = np.zeros((folds, 2))
     for group in sorted(assigned):
         load[assigned[group]] += share[group]
     for group in _heaviest_first([group for group in sorted(groups) if group not in assigned], share, seed):
         added = (share[group] * (2 * load + share[group])).sum(axis=1)  # (load + share)^2 - load^2
-        fold = int(np.argmin(added))
-        assigned[group] = fold
-        load[fold] += share[group]
+        assigned[group] = int(np.argmin(added))
+        load[assigned[group]] += share[group]
     empty = sorted(set(range(folds)) - set(assigned.values()))
     if empty:
         raise UserError(

@@ -1,11 +1,9 @@
 """How a data set differs from the one before it in the same place, in lines and as a file."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segtrain.storage.csv_cells import cell
+from segtrain.prepare.checks import csv_list
 
 CHANGES_NAME = "changes.csv"
 SHOWN = 20
@@ -31,7 +29,7 @@ class Changes:
         return any(len(ids) > SHOWN for ids in (self.added, self.changed, self.kept, self.removed, self.regrouped))
 
     def lines(self, url: str) -> list[str]:
-        """What is said of it, and that the whole list will be in `url` where it is long."""
+        """A line for each kind of change, and one that names `url` where the list is too long for them."""
         said = [
             (self.added, "new", ""),
             (self.changed, "replaced", ", whose image or mask is another now"),
@@ -39,24 +37,17 @@ class Changes:
             (self.removed, "removed", ", which the source does not have"),
             (sorted(self.regrouped), "keep their groups and folds", ", which the source would group otherwise now"),
         ]
-        lines = [f"{_count(len(ids))} {verb}{why}: {_shown(ids)}" for ids, verb, why in said if ids]
+        lines = [
+            f"{len(ids)} picture{'s' * (len(ids) > 1)} {verb}{why}: {_shown(ids)}" for ids, verb, why in said if ids
+        ]
         return [*lines, f"all of them are in {url}"] if self.is_long else lines
 
     def to_csv(self) -> bytes:
         """`id,change,group,group_by_source`; the groups only of those that the source would group otherwise."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("id", "change", "group", "group_by_source"))
-        for change in ("added", "changed", "kept", "removed"):
-            writer.writerows((cell(id), change, "", "") for id in getattr(self, change))
-        writer.writerows(
-            (cell(id), "kept its group", *map(cell, groups)) for id, groups in sorted(self.regrouped.items())
-        )
-        return text.getvalue().encode()
-
-
-def _count(number: int) -> str:
-    return f"{number} picture{'s' * (number > 1)}"
+        changes = ("added", "changed", "kept", "removed")
+        rows = [(id, change, "", "") for change in changes for id in getattr(self, change)]
+        rows += [(id, "kept its group", *groups) for id, groups in sorted(self.regrouped.items())]
+        return csv_list(("id", "change", "group", "group_by_source"), rows)
 
 
 def _shown(ids: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""The first half of `prepare`: every pair is decoded and judged, and what is found out is kept.
+"""The first half of `prepare`: every pair is decoded and judged, and the facts are kept.
 
-It is kept in a folder that other writers may clear at any moment: nothing relies on it, it only saves time. The facts
-save the decoding after a kill; the packed masks save it in the second half, where a mask's GIF would take as long as
-all else together.
+They are kept in a folder that other writers may clear at any moment: nothing relies on it, it only saves time. The
+facts save decoding after a kill. The packed masks save it in the second half, where decoding a mask's GIF would take as
+long as everything else together.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate
 
 from segtrain.pictures.decodable import MOST_PIXELS
 from segtrain.pictures.pillow_files import BadMaskError, BadPairError
@@ -35,12 +36,12 @@ class Rejected:
     """Its file; empty where it comes as run lengths."""
     reason: str
     file: str
-    """Of the two the one that the reason is about."""
+    """The one of the two files that the reason is about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was found out about some pictures."""
+    """The results of checking some pictures."""
 
     good: list[Checked]
     bad: list[Rejected]
@@ -84,12 +85,9 @@ def _keep_masks(storage: Storage, folder: str, fresh: Sequence[tuple[Checked, by
     if not fresh:
         return []
     name = f"{MASKS_PREFIX}{_digest([checked for checked, _ in fresh])}.bin"
-    placed, at = [], 0
-    for checked, packed in fresh:
-        placed.append(replace(checked, packed_in=name, packed_at=at))
-        at += len(packed)
     write_hint(storage, join(folder, name), b"".join(packed for _, packed in fresh))
-    return placed
+    places = accumulate((checked.mask_bytes for checked, _ in fresh), initial=0)
+    return [replace(one, packed_in=name, packed_at=at) for (one, _), at in zip(fresh, places, strict=False)]
 
 
 def save_facts(storage: Storage, folder: str, good: Sequence[Checked]) -> None:
@@ -99,7 +97,7 @@ def save_facts(storage: Storage, folder: str, good: Sequence[Checked]) -> None:
 
 
 def _digest(good: Sequence[Checked]) -> str:
-    """Name for what is kept of these pictures; another one where their masks changed, so that no file changes."""
+    """Name for the files kept of these pictures; it differs where their masks changed, so that no file changes."""
     names = "\n".join(f"{checked.id}\t{checked.mask_crc32c}" for checked in good)
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
@@ -135,7 +133,7 @@ def write_hint(storage: Storage, url: str, data: bytes) -> None:
 
 
 def read_hints(storage: Storage, folder: str, wanted: Callable[[str], bool]) -> Iterator[bytes]:
-    """The files in `folder` whose names are `wanted`, as far as they are still there."""
+    """Contents of the files in `folder` whose names are `wanted`; files that are gone are passed over."""
     for name in filter(wanted, storage.list(folder)):
         with contextlib.suppress(FileNotFoundError):
             yield storage.read_bytes(join(folder, name))
@@ -152,17 +150,17 @@ def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Che
 
 def rejected_csv(bad: Iterable[Rejected]) -> bytes:
     """`id,image,mask,reason`, sorted by id; text that is no UTF-8 is escaped."""
-    rows = sorted((one.id, one.image, one.mask, one.reason) for one in bad)
-    return _csv(("id", "image", "mask", "reason"), rows)
+    return csv_list(("id", "image", "mask", "reason"), sorted((one.id, one.image, one.mask, one.reason) for one in bad))
 
 
 def duplicates_csv(duplicates: Iterable[Sequence[Picture]]) -> bytes:
     """`set,id,group`: pictures of one set are the same file."""
     rows = [(number, one.id, one.group) for number, same in enumerate(duplicates) for one in same]
-    return _csv(("set", "id", "group"), rows)
+    return csv_list(("set", "id", "group"), rows)
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def csv_list(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file whose cells no spreadsheet takes for formulas; text that is no UTF-8 is escaped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -5,11 +5,13 @@ its own manifest takes that version's place in one conditional put: of several w
 one wins and the others end. Whatever lands is whole, because of two rules.
 
 1. Names of shards and index end in a token of the version that their writer started from, and no file that the
-   manifest of that version names is ever written again. So a file that is not named in a manifest is of use only to
-   writers that started from its token's version, all of them with the same bytes in it.
-2. Files are deleted only after the version of their token has been replaced, when no such writer can win any more:
-   the winner removes what lay there before it won, a loser what it wrote, each but for what the manifests name that
-   are there now. A writer that fails before it lands leaves its shards to the others, and to its own next attempt.
+   manifest of that version names is ever written again. So a file that no manifest names is of use only to writers
+   that started from its token's version, and all of them would write the same bytes into it.
+2. Files are deleted only after the version of their token has been replaced, when no such writer can win any more.
+
+   - The winner removes the files that were there before it won, a loser those that it wrote. Both leave the files that
+     present manifests name.
+   - A writer that fails before it lands leaves its shards to the others, and to its own next attempt.
 
 The manifest that is replaced stays as a copy (`segtrain.dataset.versions`), and with it all files that it names, until
 there are more than `keep_versions`. Only files of the version that a writer started from are taken over into its own,
@@ -65,7 +67,7 @@ class Destination:
             self._read_earlier(folds)
         self.token = _token(self.version)
         self.unfinished = join(url, UNFINISHED + self.token)
-        """Folder for what a killed writer has found out and finished, for its next attempt."""
+        """Folder in which a killed writer leaves its facts and its list of finished shards to its next attempt."""
 
     def _read_earlier(self, folds: int) -> None:
         try:
@@ -84,8 +86,10 @@ class Destination:
     def land(self, manifest: Manifest) -> Manifest:
         """Let `manifest`, all of whose files are there, take the place of `version`, which it `replaces`.
 
-        Removes what is of no use any more. Returns the manifest that is there now, which is the earlier one where the
-        new one says the same and nothing is to be removed. Raises `UserError` where another writer was first.
+        Removes files that are of no use any more. Returns the manifest that is there afterwards: the earlier one where
+        the new one says the same and nothing is to be removed.
+
+        Raises `UserError` where another writer was first.
         """
         earlier = self.earlier
         is_other = earlier is not None and earlier.fingerprint != manifest.fingerprint
@@ -108,7 +112,7 @@ class Destination:
             self._leave(files_of([manifest]), earlier if is_other else None)
             raise self._written() from None
         if earlier is not None and not is_other:
-            named |= files_of([earlier])  # of the same pictures: who reads them goes on, until the next writer lands
+            named |= files_of([earlier])  # of the same pictures: their readers go on until the next writer lands
         for version in dropped:
             remove_copy(self.storage, self.url, version)
         self._remove(before - named)
@@ -131,7 +135,7 @@ class Destination:
         )
 
     def _leave(self, written: set[str], copied: Manifest | None = None) -> None:
-        """Remove what a loser has written, but for what the manifests name that are there now."""
+        """Remove the files of a writer that lost, except those that the present manifests name."""
         try:
             current = read_manifest(self.storage, self.url)
             versions = [version.manifest for version in replaced_versions(self.storage, self.url)]
@@ -147,8 +151,8 @@ class Destination:
         names = self.storage.list(self.url)
         found = {name for name in names if name.startswith(UNFINISHED) or FILE_NAMES.fullmatch(name)}
         for fold in (name for name in names if name.startswith("fold=")):
-            inside = self.storage.list(join(self.url, fold))
-            found.update(join(fold, name) for name in inside if FILE_NAMES.fullmatch(name))
+            inside = filter(FILE_NAMES.fullmatch, self.storage.list(join(self.url, fold)))
+            found.update(join(fold, name) for name in inside)
         return found
 
     def _remove_leftovers(self) -> None:
@@ -157,11 +161,10 @@ class Destination:
             self.storage.remove_leftovers(join(self.url, folder))
 
     def _remove(self, paths: Iterable[str]) -> None:
-        folders = set()
-        for path in sorted(paths):
+        ordered = sorted(paths)
+        for path in ordered:
             self._discard(join(self.url, path))
-            folders.add(path.rpartition("/")[0])
-        for folder in folders - {""}:
+        for folder in {path.rpartition("/")[0] for path in ordered} - {""}:
             _remove_empty(join(self.url, folder))
 
     def _discard(self, url: str) -> None:

@@ -27,7 +27,7 @@ RULES = 3
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is known of a good pair; enough to place it and to notice that a file has changed since."""
+    """Facts about a good pair: enough to place it and to notice that a file has changed since."""
 
     id: str
     height: int
@@ -101,7 +101,7 @@ def check_pair(picture: Picture, image: bytes, mask: bytes, most_pixels: int = M
 
 
 def pack(picture: Picture, checked: Checked, mask: bytes) -> bytes:
-    """The packed mask of a checked pair, from the mask's file or run lengths once more."""
+    """The packed mask of a checked pair, made again from the mask's file or run lengths."""
     return pack_mask(_decode_mask_of(picture, mask, checked.height, checked.width))
 
 

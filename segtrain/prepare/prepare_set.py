@@ -1,8 +1,10 @@
 """Source -> data set: pictures are checked, grouped into folds, and written as shards, in parallel and resumably.
 
-What is known after a kill lies in a folder `_prepare-<token>` inside the data set: facts about checked pictures, their
-packed masks, and facts about finished shards. The same command takes them up (files are read again and compared, not
-decoded again) and removes the folder at its end. An earlier data set in the same place stays whole and readable until
+A killed job leaves a folder `_prepare-<token>` inside the data set: facts about checked pictures, their packed masks,
+and facts about finished shards. The same command takes them up: it reads files again and compares them, but does not
+decode them again. It removes the folder at its end.
+
+An earlier data set in the same place stays whole and readable until
 the new manifest takes its place; `segtrain.prepare.destination` says what happens where several writers meet.
 """
 
@@ -44,16 +46,22 @@ SHOWN_REJECTED = 5
 def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
     """Make the data set that `recipe.source` and `recipe.prepare` describe in `dest`, and return its manifest.
 
-    Sets of 2,000 pictures and more are spread over Ray, if `parallel`; smaller ones, and local files where the
-    cluster has several nodes, over threads of this process. The same source and settings give the same fingerprint
-    and the same bytes. Where `dest` holds a data set already, the source's pictures are added to it: those that are
-    there keep their groups and folds, and stay where the source does not have them, unless `prepare.remove` is set.
-    Where nothing changes, nothing is written.
+    - The same source and settings give the same fingerprint and the same bytes.
+    - Where `dest` holds a data set already, the source's pictures are added to it. Pictures that are there keep their
+      groups and folds. They stay where the source does not have them, unless `prepare.remove` is set.
+    - Where nothing changes, nothing is written.
+    - With `parallel`, sets of 2,000 pictures and more are spread over Ray. Smaller sets, and local files where the
+      cluster has several nodes, are spread over threads of this process.
 
-    Raises `UserError` for anything wrong with the source, where more pairs than `prepare.allow_rejected` are bad
-    (`rejected.csv` in `dest` then lists them, and nothing else is left behind), for another kind of source than the
-    data set's without `prepare.mix`, where a picture changes meanwhile, and where another `prepare` has written `dest`
-    since this one started; `DataError` where a picture that has to stay is damaged.
+    Raises `UserError`
+
+    - for anything wrong with the source;
+    - where more pairs than `prepare.allow_rejected` are bad: `rejected.csv` in `dest` lists them, and nothing else is
+      left behind;
+    - for another kind of source than the data set's without `prepare.mix`;
+    - where a picture changes meanwhile, and where another `prepare` has written `dest` since this one started.
+
+    Raises `DataError` where a picture that has to stay is damaged.
     """
     remove_leftovers()
     storage = Storage(recipe.storage)
@@ -76,7 +84,8 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
     manifest = target.land(_manifest(target, recipe, pairs, plans, shards))
     if manifest is target.earlier:
         logger.info("nothing changes in %s", dest)
-    _keep_changes(target, manifest, changes)
+    else:
+        _keep_changes(target, changes)
     return manifest
 
 
@@ -90,7 +99,7 @@ class _Job:
         self._lost: dict[str, str] = {}
 
     def plan(self, source: Sequence[Picture]) -> tuple[list[write_shards.Pair], Changes]:
-        """The pictures of the new data set with their folds, and what changes; says what is worth saying of them."""
+        """The pictures of the new data set with their folds, and the changes; logs changes and duplicates."""
         earlier, index = self._target.earlier, self._target.index
         stored = {} if earlier is None or index is None else stored_pictures(earlier, index)
         grouping = group_as_stored(source, stored)
@@ -119,10 +128,9 @@ class _Job:
     def _know(self, stored: Mapping[str, Stored]) -> dict[str, Checked]:
         """Id -> facts of the pictures that are in the data set, from its shards; damaged ones are left out."""
         ids: defaultdict[str, list[str]] = defaultdict(list)
-        shards = {}
         for id, one in stored.items():
             ids[one.place.shard.path].append(id)
-            shards[one.place.shard.path] = one.place.shard
+        shards = {one.place.shard.path: one.place.shard for one in stored.values()}
         calls = [
             (self._storage, self._dest, shard, ids[path], self._target.unfinished) for path, shard in shards.items()
         ]
@@ -155,10 +163,13 @@ class _Job:
 
     def _check(self, pictures: Sequence[Picture]) -> dict[str, Checked]:
         """Id -> facts of the good pairs. Bad pairs are written down and reported."""
-        unfinished = self._target.unfinished
+        unfinished, most_pixels = self._target.unfinished, self._config.max_pixels
         known = checks.load_facts(self._storage, unfinished)
         chunks = [pictures[start : start + CHUNK_PICTURES] for start in range(0, len(pictures), CHUNK_PICTURES)]
-        calls = [(self._storage, chunk, _of(chunk, known), unfinished, self._config.max_pixels) for chunk in chunks]
+        calls = [
+            (self._storage, chunk, {one.id: known[one.id] for one in chunk if one.id in known}, unfinished, most_pixels)
+            for chunk in chunks
+        ]
         pace = Pace("checked", len(pictures), self._every_s)
         good: dict[str, Checked] = {}
         bad: list[checks.Rejected] = []
@@ -229,10 +240,6 @@ class _Job:
         return [shards[name] for name in names]
 
 
-def _of(pictures: Sequence[Picture], known: Mapping[str, Checked]) -> dict[str, Checked]:
-    return {one.id: known[one.id] for one in pictures if one.id in known}
-
-
 @contextlib.contextmanager
 def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
     """The source as files: Kaggle's are downloaded, synthetic ones drawn first, into a temporary folder or `path`."""
@@ -272,11 +279,9 @@ def _check_kind(recipe: Recipe, target: Destination) -> None:
         )
 
 
-def _keep_changes(target: Destination, manifest: Manifest, changes: Changes) -> None:
+def _keep_changes(target: Destination, changes: Changes) -> None:
     """Write down how the data set differs from the one before, where that is more than the log has said."""
     url = join(target.url, CHANGES_NAME)
-    if manifest is target.earlier:
-        return
     if target.earlier is not None and changes.is_long:
         target.storage.write_bytes(url, changes.to_csv())
     else:

@@ -1,7 +1,7 @@
-"""What a data set holds already, for the `prepare` that adds to it: its pictures, facts about them, and their rows.
+"""The contents of a data set for the `prepare` that adds to it: its pictures, facts about them, and their rows.
 
-The index says which pictures there are. What else `prepare` has to know of one (how many bytes, which digest) is found
-out from its row, read once with all checksums; the row itself is read again when it is written into a new shard.
+The index says which pictures there are. Other facts about a picture (its bytes, its digest) come from its row, which is
+read once with all checksums; the row is read again when it is written into a new shard.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from segtrain.dataset.manifest import ByteRange, Manifest, Shard
 from segtrain.dataset.salvage import LostRow, damage_of, salvage_row_group
@@ -50,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the rows of one shard say."""
+    """The facts that the rows of one shard give."""
 
     facts: dict[str, Checked]
     lost: dict[str, str]
@@ -62,18 +61,18 @@ class Known:
 
 def stored_pictures(manifest: Manifest, index: pa.Table) -> dict[str, Stored]:
     """Id -> picture, of all pictures of a data set."""
-    names = ("id", "group", "fold", "shard", "row_group", "row")
-    found = {}
-    for id, group, fold, number, row_group, row in zip(*(index[name].to_pylist() for name in names), strict=True):
-        shard = manifest.shards[number]
-        found[id] = Stored(Picture(id, group, shard.path), fold, RowPlace(shard, row_group, row))
-    return found
+    shards = manifest.shards
+    columns = (index[name].to_pylist() for name in ("id", "group", "fold", "shard", "row_group", "row"))
+    return {
+        id: Stored(Picture(id, group, shards[shard].path), fold, RowPlace(shards[shard], row_group, row))
+        for id, group, fold, shard, row_group, row in zip(*columns, strict=True)
+    }
 
 
 def know_shard(storage: Storage, root: str, shard: Shard, ids: Sequence[str], folder: str) -> Known:
-    """Read a shard, whose pictures are `ids` in stored order, and keep what it says as a file in `folder`.
+    """Read a shard, whose pictures are `ids` in stored order, and keep the facts as a file in `folder`.
 
-    Holds one row group in memory. What an earlier call kept is not read again.
+    Holds one row group in memory. A shard whose facts an earlier call kept is not read again.
     """
     url = join(folder, f"stored-{shard.sha256[:32]}.json")
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
@@ -111,14 +110,14 @@ def _facts_of(row: Row) -> Checked:
 
 
 class StoredRows:
-    """Rows of the shards of a data set, as far as their checksums prove them."""
+    """Rows of the shards of a data set whose checksums hold; others are `LostRow`."""
 
     def __init__(self, storage: Storage, root: str) -> None:
         self._storage, self._root = storage, root
         self._row_groups: OrderedDict[tuple[str, int], Sequence[Row | LostRow]] = OrderedDict()
 
     def row(self, place: RowPlace, checked: Checked) -> Row:
-        """The row at a place, of which `checked` is known. Raises `DataError` where it cannot be had any more."""
+        """The row at a place, of which `checked` is known. Raises `DataError` where it is damaged by now."""
         row = self.row_group(place.shard, place.row_group)[place.row]
         if isinstance(row, LostRow):
             raise DataError(f"{join(self._root, place.shard.path)}, id {checked.id}: {row.reason}")
@@ -137,21 +136,20 @@ class StoredRows:
         return self._row_groups[key]
 
     def _read(self, shard: Shard, row_group: int) -> Sequence[Row | LostRow]:
-        footer, holds = self._bytes(shard, shard.footer)
-        if not holds:
-            return self._lost(shard, row_group)
-        metadata: pq.FileMetaData = parse_footer(shard, footer)
+        footer, footer_holds = self._bytes(shard, shard.footer)
         data, holds = self._bytes(shard, shard.row_groups.byte_range(row_group))
-        if holds:
-            rows = parse_row_group(shard, metadata, row_group, data, check_pages=False)
+        if footer_holds and holds:
+            rows = parse_row_group(shard, footer, row_group, data, check_pages=False)
             return [damage_of(row) or row for row in rows]
-        try:
-            return salvage_row_group(shard, metadata, row_group, data)
-        except DataError:
-            return self._lost(shard, row_group)
+        if footer_holds:
+            metadata = parse_footer(shard, footer)
+            with contextlib.suppress(DataError):
+                return salvage_row_group(shard, metadata, row_group, data)
+        reason = f"row group {row_group} is not there or differs from its checksum"
+        return [LostRow("", reason)] * shard.row_groups.rows[row_group]
 
     def _bytes(self, shard: Shard, part: ByteRange) -> tuple[bytes, bool]:
-        """The bytes of a part, read once more where they are damaged, and whether they match their checksum."""
+        """The bytes of a part, read a second time where they are damaged, and whether they match their checksum."""
         url, data = join(self._root, shard.path), b""
         for _ in range(2):
             try:
@@ -163,7 +161,3 @@ class StoredRows:
             if crc32c(data) == part.crc32c:
                 return data, True
         return data, False
-
-    def _lost(self, shard: Shard, row_group: int) -> Sequence[LostRow]:
-        reason = f"row group {row_group} is not there or differs from its checksum"
-        return [LostRow("", reason)] * shard.row_groups.rows[row_group]

@@ -1,9 +1,9 @@
-"""What a data set holds and what a source brings become one set. No I/O.
+"""The pictures of a data set and those of a source become one set. No I/O.
 
-A picture of the set keeps its group and its fold. What the source does not have stays, unless it is to be removed.
+A picture of the set keeps its group and its fold. It stays where the source lacks it, unless it is to be removed.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,32 +25,30 @@ class UnionPicture:
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups of a source's pictures, with those that are in the set in the groups that they have there."""
+    """A source's pictures with their groups; pictures that are in the set keep their groups there."""
 
     pictures: list[Picture]
     regrouped: dict[str, tuple[str, str]]
     """Id -> (group in the set, group by the source), where these differ."""
     folds: dict[str, int]
-    """Group -> fold, of those in the set, and of new ones that the source says pictures of the set belong to."""
+    """Group -> fold, of groups in the set, and of new groups to which the source assigns pictures of the set."""
 
 
 def group_as_stored(pictures: Sequence[Picture], stored: Mapping[str, Stored]) -> Grouping:
     """Give pictures of the set their groups there.
 
-    New pictures have the group that the source says. Where that is not in the set, but pictures that are belong to it
-    by the source, it goes into the fold of most of these: else neighbours would be on both sides of a split.
+    A new picture has the group that the source says. The source may give a group that is not in the set also to
+    pictures that are: then this group goes into the fold of most of these, so that neighbours stay on one side of a
+    split.
     """
-    grouped, regrouped = [], {}
-    nearby: dict[str, Counter[int]] = {}
+    groups = {id: one.picture.group for id, one in stored.items()}
+    nearby: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for picture in pictures:
-        there = stored.get(picture.id)
-        if there is None:
-            grouped.append(picture)
-            continue
-        nearby.setdefault(picture.group, Counter())[there.fold] += 1
-        if picture.group != there.picture.group:
-            regrouped[picture.id] = (there.picture.group, picture.group)
-        grouped.append(replace(picture, group=there.picture.group))
+        if picture.id in stored:
+            nearby[picture.group][stored[picture.id].fold] += 1
+    grouped = [replace(one, group=groups.get(one.id, one.group)) for one in pictures]
+    pairs = zip(pictures, grouped, strict=True)
+    regrouped = {new.id: (new.group, one.group) for one, new in pairs if new.group != one.group}
     folds = {group: min(found, key=lambda fold: (-found[fold], fold)) for group, found in nearby.items()}
     return Grouping(grouped, regrouped, folds | {one.picture.group: one.fold for one in stored.values()})
 
@@ -63,33 +61,22 @@ def merge(
     *,
     remove: bool,
 ) -> tuple[list[UnionPicture], Changes]:
-    """The pictures of the new set, and what is different.
+    """The pictures of the new set, and how it differs from the stored one.
 
-    `facts` are of the stored pictures, as far as they can be had; `good` are those of the source's pictures that
-    passed every check. One that did not pass leaves the stored one as it is. Raises KeyError for a picture that has to
-    stay but is not in `facts`.
+    `facts` are of the stored pictures whose rows are not damaged; `good` are of the source's pictures that passed every
+    check. One that did not pass leaves the stored one as it is.
+
+    Raises `KeyError` for a picture that has to stay but is not in `facts`.
     """
-    members, changes, in_source = [], Changes(regrouped=source.regrouped), set()
-    for picture in source.pictures:
-        in_source.add(picture.id)
-        if picture.id not in good:
-            continue
-        members.append(UnionPicture(picture, good[picture.id]))
-        if picture.id not in stored:
-            changes.added.append(picture.id)
-        elif picture.id not in facts or _blobs(facts[picture.id]) != _blobs(good[picture.id]):
-            changes.changed.append(picture.id)
-    for id, there in sorted(stored.items()):
-        if id in good:
-            continue
-        if remove and id not in in_source:
-            changes.removed.append(id)
-        else:
-            changes.kept.append(id)
-            members.append(UnionPicture(there.picture, facts[id], there.place))
-    changes.added.sort()
-    changes.changed.sort()
-    return members, changes
+    members = [UnionPicture(picture, good[picture.id]) for picture in source.pictures if picture.id in good]
+    added = sorted(good.keys() - stored.keys())
+    both = sorted(good.keys() & stored.keys())
+    changed = [id for id in both if id not in facts or _blobs(facts[id]) != _blobs(good[id])]
+    missing = stored.keys() - good.keys()
+    removed = sorted(missing - {picture.id for picture in source.pictures}) if remove else []
+    kept = sorted(missing.difference(removed))
+    members += [UnionPicture(stored[id].picture, facts[id], stored[id].place) for id in kept]
+    return members, Changes(added, changed, kept, removed, source.regrouped)
 
 
 def kinds_of(source: str) -> set[str]:

@@ -73,7 +73,7 @@ def plan_shards(pairs: Sequence[Pair], config: PrepareConfig, token: str) -> lis
 
 
 def without_token(path: str) -> str:
-    """The part of a shard's path that says what is in it."""
+    """The part of a shard's path that stands for its contents."""
     return path.rpartition("-")[0]
 
 
@@ -89,7 +89,7 @@ def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | No
     with scratch_folder("prepare") as folder:
         local = folder / "shard.parquet"
         stored = StoredRows(storage, root)
-        rows = (_rows(storage, group, facts, stored) for group in plan.row_groups)
+        rows = ([_row(storage, pair, facts, stored) for pair in group] for group in plan.row_groups)
         shard = write_shard(local, plan.path, plan.fold, rows)
         storage.write_file(join(root, plan.path), local)
     write_hint(storage, join(facts, f"{PurePosixPath(plan.path).name}.json"), shard.model_dump_json().encode())
@@ -114,21 +114,17 @@ def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
     return digest.hexdigest() == shard.sha256
 
 
-def _rows(storage: Storage, row_group: Sequence[Pair], facts: str, stored: StoredRows) -> list[Row]:
-    rows = []
-    for pair in row_group:
-        if pair.place is not None:
-            rows.append(stored.row(pair.place, pair.checked))
-            continue
-        try:
-            image = storage.read_bytes(pair.picture.image)
-        except FileNotFoundError as error:
-            raise UserError(f"{pair.picture.id}: {error.filename} is not there any more; {AGAIN}") from None
-        if crc32c(image) != pair.checked.image_crc32c:
-            raise UserError(f"{pair.picture.image} changed meanwhile; {AGAIN}")
-        packed = _kept_mask(storage, pair.checked, facts) or _packed_again(storage, pair)
-        rows.append(make_row(pair.picture, pair.checked, image, packed))
-    return rows
+def _row(storage: Storage, pair: Pair, facts: str, stored: StoredRows) -> Row:
+    if pair.place is not None:
+        return stored.row(pair.place, pair.checked)
+    try:
+        image = storage.read_bytes(pair.picture.image)
+    except FileNotFoundError as error:
+        raise UserError(f"{pair.picture.id}: {error.filename} is not there any more; {AGAIN}") from None
+    if crc32c(image) != pair.checked.image_crc32c:
+        raise UserError(f"{pair.picture.image} changed meanwhile; {AGAIN}")
+    packed = _kept_mask(storage, pair.checked, facts) or _packed_again(storage, pair)
+    return make_row(pair.picture, pair.checked, image, packed)
 
 
 def _kept_mask(storage: Storage, checked: Checked, facts: str) -> bytes | None:
@@ -169,8 +165,8 @@ def _identity(pair: Pair) -> list[object]:
 
 def index_table(plans: Sequence[ShardPlan]) -> pa.Table:
     """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row)."""
-    rows = list(_index_rows(plans))
-    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=INDEX_SCHEMA)
+    columns = zip(*_index_rows(plans), strict=True)
+    return pa.table([list(column) for column in columns], schema=INDEX_SCHEMA)
 
 
 def _index_rows(plans: Sequence[ShardPlan]) -> Iterator[tuple[object, ...]]:

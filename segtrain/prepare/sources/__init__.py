@@ -52,7 +52,7 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
     for name in names:
         path, url = PurePosixPath(name), join(folder, name)
         if not _is_picture(name, suffixes):
-            if _is_folder(storage, url):
+            if storage.exists(url) and not storage.is_file(url):
                 raise UserError(f"{printable(url)} is a folder; move its files into {folder}, or move it away")
             kinds = ", ".join(suffix.lstrip(".") for suffix in suffixes)
             raise UserError(f"{printable(url)} is none of {kinds}; convert it or move it away")
@@ -70,18 +70,10 @@ def _is_picture(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.lower().endswith(suffixes)
 
 
-def _is_folder(storage: Storage, url: str) -> bool:
-    try:
-        storage.size(url)
-    except FileNotFoundError:
-        return storage.exists(url)
-    return False
-
-
 def require_pairs(images: Mapping[str, str], masks: Mapping[str, str]) -> None:
-    """Raise `UserError` that names the first image without a mask, or mask without an image, and how many there are.
+    """Raise `UserError` that names the first image without a mask, or mask without an image, and counts the others.
 
-    It names what may be meant as well: a file of the same name in another case or Unicode form, or with more to it.
+    It also suggests a file of nearly the same name: in another case or Unicode form, or with a longer name.
     """
     lonely_images, lonely_masks = (
         sorted(one.keys() - other.keys()) for one, other in ((images, masks), (masks, images))

@@ -23,7 +23,7 @@ def scan(config: CarvanaSource, storage: Storage) -> list[Picture]:
     root = require_path(config.path)
     images = files_by_stem(storage, within(root, config.images), IMAGE_SUFFIXES)
     for stem, url in images.items():
-        if not stem.rpartition("_")[0]:
+        if not _car(stem):
             raise UserError(f"{url} is not named <car>_<view>; rename it, or use source.kind=folder")
     if config.masks == "gif":
         masks = files_by_stem(storage, join(root, "train_masks"), MASK_SUFFIXES, ending="_mask")

@@ -40,20 +40,22 @@ ENTRY = b"PK\x01\x02"
 """What an entry of an archive's directory begins with."""
 SHOWN_FILES = 20
 UNPACKED, UNPACKED_SPARE_BYTES = 200, MIB
-"""A file may unpack to so many times its bytes in the archive, and to these more."""
+"""A file may unpack to at most `UNPACKED` times its bytes in the archive, plus the spare bytes."""
 OWN_SUFFIXES = (".zip", ".part", ".kaggle-partial")
 """Of archives, of parts of them, and of what Kaggle's client keeps about a part."""
 
 
 def fetch(config: KaggleSource, limits: StorageConfig, every_s: float) -> CarvanaSource:
-    """Have the archives in `config.path`, one after the other, and all pictures unpacked; returns how to read them.
+    """Download the archives to `config.path` one by one and unpack all pictures; returns how to read them.
 
-    Logs how far it is every `every_s` seconds. `limits` has the timeout of an answer, and the deadline after which a
-    download that does not get on is given up.
+    Logs the progress every `every_s` seconds. `limits` has the timeout of an answer, and the deadline after which a
+    stalled download is given up.
 
-    Raises `UserError` for a path that is missing, remote, in use by another download or holds another competition, a
-    disk that is too small, and what is wrong with keys, rules, competition or names of files; `StorageError` where
-    Kaggle cannot be reached or an archive is damaged, which is then removed.
+    Errors raised:
+
+    - `UserError` for a path that is missing, remote, in use by another download or holds another competition, for a
+      disk that is too small, and for wrong keys, rules, competitions or names of files;
+    - `StorageError` where Kaggle cannot be reached, or where an archive is damaged, which is then removed.
     """
     archives = _archive_names(config.files)
     path = require_path(config.path)
@@ -128,10 +130,10 @@ def _download(competition: str, files: dict[str, str], root: Path, limits: Stora
             shown = ", ".join(sorted(offered)[:SHOWN_FILES]) + ", ..." * (len(offered) > SHOWN_FILES)
             raise UserError(f"source.files: the competition '{competition}' has no '{file}'; it has {shown or 'none'}")
     # Pictures hardly shrink in an archive: unpacked they take as much again.
-    needed = sum(2 * offered[file] - size_of(_part(root, name)) for name, file in files.items())
+    needed = sum(2 * offered[file] - size_of(root / f"{name}.part") for name, file in files.items())
     _require_space(root, needed, f"{' and '.join(files)} and what is in them")
     for name, file in files.items():
-        part = _part(root, name)
+        part = root / f"{name}.part"
         with _Progress(name, functools.partial(size_of, part), offered[file], every_s) as progress:
             client.download(file, part, functools.partial(_admit, root, part, progress))
         part.replace(root / name)
@@ -142,10 +144,6 @@ def _admit(root: Path, part: Path, progress: "_Progress", size: int) -> None:
     """Look again whether there is room, now that Kaggle says how many bytes will come."""
     progress.total = size or progress.total
     _require_space(root, size - (part.stat().st_size if part.exists() else 0), part.stem)
-
-
-def _part(root: Path, name: str) -> Path:
-    return root / f"{name}.part"
 
 
 def _require_space(root: Path, needed: int, what: str) -> None:
@@ -181,7 +179,7 @@ def _unpack(archive: Path, root: Path, every_s: float) -> None:
 
 
 def _is_litter(member: zipfile.ZipInfo) -> bool:
-    """Whether it is what a file browser has left in the archive; whatever begins like our own files is not."""
+    """Whether a file browser has left it in the archive; files that begin like our own are no litter."""
     path = PurePosixPath(member.filename)
     return member.filename.startswith("__MACOSX") or path.name in (".DS_Store", "Thumbs.db")
 
@@ -191,8 +189,7 @@ def _is_ours(path: PurePosixPath) -> bool:
 
     Hidden files are refused with them: an unpacked file is hidden until it is whole.
     """
-    name = path.parts[0].lower()
-    is_archive = len(path.parts) == 1 and name.endswith(OWN_SUFFIXES)
+    is_archive = len(path.parts) == 1 and path.name.lower().endswith(OWN_SUFFIXES)
     return is_archive or any(part.startswith(".") for part in path.parts)
 
 
@@ -253,7 +250,7 @@ def _unpack_files(archive: zipfile.ZipFile, files: Sequence[tuple[zipfile.ZipInf
 
 
 class _Progress:
-    """While the block runs, a line now and then about how many bytes are done; from a thread, as both jobs block."""
+    """Logs the bytes done every `every_s` seconds while the block runs, from a thread, as both jobs block."""
 
     def __init__(self, what: str, done: Callable[[], int], total: int, every_s: float) -> None:
         self.total = total

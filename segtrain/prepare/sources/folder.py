@@ -55,8 +55,9 @@ def _groups_by_csv(storage: Storage, url: str, column: str, ids: list[str]) -> d
             name, group = row[0] if row else "", row[1].strip() if len(row) == 2 else ""
             first, other = cells.setdefault(name, (line, group))
             if other != group:
-                lines = f"lines {first} and {line}"
-                raise UserError(f"{field}: {url} has two groups for '{shown(name)}' ({lines}); keep one")
+                raise UserError(
+                    f"{field}: {url} has two groups for '{shown(name)}' (lines {first} and {line}); keep one"
+                )
     except FileNotFoundError:
         raise UserError(f"{field}: {url} is not there; the path is relative to source.path") from None
     # A list that segtrain wrote, and somebody added a column to, has ids quoted that would be formulas.

@@ -58,7 +58,7 @@ def draw_cars(config: SyntheticSource, root: Path, workers: int = 1) -> None:
 
 
 def _draw_side_by_side(config: SyntheticSource, root: Path, workers: int) -> list[list[tuple[str, str]]]:
-    """`_draw_car` of every car, in so many processes, which an error or a signal ends at once."""
+    """`_draw_car` of every car, in `workers` processes, which an error or a signal ends at once."""
     others = active_children()
     # Not forked: the caller may hold threads (Ray, TensorFlow), and a forked child can inherit their locks.
     pool = ProcessPoolExecutor(
@@ -70,9 +70,8 @@ def _draw_side_by_side(config: SyntheticSource, root: Path, workers: int) -> lis
     try:
         return list(pool.map(_draw_car, repeat(config), repeat(root), range(config.cars)))
     except BaseException:
-        for child in active_children():
-            if child not in others:
-                child.terminate()
+        for child in set(active_children()).difference(others):
+            child.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
