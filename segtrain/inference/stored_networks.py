@@ -16,7 +16,8 @@ from segtrain import metrics
 from segtrain.config import Model
 from segtrain.errors import UserError
 from segtrain.runs.ensemble import members_of
-from segtrain.runs.run_folder import METRICS_NAME, MODEL_NAME, RunFolder
+from segtrain.runs.networks import parts_of
+from segtrain.runs.run_folder import BEST_NAME, ENSEMBLE_NAME, METRICS_NAME, MODEL_NAME, RunFolder
 from segtrain.runs.thresholds import Curve, Threshold
 from segtrain.storage.files import Storage, join
 from segtrain.storage.json_text import read_json
@@ -86,7 +87,7 @@ def read_networks(source: str, storage: Storage, *, trust_saved_model: bool = Fa
     for a SavedModel unless these are trusted, for members outside of an ensemble's folder, and where a network and its
     `metrics.json` are not of one version and do not become so.
     """
-    sources = [part.strip() for part in source.split(",")]
+    sources = parts_of(source)
     if not all(sources):
         raise UserError(f"'{source}' names an empty model; give runs or models, with commas between them")
     return [network for part in sources for network in _read_source(part, storage, trust_saved_model)]
@@ -132,8 +133,8 @@ def _read_source(source: str, storage: Storage, trust_saved_model: bool) -> list
             )
         return [_read_saved_model(source, storage)]
     raise UserError(
-        f"{source} holds no trained network: neither best/{MODEL_NAME} of a run that has finished an epoch, nor "
-        f"ensemble.json, nor {SAVED_MODEL}, and it is no .keras file"
+        f"{source} holds no trained network: neither {BEST_NAME}/{MODEL_NAME} of a run that has finished an epoch, nor "
+        f"{ENSEMBLE_NAME}, nor {SAVED_MODEL}, and it is no .keras file"
     )
 
 

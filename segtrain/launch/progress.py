@@ -6,6 +6,7 @@ import time
 from typing import Protocol, TextIO
 
 from segtrain.config import Recipe
+from segtrain.report.write import REPORT_NAME
 from segtrain.runs.goodput import Goodput, goodput_sentence
 from segtrain.runs.run_folder import RunFolder
 from segtrain.runs.status import Progress, RunSummary
@@ -151,16 +152,16 @@ def clock(seconds: float) -> str:
 def closing_lines(summary: RunSummary, recipe: Recipe, goodput: Goodput) -> list[str]:
     """The score, where the time went, where everything is, and the command that comes next."""
     early = " (stopped early)" if summary.stopped_early else ""
-    data = recipe.data
+    data, folder = recipe.data, RunFolder(summary.folder)
     fold = f" data.fold={data.fold if data.test_fold is None else data.test_fold}"
     return [
         f"hard dice {summary.dice_hard_original:.4f} at original resolution on fold {data.fold}, epoch {summary.epoch} "
         f"(IoU {summary.iou_hard_original:.4f}, soft dice {summary.dice_soft:.4f})",
         f"trained for {clock(summary.train_seconds)} at {summary.images_per_s:.1f} images/s{early}",
         *([f"goodput     {goodput_sentence(goodput)}"] if goodput.attempts else []),
-        f"best model  {RunFolder(summary.folder).best_model}",
-        f"panels      {join(summary.folder, 'panels')}",
-        f"metrics     {join(summary.folder, 'metrics.jsonl')}",
-        f"report      {join(summary.folder, 'report.html')}",
+        f"best model  {folder.best_model}",
+        f"panels      {folder.panels}",
+        f"metrics     {folder.metrics_log}",
+        f"report      {join(summary.folder, REPORT_NAME)}",
         f"next        python jobs/evaluate.py {shlex.join([summary.folder, str(data.root)])}{fold}",
     ]

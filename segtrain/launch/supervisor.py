@@ -26,7 +26,7 @@ from segtrain.launch.mailbox import Began, Mailbox, StuckWorker, Told
 from segtrain.launch.progress import Display, clock
 from segtrain.runs.goodput import Attempt, Goodput
 from segtrain.runs.ownership import RunClaim
-from segtrain.runs.run_folder import GOODPUT_NAME
+from segtrain.runs.run_folder import RunFolder
 from segtrain.runs.status import Account, Progress
 from segtrain.storage.files import Storage, join
 
@@ -78,7 +78,8 @@ class Supervisor:
         self._recipe = recipe
         self._display = display
         self._claim = claim
-        self._files = _Files(recipe.run.folder, storage, claim)
+        self._folder = RunFolder(recipe.run.folder)
+        self._files = _Files(storage, claim)
         self._goodput = earlier.begun(Attempt(time.time() - (time.monotonic() - asked_at), recipe.cluster.max_workers))
         self._asked_at, self._give_up_at, self._most = asked_at, give_up_at, most
         self._looked_at_cluster_at = self._looked_at_owner_at = time.monotonic()
@@ -96,7 +97,7 @@ class Supervisor:
         self.mailbox: Any = actor.options(scheduling_strategy=here).remote()
 
     def __enter__(self) -> Self:
-        self._files.put(GOODPUT_NAME, self._goodput.to_json())
+        self._files.put(self._folder.goodput, self._goodput.to_json())
         self._thread.start()
         return self
 
@@ -125,7 +126,7 @@ class Supervisor:
         """Keep how the attempt ended in the run's record. Returns the record."""
         self.stop_watching()
         self._update(why)
-        self._files.put(GOODPUT_NAME, self._goodput.to_json())
+        self._files.put(self._folder.goodput, self._goodput.to_json())
         return self._goodput
 
     def _end_thread(self) -> None:
@@ -144,7 +145,7 @@ class Supervisor:
                     logger.warning("the run cannot be watched at this moment: %s", error)
             if time.monotonic() - written_at >= WRITE_EVERY_S:
                 written_at = time.monotonic()
-                self._files.put(GOODPUT_NAME, self._goodput.to_json(), unless_busy=True)
+                self._files.put(self._folder.goodput, self._goodput.to_json(), unless_busy=True)
 
     def _look(self) -> None:
         self._update("")
@@ -208,11 +209,11 @@ class Supervisor:
 
     def _keep_stacks(self, told: StuckWorker) -> None:
         """Leave the stacks of a stuck worker in the run's folder."""
-        name = f"stuck/worker-{told.rank}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
-        self._files.put(name, told.stuck.stacks.encode())
+        url = join(self._folder.stuck, f"worker-{told.rank}-{time.strftime('%Y%m%dT%H%M%S')}.txt")
+        self._files.put(url, told.stuck.stacks.encode())
         self._display.note(
             f"worker {told.rank} has ended no step for {told.stuck.seconds:.0f} s; it is at {told.stuck.where} "
-            f"(stacks of its threads: {join(self._recipe.run.folder, name)})"
+            f"(stacks of its threads: {url})"
         )
 
     def _look_at_owner(self) -> None:
@@ -265,26 +266,24 @@ class Supervisor:
 class _Files:
     """Small files of the run's folder, written one after the other in a thread of their own."""
 
-    def __init__(self, folder: str, storage: Storage, claim: RunClaim) -> None:
-        self._folder = folder
+    def __init__(self, storage: Storage, claim: RunClaim) -> None:
         self._claim = claim
         self._storage = storage
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="segtrain-files")
         self._newest: Future[None] | None = None
 
-    def put(self, name: str, data: bytes, *, unless_busy: bool = False) -> None:
+    def put(self, url: str, data: bytes, *, unless_busy: bool = False) -> None:
         """Begin to write; with `unless_busy` only where nothing is being written."""
         if unless_busy and self._newest is not None and not self._newest.done():
             return
-        self._newest = self._writer.submit(self._write, name, data)
+        self._newest = self._writer.submit(self._write, url, data)
 
     def close(self) -> None:
         """Wait until all is written or has failed."""
         self._writer.shutdown(wait=True)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, url: str, data: bytes) -> None:
         """A file that cannot be written now is no reason to end the run; in another driver's folder none is."""
-        url = join(self._folder, name)
         try:
             self._claim.check()
             self._storage.write_bytes(url, data)

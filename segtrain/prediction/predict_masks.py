@@ -20,7 +20,7 @@ from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.outputs import OUTPUT_FOLDERS, Outputs
 from segtrain.prediction.resume import Finished, Finisher
 from segtrain.prediction.tasks import Inventory, Task, take_inventory
-from segtrain.runs.networks import check_networks
+from segtrain.runs.networks import absolute_source, check_networks
 from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, is_remote, join
 from segtrain.storage.paths import absolute_output, absolute_path
@@ -68,7 +68,7 @@ def predict(
     - NoSpaceError where `dest` is full;
     - what `work_through`, `submission.write` and `submit.submit` raise.
     """
-    source, target, dest = _absolute(source, target, dest)
+    source, target, dest = absolute_source(source), absolute_path(target), absolute_output("DEST", dest)
     storage = Storage(recipe.storage)
     _check_places(target, dest)
     check_networks(source, storage)
@@ -102,12 +102,6 @@ def prediction_lines(made: Prediction) -> list[str]:
     if made.score is not None:
         lines.append(f"score       {made.score:.6f} (public)")
     return lines
-
-
-def _absolute(source: str, target: str, dest: str) -> tuple[str, str, str]:
-    """The three with absolute local paths, because workers run in other folders."""
-    sources = ",".join(absolute_path(part.strip()) if part.strip() else "" for part in source.split(","))
-    return sources, absolute_path(target), absolute_output("DEST", dest)
 
 
 def _check_places(target: str, dest: str) -> None:

@@ -70,18 +70,18 @@ def _check_lengths(known: _Metrics) -> None:
 
 def why_unusable(folder: str, storage: Storage, step: int) -> str | None:
     """Why `best/` is not that of the epoch that ended at `step`, in a clause; None where it is, and is whole."""
+    files = RunFolder(folder)
     try:
-        data = storage.read_bytes(RunFolder(folder).best_metrics)
-        metrics = parse_metrics(data)
-        model = storage.read_bytes(RunFolder(folder).best_model)
+        metrics = parse_metrics(storage.read_bytes(files.best_metrics))
+        model = storage.read_bytes(files.best_model)
     except FileNotFoundError as error:
         return f"{error.filename} is gone"
     except ValueError as error:
-        return f"{RunFolder(folder).best_metrics} is damaged ({error})"
+        return f"{files.best_metrics} is damaged ({error})"
     if metrics.get("step", step) != step:
-        return f"{RunFolder(folder).best_metrics} is of step {metrics['step']} and not of the best, {step}"
+        return f"{files.best_metrics} is of step {metrics['step']} and not of the best, {step}"
     if not _is_whole(model, metrics):
-        return f"{RunFolder(folder).best_model} is damaged"
+        return f"{files.best_model} is damaged"
     return None
 
 

@@ -7,6 +7,7 @@ from segtrain.errors import UserError
 from segtrain.runs.ensemble import members_of
 from segtrain.runs.run_folder import BEST_NAME, RunFolder, recipe_of
 from segtrain.storage.files import Storage, join
+from segtrain.storage.paths import absolute_path
 
 
 def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Recipe:
@@ -28,7 +29,7 @@ def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Reci
 
 def check_networks(source: str, storage: Storage) -> None:
     """Raise UserError for a part of `source` (as for `recipes_of`) where there is no trained network."""
-    for part in _parts(source):
+    for part in parts_of(source):
         folder = RunFolder(part)
         places = [folder.best_model, folder.ensemble, join(part, "saved_model.pb")]
         wanted = [part] if part.endswith(".keras") else places
@@ -46,7 +47,7 @@ def recipes_of(source: str, storage: Storage) -> list[tuple[str, Recipe | None]]
     SavedModel, a `.keras` file, or several of these joined by commas.
     """
     found: list[tuple[str, Recipe | None]] = []
-    for folder in (folder for part in _parts(source) for folder in _folders(part, storage)):
+    for folder in (folder for part in parts_of(source) for folder in _folders(part, storage)):
         try:
             found.append((folder, recipe_of(folder, storage)))
         except FileNotFoundError:
@@ -54,8 +55,14 @@ def recipes_of(source: str, storage: Storage) -> list[tuple[str, Recipe | None]]
     return found
 
 
-def _parts(source: str) -> list[str]:
+def parts_of(source: str) -> list[str]:
+    """The networks that `source` joins by commas, of which one may be empty."""
     return [part.strip().rstrip("/") for part in source.split(",")]
+
+
+def absolute_source(source: str) -> str:
+    """`source` with absolute local paths, because workers run in other folders."""
+    return ",".join(absolute_path(part) if part else "" for part in parts_of(source))
 
 
 def _folders(part: str, storage: Storage) -> list[str]:

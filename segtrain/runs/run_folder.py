@@ -10,7 +10,7 @@ MODEL_NAME = "model.keras"
 METRICS_NAME = "metrics.json"
 RECIPE_NAME = "recipe.yaml"
 METRICS_LOG_NAME = "metrics.jsonl"
-GOODPUT_NAME = "goodput.json"
+ENSEMBLE_NAME = "ensemble.json"
 BEST_NAME = "best"
 
 
@@ -33,7 +33,7 @@ class RunFolder:
     @property
     def goodput(self) -> str:
         """What the time of all attempts went into."""
-        return join(self.url, GOODPUT_NAME)
+        return join(self.url, "goodput.json")
 
     @property
     def owner(self) -> str:
@@ -43,7 +43,7 @@ class RunFolder:
     @property
     def ensemble(self) -> str:
         """Of runs trained with `folds=all`: names of the members' folders, and their scores."""
-        return join(self.url, "ensemble.json")
+        return join(self.url, ENSEMBLE_NAME)
 
     @property
     def checkpoints(self) -> str:

@@ -20,7 +20,7 @@ from segtrain.dataset.manifest import Manifest
 from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, read_networks
 from segtrain.pipeline.selection import Selection, evaluation_selection
-from segtrain.runs.networks import check_networks, recipes_of
+from segtrain.runs.networks import absolute_source, check_networks, recipes_of
 from segtrain.runs.run_folder import METRICS_NAME, RunFolder
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, ScoringTask
 from segtrain.storage.csv_cells import cell
@@ -51,7 +51,8 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     worker, and later where another evaluation takes the folder over meanwhile; DataError where no picture could be
     read, and what `work_through` raises.
     """
-    recipe, source = _absolute(recipe, source)
+    recipe = recipe.updated({"data.root": absolute_path(root_of(recipe.data))})
+    source = absolute_source(source)
     storage = Storage(recipe.storage)
     check_networks(source, storage)
     data_set = read_data_set(storage, recipe.data)
@@ -86,12 +87,6 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     }
     _write(folder, storage, scores, {**about, **summary}, token)
     return summary
-
-
-def _absolute(recipe: Recipe, source: str) -> tuple[Recipe, str]:
-    """Recipe and source with absolute local paths, because workers run in other folders."""
-    parts = (absolute_path(part.strip()) for part in source.split(","))
-    return recipe.updated({"data.root": absolute_path(root_of(recipe.data))}), ",".join(parts)
 
 
 def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: Storage) -> str:

@@ -10,6 +10,7 @@ from segtrain.config import PlateauSchedule, Recipe
 from segtrain.errors import DataError, UserError
 from segtrain.pipeline.batches import StepBatch
 from segtrain.runs.best_files import why_unusable
+from segtrain.runs.run_folder import BEST_NAME
 from segtrain.runs.status import NOBODY, Driver, Left, Progress, RunSummary, World
 from segtrain.score_table import Scores
 from segtrain.training import quarantine
@@ -180,7 +181,7 @@ def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
         state.go_to_step(step)
     except DataError as error:
         raise DataError(
-            f"{reason or 'best/ is not whole'}, and cannot be made again: {error}; "
+            f"{reason or f'{BEST_NAME}/ is not whole'}, and cannot be made again: {error}; "
             f"put back a copy of it, or give the run another name (run.name=...)"
         ) from None
     artist = PanelArtist(run)

@@ -1,6 +1,7 @@
 """The names in a run's folder stand in one place."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,18 @@ LABELS = {
 
 
 @pytest.mark.parametrize(
-    "name", ["recipe.yaml", "metrics.json", "ensemble.json", "best", "checkpoints", "goodput.json", "owner"]
+    "name",
+    [
+        "recipe.yaml",
+        "metrics.json",
+        "ensemble.json",
+        "best",
+        "checkpoints",
+        "goodput.json",
+        "owner",
+        "metrics.jsonl",
+        "stuck",
+    ],
 )
 def test_a_name_in_a_runs_folder_is_a_literal_of_one_module(name: str) -> None:
     modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if name in _literals(path)}
@@ -27,13 +39,21 @@ def test_a_name_in_a_runs_folder_is_a_literal_of_one_module(name: str) -> None:
 
 
 def _literals(path: Path) -> set[str]:
-    """Parts of all texts of a module that could be paths: docstrings are prose, which has spaces."""
-    texts = [
-        node.value
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value
-    ]
-    return {part for text in texts for part in text.split("/")}
+    """Words of all texts of a module but docstrings, parts of f-strings included, that can be names of files.
+
+    A word that is no path, such as `best`, counts where it is the whole text.
+    """
+    tree = ast.parse(path.read_text())
+    prose = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            words = [word.rstrip(".") for word in re.split(r"[^\w./-]+", node.value)]
+            paths = [word for word in words if len(words) == 1 or "/" in word or "." in word]
+            found.update(part for path in paths for part in path.split("/"))
+    return found
 
 
 def test_a_bucket_has_the_same_names_as_a_disk() -> None:
