@@ -51,9 +51,9 @@ from segtrain.runs.run_folder import RunFolder
 from segtrain.runs.status import Driver, Left, RunSummary, World
 
 SETTLE_S = 5.0
-"""So long after a group the cluster may take to have its resources back, and to know of a node that is gone."""
+"""Within these seconds after a group the cluster has its resources back, and knows of a node that is gone."""
 CHOOSE_AGAIN_S = 30.0
-"""A range of workers is counted again where those that were asked for did not start within so long."""
+"""Seconds after which a range of workers is counted again, where those that were asked for did not start."""
 STOP_WAIT_S = 60.0
 """With less a submitted job is warned: the README's 120 s hold the longest step and a slow upload."""
 
@@ -272,7 +272,7 @@ class _Attempts:
         return asked.max_workers
 
     def _fitted(self, workers: int) -> Recipe:
-        """The recipe for so many workers: fewer of them have larger shares, which must fit their devices too."""
+        """The recipe for this number of workers: fewer have larger shares, which must fit their devices too."""
         return fit_devices(self.recipe.updated({"cluster.workers": workers}), self._size).recipe
 
     def _start_within_s(self, recipe: Recipe) -> float:
@@ -336,7 +336,7 @@ def _cause(failure: Exception) -> Exception:
 
 
 def told_of(error: TrainingFailedError, stuck: Mapping[int, str], workers: int) -> str:
-    """One clause on what ended a group of so many workers."""
+    """One clause on what ended a group of this number of workers."""
     if isinstance(error, ControllerError):
         headline = str(error.controller_failure).partition("\n")[0][:200]
         return f"the workers could not be started ({headline})"

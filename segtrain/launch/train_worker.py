@@ -29,8 +29,8 @@ ANSWER_WITHIN_S = 5.0
 OTHERS_SPEAK_WITHIN_S = 2.0
 """With the first process that ends Ray ends them all, and who has not spoken by then would be taken for frozen."""
 ORPHANED_AFTER_S = 90.0
-"""A worker that cannot reach its driver for so long ends; others have its place, and `Run` lets only these write the
-run's folder. Ray itself lets a worker on a cut-off node compute for three minutes."""
+"""A worker that cannot reach its driver for these seconds ends: others have its place, and `Run` lets only these write
+the run's folder. Ray itself lets a worker on a cut-off node compute for three minutes."""
 STUCK_EXIT_CODE, ORPHANED_EXIT_CODE = 70, 71
 """Of a worker that its watchdog ends, and of one that is cut off."""
 

@@ -5,8 +5,8 @@ one loop decides how many workers it has and what counts as a failure.
 """
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import ray
@@ -60,6 +60,7 @@ def run_group(
 
 def _trainer(recipe: Recipe, given: dict[str, Any], scratch: str, on_group: OnGroup | None) -> "_Trainer":
     """`given` is what each worker is called with."""
+    asked = recipe.cluster
     settings: Any = RunConfig(
         # Ray silently goes on with a run of the same name, so none is used twice.
         name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
@@ -71,31 +72,24 @@ def _trainer(recipe: Recipe, given: dict[str, Any], scratch: str, on_group: OnGr
     return _Trainer(
         work,
         train_loop_config=given,
-        backend_config=TensorFlowCluster(recipe.cluster.compute_threads),
-        scaling_config=_scaling(recipe),
+        backend_config=TensorFlowCluster(asked.compute_threads),
+        scaling_config=ScalingConfig(
+            num_workers=asked.max_workers, use_gpu=asked.gpus_per_worker > 0, resources_per_worker=nodes.bundle(asked)
+        ),
         run_config=settings,
     )
 
 
-def _scaling(recipe: Recipe) -> ScalingConfig:
-    asked = recipe.cluster
-    return ScalingConfig(
-        num_workers=asked.max_workers, use_gpu=asked.gpus_per_worker > 0, resources_per_worker=nodes.bundle(asked)
-    )
-
-
-@contextmanager
-def _train_environment(recipe: Recipe, start_within_s: float) -> Iterator[None]:
+def _train_environment(recipe: Recipe, start_within_s: float) -> AbstractContextManager[None]:
     """Ray Train's settings that exist only as variables of the driver's environment."""
-    with nodes.environment(
+    return nodes.environment(
         RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(HEALTH_CHECK_EVERY_S),
         RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S=str(recipe.cluster.stuck_after_s),
         RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(start_within_s),
         RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
         RAY_TRAIN_METRICS_ENABLED="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
-    ):
-        yield
+    )
 
 
 class _Groups(WorkerGroupCallback):

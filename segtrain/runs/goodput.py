@@ -27,7 +27,7 @@ class Attempt:
     """Seconds since 1970."""
     workers: int
     seconds: float = 0.0
-    """So long it lasted, or has lasted so far."""
+    """From its begin to its end, or to now while it goes on."""
     waiting_s: float = 0.0
     """Until its workers ran: for resources, and for their processes."""
     starting_s: float = 0.0
@@ -80,11 +80,6 @@ class Goodput:
         """Seconds of steps and evaluations that count, of all seconds; 0 before the first."""
         useful = self.total("steps_s") + self.total("evaluation_s") - self._lost_steps_s()
         return useful / self.seconds if self.seconds else 0.0
-
-    @property
-    def lost_steps(self) -> int:
-        """Steps that were taken twice or more."""
-        return sum(self.lost_in())
 
     def lost_in(self) -> list[int]:
         """Of each attempt, how many of its steps a later one had to take again."""

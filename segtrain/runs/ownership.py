@@ -11,7 +11,6 @@ from segtrain.errors import ConflictError, TakenOverError
 from segtrain.runs.run_folder import RunFolder
 from segtrain.storage.files import Storage
 
-"""In a run's folder: the token of its driver, and once there is a chief a space and the chief's own."""
 MOST_CONDITIONAL_BYTES = 96 * 2**20
 """The largest object that goes to a bucket in one request."""
 

@@ -1,8 +1,7 @@
 """What a run tells about itself: plain values, without TensorFlow, so that whoever watches need not import it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 WHILE_SCORING = "while pictures of the validation fold were scored"
 """A note on exceptions (PEP 678) that were raised there, and not in a training step."""
@@ -86,9 +85,6 @@ class RunSummary:
     images_per_s: float
     stopped_early: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class Left(Exception):  # noqa: N818 - nothing went wrong
     """A run was asked to leave: its last step is in a complete checkpoint, and the same recipe goes on from there."""
@@ -98,15 +94,11 @@ class Left(Exception):  # noqa: N818 - nothing went wrong
         self.step = step
 
 
-def _nobody(progress: Progress) -> None:
-    """The watcher of a run that nobody watches."""
-
-
 @dataclass(frozen=True)
 class Driver:
     """Whoever started a run, as its workers see it."""
 
-    tell: Callable[[Progress], None] = _nobody
+    tell: Callable[[Progress], None] = lambda progress: None
     wants_to_leave: Callable[[], bool] = lambda: False
     """Whether this worker has been asked to save and leave; the workers agree on the step by themselves."""
     beat: Callable[[], None] = lambda: None

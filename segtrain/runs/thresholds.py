@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
@@ -22,8 +22,3 @@ class Curve(BaseModel):
         if len(self.thresholds) != len(self.dice):
             raise ValueError(f"{len(self.thresholds)} thresholds have {len(self.dice)} dice")
         return self
-
-
-def checked_threshold(value: object) -> float:
-    """The threshold. Raises `ValueError` for what is none."""
-    return TypeAdapter(Threshold).validate_python(value)

@@ -210,7 +210,7 @@ class Fleet:
         begun = [(note["step"], note["pid"]) for note in attempt.steps() if note["rank"] == 0]
         lost = len(set(begun)) - len({step for step, _ in begun})
         assert lost <= again, f"{lost} steps were begun again"
-        assert self.goodput(name).lost_steps <= lost, "a step that was begun need not have been read"
+        assert sum(self.goodput(name).lost_in()) <= lost, "a step that was begun need not have been read"
         said_at = attempt.said_at(said) if said else None
         pids = {note["pid"] for note in attempt.steps() if note["time"] <= hit_at}
         following = [note["time"] for note in attempt.steps() if note["time"] > hit_at and note["pid"] not in pids]

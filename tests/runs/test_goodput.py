@@ -32,7 +32,7 @@ def test_steps_beyond_the_checkpoint_that_the_next_attempt_takes_up_are_lost() -
     record = Goodput().begun(KILLED).begun(replace(NEXT, step=0, steps_s=0.0, seconds=1.0))
     assert record.updated(record.attempts[-1]).total("lost_s") == 0.0, "not known before the next one has taken a step"
     record = record.updated(NEXT)
-    assert record.lost_steps == 10
+    assert sum(record.lost_in()) == 10
     assert record.attempts[0].lost_s == pytest.approx(20.0)  # 10 of 30 steps, which took 48 + 12 s
     assert record.parts() == pytest.approx(
         {
@@ -59,7 +59,7 @@ def test_steps_are_lost_too_where_an_attempt_without_a_step_lies_between() -> No
 
 def test_an_attempt_without_a_step_loses_none() -> None:
     record = Goodput((Attempt(0.0, 1, seconds=9.0, waiting_s=9.0), NEXT)).updated(NEXT)
-    assert (record.lost_steps, record.total("lost_s")) == (0, 0.0)
+    assert (sum(record.lost_in()), record.total("lost_s")) == (0, 0.0)
 
 
 def test_the_record_comes_back_from_the_runs_folder_and_a_damaged_one_begins_anew(tmp_path: Path) -> None:

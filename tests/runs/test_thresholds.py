@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from segtrain.errors import UserError
 from segtrain.report.write import write_report
-from segtrain.runs.thresholds import Curve, checked_threshold
+from segtrain.runs.thresholds import Curve, Threshold
 from segtrain.storage.files import Storage
 from tests.support import made_runs
 
@@ -37,7 +37,7 @@ def test_a_curve_of_other_than_numbers_is_refused(changes: dict[str, Any]) -> No
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, 1, -0.5, None, "x"])
 def test_what_is_no_threshold_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="Input should be"):
-        checked_threshold(value)
+        TypeAdapter(Threshold).validate_python(value)
 
 
 def test_a_threshold_that_is_no_number_does_not_get_into_a_report(tmp_path: Path) -> None:
