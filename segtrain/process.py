@@ -1,4 +1,4 @@
-"""What a process is given before it works: temporary files, freed memory, and what TensorFlow reads at its import."""
+"""What a process needs before it works: temporary files, environment, freed memory, settings of TensorFlow."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ from segtrain.errors import NoSpaceError, StorageError
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 NO_KERAS_HOME = os.path.join(os.devnull, "keras")
-"""Cannot be there nor be made, which Keras takes without a word."""
+"""A folder that can neither exist nor be made. Keras accepts that silently."""
 
 # From glibc's malloc.h; it takes no mmap threshold above 32 MiB.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
@@ -38,6 +38,19 @@ def check_temporary_folder() -> None:
             f"{folder}, the folder for temporary files, has {free / 2**20:.1f} MiB left and "
             f"{LEAST_TEMPORARY_BYTES >> 20} MiB are needed; make room or set TMPDIR to another folder"
         )
+
+
+@contextlib.contextmanager
+def environment(*, replace: bool = False, **variables: str) -> Iterator[None]:
+    """Set environment variables for the block. Those that are set already stay as they are, unless `replace`."""
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables if replace else {**variables, **before})
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def keras_as_the_recipe_says() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segtrain import cli, process
-from segtrain.process import before_tensorflow
+from segtrain.process import before_tensorflow, environment
 from tests.support.places import REPOSITORY
 
 NO_HOME = "/dev/null"
@@ -85,3 +85,15 @@ def test_a_full_folder_for_temporary_files_is_one_sentence_before_the_job_begins
 def test_a_folder_for_temporary_files_that_is_not_there_gives_way_to_another(tmp_path: Path) -> None:
     code = "from segtrain import cli; import tempfile; print(cli.main(lambda: print(tempfile.gettempdir())))"
     assert run(code, TMPDIR=str(tmp_path / "missing"), HOME=NO_HOME).split() == ["/tmp", "0"]
+
+
+@pytest.mark.parametrize(("replace", "inside"), [(False, "by the user"), (True, "ours")])
+def test_the_environment_is_as_before_after_the_block(
+    replace: bool, inside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGTRAIN_SET", "by the user")
+    with environment(SEGTRAIN_SET="ours", SEGTRAIN_NEW="ours", replace=replace):
+        assert os.environ["SEGTRAIN_SET"] == inside
+        assert os.environ["SEGTRAIN_NEW"] == "ours"
+    assert os.environ["SEGTRAIN_SET"] == "by the user"
+    assert "SEGTRAIN_NEW" not in os.environ

@@ -1,17 +1,15 @@
 """Joining a Ray cluster, or starting one on this machine that nobody else can join."""
 
 import ctypes
-import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,8 @@ from segtrain.cluster.ray_internals import (
     ray_constants,
 )
 from segtrain.errors import StorageError, UserError
-from segtrain.storage.scratch import remove_leftovers
+from segtrain.process import environment
+from segtrain.storage.scratch import locked_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +42,14 @@ LONGEST_FOLDER = 43
 
 @contextmanager
 def connection() -> Iterator[None]:
-    """Ray is there inside the block.
+    """Keep this process connected to Ray for the block.
 
-    It is what this process has already joined; else the cluster that `RAY_ADDRESS` or `ray start` on this machine
-    names; else one of its own, without a dashboard, that ends with the block and that no other user can join.
-    Raises UserError where RAY_ADDRESS names a cluster that does not answer or the cluster refuses the token, and
-    StorageError where there is no folder for the files of an own one.
+    A process that has joined Ray stays where it is. Otherwise it joins the cluster that `RAY_ADDRESS` or `ray start` on
+    this machine names. Where there is none, it starts a Ray of its own without a dashboard, which no other user can
+    join and which ends with the block.
+
+    Raises UserError if the cluster that RAY_ADDRESS names does not answer, or a cluster refuses the token.
+    Raises StorageError if there is no folder for the files of an own Ray.
     """
     if ray.is_initialized():
         yield
@@ -60,7 +61,7 @@ def connection() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_as_before() -> Iterator[None]:
-    """After the block SIGTERM is handled as before. Where nobody did, Ray's own handler in Python has it inside."""
+    """Handle SIGTERM after the block as before it. Inside, Ray's own handler has it if nobody else had."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -115,7 +116,7 @@ def _handles_signals() -> bool:
 
 
 def _address() -> str | None:
-    """Of the cluster to join; None where there is none. Ray itself would try a dead address for three minutes."""
+    """The address of the cluster to join; None if there is none. Ray itself would try a dead one for three minutes."""
     named = os.environ.get("RAY_ADDRESS", "")
     if named == "auto":
         named = ""
@@ -174,13 +175,20 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _own_ray() -> Iterator[None]:
-    """A Ray for this process: it listens on loopback alone, asks for a token, and has its sockets in a closed folder.
+    """Start a Ray that listens on loopback alone, asks for a token, and has its sockets in a closed folder.
 
-    The token is the user's, if RAY_AUTH_TOKEN holds one; else it is drawn here and only in the environment of Ray's
-    processes, which other users cannot read. RAY_AUTH_MODE=disabled is for clusters that others join.
+    The token is the one in RAY_AUTH_TOKEN, if there is one. Otherwise it is drawn here, and stands only in the
+    environment of Ray's processes, which other users cannot read. RAY_AUTH_MODE=disabled is for clusters that others
+    join.
     """
     token = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
-    with _private_folder() as folder, _variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}):
+    base = _folder_for_sockets()
+    remove_leftovers(base, OWN_PREFIX)
+    # Ray opens its own folder to everybody, so it lies in one that only this user can enter.
+    with (
+        locked_folder(base, OWN_PREFIX) as folder,
+        environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, replace=True),
+    ):
         _read_variables_again()
         try:
             _start(folder)
@@ -192,17 +200,16 @@ def _own_ray() -> Iterator[None]:
 
 def _start(folder: Path) -> None:
     # Ray would start a worker for each core at once; ours have an environment of their own and cannot use them.
-    names = ("RAY_prestart_worker_first_driver", "RAY_enable_worker_prestart")
-    unset = {name: "0" for name in names if name not in os.environ}
-    with _variables(unset), _on_loopback():
+    no_prestart = environment(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0")
+    with no_prestart, _on_loopback():
         _init("local", include_dashboard=False, _temp_dir=str(folder / "r"))
 
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Let Ray take 127.0.0.1 for this machine's address, as on macOS: it listens where its address is.
+    """Let Ray use 127.0.0.1 as this machine's address, as it does on macOS, and so listen there.
 
-    Ray turns a loopback address that it is given into the machine's own.
+    It has to be set this way, because Ray turns a loopback address that it is given into the machine's own.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -212,64 +219,18 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A new folder that only this user can enter, because Ray opens its own to everybody; it goes with the block.
-
-    Those of processes that were killed go too: a lock, which the kernel drops, says who lives.
-    """
-    base = _folder_for_sockets()
-    _remove_leftovers(base)
-    folder = Path(tempfile.mkdtemp(prefix=OWN_PREFIX, dir=base))
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _folder_for_sockets() -> Path:
-    """The folder for temporary files, RAY_TMPDIR first, or /tmp where its path is too long for sockets in it."""
+def _folder_for_sockets() -> str:
+    """RAY_TMPDIR or the temporary folder; /tmp if the path of either is too long for sockets."""
     asked = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     for base in (asked, "/tmp"):
         if len(base) + len(f"/{OWN_PREFIX}12345678/r") <= LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
-            return Path(base)
+            return base
     raise StorageError(
         f"{asked}: Ray's sockets cannot be there, nor in /tmp; set RAY_TMPDIR to a short path that can be written to"
     )
 
 
-def _remove_leftovers(base: Path) -> None:
-    for folder in base.glob(f"{OWN_PREFIX}*"):
-        with suppress(OSError):  # another user's, or gone by now
-            if folder.lstat().st_uid != os.getuid():
-                continue
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-@contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _read_variables_again() -> None:
-    """Ray has read the environment's mode and token when it was imported, or for the last cluster."""
+    """Make Ray read mode and token from the environment. It has read them at its import or for the last cluster."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

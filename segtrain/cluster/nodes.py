@@ -3,8 +3,6 @@
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -97,15 +95,3 @@ def stop_warning(wait_s: float) -> str | None:
 
 def _node(host: str, resources: dict[str, float]) -> Node:
     return Node(host, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Set what the user has not set, for the block."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

@@ -22,6 +22,7 @@ from segtrain.cluster.train_internals import GROUP_CLEANER, WorkerGroupCallback
 from segtrain.config import Recipe
 from segtrain.launch.tensorflow_cluster import TensorFlowCluster
 from segtrain.launch.train_worker import Train, work
+from segtrain.process import environment
 from segtrain.runs.status import Left, RunSummary
 from segtrain.storage.scratch import scratch_folder
 
@@ -82,7 +83,7 @@ def _trainer(recipe: Recipe, given: dict[str, Any], scratch: str, on_group: OnGr
 
 def _train_environment(recipe: Recipe, start_within_s: float) -> AbstractContextManager[None]:
     """Ray Train's settings that exist only as variables of the driver's environment."""
-    return nodes.environment(
+    return environment(
         RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(HEALTH_CHECK_EVERY_S),
         RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S=str(recipe.cluster.stuck_after_s),
         RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(start_within_s),

@@ -1,7 +1,7 @@
 """Folders for files that are needed for a while, in the system's temporary folder.
 
-Each is locked as long as its process lives. A process that is killed leaves its folder behind; the kernel drops the
-lock, and whoever makes the next folder removes it.
+A folder is locked while its process lives. A killed process leaves its folder behind, but the kernel drops the lock,
+and whoever makes the next folder removes it.
 """
 
 import contextlib
@@ -22,21 +22,28 @@ PREFIX = "segtrain-scratch-"
 def scratch_folder(what: str) -> Iterator[Path]:
     """An empty folder for the block, with `what` in its name; removed at its end.
 
-    Raises `NoSpaceError` where the disk that it is on is full, also for what is written in the block by other means
-    than `Storage`, and `StorageError` where no temporary folder can be written to.
+    Raises `NoSpaceError` if its disk is full, whatever writes in the block.
+    Raises `StorageError` if no temporary folder can be written to.
     """
     remove_leftovers()
-    with _naming_full_disks(), contextlib.ExitStack() as stack:
-        folder = _locked_folder(what, stack)
+    with _naming_full_disks(), locked_folder(None, f"{PREFIX}{what}-") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def locked_folder(base: str | None, prefix: str) -> Iterator[Path]:
+    """A new folder in `base`, else in the temporary folder, which only this user can enter; removed after the block."""
+    with contextlib.ExitStack() as stack:
+        folder = _locked(base, prefix, stack)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _locked_folder(what: str, stack: contextlib.ExitStack) -> Path:
+def _locked(base: str | None, prefix: str, stack: contextlib.ExitStack) -> Path:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{what}-"))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as attempt:
             descriptor = os.open(folder, os.O_RDONLY)
             attempt.callback(os.close, descriptor)
@@ -57,11 +64,11 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def remove_leftovers() -> None:
-    """Remove this user's folders that no process has locked."""
+def remove_leftovers(base: str | None = None, prefix: str = PREFIX) -> None:
+    """Remove this user's folders in `base`, else in the temporary folder, that no process has locked."""
     with contextlib.suppress(OSError):
-        for entry in os.scandir(tempfile.gettempdir()):
-            if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
+        for entry in os.scandir(base or tempfile.gettempdir()):
+            if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
                 _remove_if_left(entry)
 
 

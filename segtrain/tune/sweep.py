@@ -23,6 +23,7 @@ from segtrain.launch.train_run import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, size_of
 from segtrain.memory import parameters
+from segtrain.process import environment
 from segtrain.report.write import write_report
 from segtrain.runs import leaderboard
 from segtrain.runs.leaderboard import BEST_NAME, LEADERBOARD_NAME
@@ -214,7 +215,7 @@ class _Driver:
         try:
             with (
                 scratch_folder("tune") as scratch,
-                nodes.environment(
+                environment(
                     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
                     TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
                     RAY_AIR_NEW_OUTPUT="0",

@@ -14,7 +14,7 @@ import yaml
 from segtrain.cluster import connection as ray_connection
 from segtrain.cluster.connection import connection
 from segtrain.errors import StorageError, UserError
-from segtrain.storage.scratch import PREFIX
+from segtrain.storage.scratch import PREFIX, locked_folder
 from tests.support.places import REPOSITORY
 
 NOBODY = 65534
@@ -125,10 +125,10 @@ def test_an_own_ray_gets_a_token_and_a_closed_folder_and_leaves_neither_behind(
 def test_a_killed_processs_folder_goes_with_the_next_start_and_one_in_use_stays(
     started: list[str], address_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ray_connection._private_folder() as alive:
-        killed = alive.with_name(f"{ray_connection.OWN_PREFIX}killed")
+    prefix = ray_connection.OWN_PREFIX
+    with locked_folder(ray_connection._folder_for_sockets(), prefix) as alive:
+        killed = alive.with_name(f"{prefix}killed")
         killed.mkdir()
-        (killed / "lock").touch()
         with connection():
             assert not killed.exists()
             assert alive.exists()
@@ -148,7 +148,7 @@ def test_a_temporary_folder_with_a_long_path_gives_way_to_a_short_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 10)))
-    assert ray_connection._folder_for_sockets() == Path("/tmp")
+    assert ray_connection._folder_for_sockets() == "/tmp"
     monkeypatch.setattr(ray_connection.os, "access", lambda path, mode: False)
     with pytest.raises(StorageError, match="set RAY_TMPDIR to a short path"):
         ray_connection._folder_for_sockets()

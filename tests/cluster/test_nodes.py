@@ -14,11 +14,3 @@ AT_WORK = b'{"autoscaler_report": {"node_type_mapping": {"10.0.0.4": "head"}, "l
 )
 def test_an_autoscaler_that_can_start_nodes_is_told_from_one_that_watches(status: bytes, is_one: bool) -> None:
     assert nodes.autoscales(status) is is_one
-
-
-def test_the_environment_is_as_before_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGTRAIN_SET", "by the user")
-    with nodes.environment(SEGTRAIN_SET="ours", SEGTRAIN_NEW="ours"):
-        assert nodes.os.environ["SEGTRAIN_SET"] == "by the user"
-        assert nodes.os.environ["SEGTRAIN_NEW"] == "ours"
-    assert "SEGTRAIN_NEW" not in nodes.os.environ
