@@ -1,4 +1,4 @@
-"""How a worker's exception travels to the user, and what another attempt should change. No Ray, no TensorFlow."""
+"""How a worker's exception reaches the user, and whether another attempt may help. No Ray, no TensorFlow."""
 
 import re
 import traceback
@@ -43,7 +43,7 @@ class WorkerError(Exception):
 
 
 class DeviceMemoryError(WorkerError):
-    """A device was asked for more memory than it has: the same attempt fails again, one with a smaller batch may not.
+    """A device had too little memory. The same attempt fails again; one with a smaller batch may not.
 
     `headline` says which tensor did not fit.
     """
@@ -80,9 +80,9 @@ class WorkerBugError(RuntimeError):
 
 
 def portable(error: Exception, *, gpus: bool = False) -> Exception:
-    """The error as it may leave a worker: the known ones as they are, any other as a `WorkerError`.
+    """The error in a form that can leave a worker: a known one as it is, any other as a `WorkerError`.
 
-    `gpus` says that the worker's devices are GPUs: it then is no `DeviceMemoryError` when the host's memory runs out.
+    `gpus` says that the worker's devices are GPUs. Then a lack of the host's memory is no `DeviceMemoryError`.
     """
     if isinstance(error, (WorkerError, *KNOWN_ERRORS)):
         return error

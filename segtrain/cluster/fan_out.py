@@ -30,8 +30,10 @@ class FanOut(Protocol):
 def fan_out(pictures: int, *, parallel: bool, is_local: bool) -> Iterator[FanOut]:
     """What calls a function for this number of pictures: Ray tasks or threads, whichever is done first.
 
-    Ray is for 2,000 pictures and more, unless `parallel` is False. Work on local files (`is_local`) stays on threads
-    where the cluster has several nodes. A Ray that was started here is shut down again. Raises as `connection`.
+    Ray is used from 2,000 pictures on, unless `parallel` is False. Work on local files (`is_local`) stays on threads if
+    the cluster has several nodes. A Ray that was started here is shut down again.
+
+    Raises what `connection` raises.
     """
     if not parallel or pictures < RAY_FROM_PICTURES:
         yield on_threads
@@ -57,9 +59,11 @@ def on_threads(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> 
 
 
 def on_ray(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-    """Call as Ray tasks; one whose worker died is done again, three times at most, then it is a `RunError`.
+    """Call as Ray tasks. A task whose worker died is done again, three times at most.
 
-    Any other error ends it as it was raised; when this returns, no call is under way any more.
+    No call is under way any more when this ends.
+
+    Raises RunError if workers die more often. Raises any other error of a call as it was raised there.
     """
     import ray
 

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""That ask a job to end; SIGHUP comes when a terminal closes."""
+"""Signals that ask a job to end. SIGHUP comes when a terminal closes."""
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -17,14 +17,14 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class StopSignal:
-    """A context manager; enter it once Ray is there, whose own handlers it takes the place of until its end.
+    """A context manager that handles `SIGNALS`. Enter it after `ray.init`, because it replaces Ray's own handlers.
 
     Signals come to a process's main thread, so in any other thread it does nothing.
     """
 
     def __init__(self) -> None:
         self.wanted = False
-        """Whether a signal has come. It stays so: nothing that happens meanwhile takes the wish back."""
+        """Whether a signal has come. Once true, it stays true."""
         self._ask: Callable[[], bool] | None = None
         self._end: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
@@ -39,9 +39,9 @@ class StopSignal:
 
     @contextmanager
     def asking(self, ask: Callable[[], bool]) -> Iterator[None]:
-        """Inside the block the first signal calls `ask`, which returns whether the workers will leave by themselves.
+        """Call `ask` at the first signal in the block. It returns whether the workers will leave by themselves.
 
-        Where it returns False, at the second signal, and outside of such a block KeyboardInterrupt is raised.
+        KeyboardInterrupt is raised if it returns False, at the second signal, and outside of such a block.
         """
         self._ask = ask
         try:

@@ -1,4 +1,4 @@
-"""How a global batch lies on workers and replicas: the static shape that holds any worker's share of any step."""
+"""How a global batch is split over workers and replicas: one static shape for every worker and every step."""
 
 import math
 from dataclasses import dataclass

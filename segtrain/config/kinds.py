@@ -1,8 +1,8 @@
-"""Sections that have a kind: which fields of theirs were set, and what becomes of these under another kind.
+"""Sections that have a kind: which of their fields were set, and what becomes of these under another kind.
 
-A tree in which something is changed holds of such a section only its kind and the fields that a recipe, an override or
-an axis has set. So what was set stays with any kind that has the field, and the default of one kind never becomes a
-setting of another.
+Before something is changed, such a section is reduced to its kind and the fields that a recipe, an override or an axis
+has set. So a field that was set stays under each kind that has it, and a default of one kind never becomes a setting of
+another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def put(tree: dict[str, Any], values: Mapping[str, Any]) -> list[str]:
 
 
 def without_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree that has every field, as recorded recipes do: those that are their kind's default count as not set."""
+    """A full tree, as recorded recipes are, without the fields of `KINDS` that have their kind's default."""
     sparse = dict(tree)
     for section, kinds in KINDS.items():
         fields = tree.get(section)

@@ -11,7 +11,7 @@ KINDS = ("choice", "grid", "uniform", "loguniform", "quniform")
 
 
 class Axis(Section):
-    """The values of one field, or of several joined by commas (`data.height,data.width`), which then move together.
+    """The values of one field, or of several fields joined by commas (`data.height,data.width`) that move together.
 
     Exactly one of `choice`, `grid`, `uniform`, `loguniform` and `quniform` is given.
     """
