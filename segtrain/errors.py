@@ -1,4 +1,7 @@
-"""The failures that segtrain tells apart: mistakes of the user, faults of the world; and how foreign text is shown."""
+"""The failures that segtrain tells apart (mistakes of the user, faults of the world), and how foreign text is shown."""
+
+import errno
+import os
 
 from collections.abc import Sequence
 
@@ -38,8 +41,13 @@ class RunError(Exception):
     """A run that lost its workers more often than it may. The message says how to go on."""
 
 
+def missing_file(url: str) -> FileNotFoundError:
+    """The error that names a path or URL where nothing is."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+
+
 SHOWN_CHARACTERS = 200
-"""Of a foreign text in a message; a mistyped setting may be a whole file."""
+"""Characters of a foreign text in a message. A mistyped setting may be a whole file."""
 
 
 def shown(text: str) -> str:
@@ -48,7 +56,7 @@ def shown(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """All of it, on one line, and such that any terminal can be given it."""
+    """The whole text on one line, without characters that a terminal would act on."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 

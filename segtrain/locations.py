@@ -1,4 +1,4 @@
-"""What a path or URL that somebody gives stands for: a place on this machine, in object storage, or none at all."""
+"""What a given path or URL stands for: a place on this machine, one in object storage, or none."""
 
 import os
 import re
@@ -99,11 +99,15 @@ def check_endpoint(url: str) -> str:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
     if scheme is None:
         raise UserError(f"{url!r} does not say how the server is reached; write http://{url} or https://{url}")
-    if scheme[1] not in ("http", "https"):
-        raise UserError(f"{url!r} is no address of a server; write http://HOST:PORT or https://HOST")
     try:
         parts = urlsplit(url)
-        is_sound = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+        is_sound = (
+            scheme[1] in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not parts.query
+            and not parts.fragment
+        )
     except ValueError:  # a port that is no number, or half of an IPv6 address
         is_sound = False
     if not is_sound or re.search(r"[\s\x00-\x1f]", url):

@@ -129,7 +129,7 @@ def _tint(image: NDArray[np.uint8], where: NDArray[np.bool_], colour: Colour, sh
 
 
 def _scaled(image: NDArray[np.uint8], width: int, height: int) -> Image.Image:
-    """Box filter down, so that thin errors stay visible as a tint; nearest up, so that pixels stay pixels."""
+    """Scale down with a box filter, which keeps thin errors visible as a tint, and up to the nearest pixel."""
     filter_ = Image.Resampling.BOX if width < image.shape[1] else Image.Resampling.NEAREST
     return Image.fromarray(image).resize((width, height), filter_)
 

@@ -217,8 +217,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
     """One sentence, on one line, for the first mistake pydantic found. It shows no user or password of a URL."""
-    told = without_credentials(_sentence(error, tree))
-    return printable(told)
+    return printable(without_credentials(_sentence(error, tree)))
 
 
 def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The only way from a path or an `s3://` URL to bytes: atomic writes, retries, and errors that name the URL.
 
-What a location means is said in `segtrain.locations`. Local paths go through `pathlib`; `s3://bucket/key` goes through
-`segtrain.s3`, which is imported when the first such URL comes. Every method raises
+`segtrain.locations` says what a location means. Local paths go through `pathlib`, and `s3://bucket/key` through
+`segtrain.storage.s3_files`, which is imported when the first such URL comes. Every method raises
 
 - `FileNotFoundError` with the URL where there is nothing;
 - `UserError` where only the user can help: no permission, wrong key, no such bucket;
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from segtrain.config import StorageConfig
-from segtrain.errors import ConflictError, NoSpaceError, ShortFileError, StorageError, UserError
+from segtrain.errors import ConflictError, NoSpaceError, ShortFileError, StorageError, UserError, missing_file
 from segtrain.locations import is_remote, join, local_path
 
 if TYPE_CHECKING:
@@ -50,39 +50,43 @@ class Storage:
         return Storage, (self.config,)
 
     def read_bytes(self, url: str, *, at_most: int | None = None) -> bytes:
-        """The whole file. Raises `UserError` before anything is read where it has more than `at_most` bytes."""
+        """The whole file.
+
+        Raises `UserError`, before anything is read, if it has more than `at_most` bytes.
+        """
         if at_most is not None and self.size(url) > at_most:
             raise UserError(f"{url} has more than {at_most} bytes, and so is not what its name says")
         return self._files(url).read_bytes(url)
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises `ShortFileError` where the file ends before.
+        """Exactly `length` bytes from `offset`.
 
-        In object storage this is one request, after a first one for each of the last few hundred objects. Nothing
-        checks the bytes but the caller. What is read by ranges does not change under its name while it is read.
+        In object storage this is one request, after a first one for each of the last few hundred objects. The caller
+        checks the bytes: nothing else does. A file that is read by ranges must not change under its name meanwhile.
+        Raises `ShortFileError` if the file ends before.
         """
         return self._files(url).read_range(url, offset, length)
 
     def write_bytes(self, url: str, data: bytes) -> None:
-        """Write a file; a reader sees the old file or the whole new one, never a part."""
+        """Write a file. A reader sees the old file or the whole new one, never a part."""
         self._files(url).write_bytes(url, data)
 
     def read_versioned(self, url: str) -> tuple[bytes, str]:
-        """The whole file and its version, for `write_if_version`: its ETag or, of a local file, a digest."""
+        """The whole file and its version for `write_if_version`: the ETag of an object, a digest of a local file."""
         return self._files(url).read_versioned(url)
 
     def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
-        """Write a file over exactly this version, or, where `version` is None, only where nothing is there.
+        """Write a file over exactly this version; with None, only if nothing is there.
 
-        Of several such writers that start from one version exactly one succeeds; plain writes do not wait for them.
-        Raises `ConflictError` where the file is not that version any more.
+        Of several such writers that start from one version exactly one succeeds. Plain writes do not wait for them.
+        Raises `ConflictError` if the file is not that version any more.
         """
         self._files(url).write_if_version(url, data, version)
 
     def write_file(self, url: str, local: Path) -> None:
         """Copy or upload a local file, with the promise of `write_bytes`."""
         if not local.is_file():
-            raise _missing(str(local))
+            raise missing_file(str(local))
         self._files(url).write_file(url, local)
 
     def exists(self, url: str) -> bool:
@@ -94,10 +98,10 @@ class Storage:
         return self._files(url).list(url)
 
     def marks(self, url: str) -> dict[str, str]:
-        """Name -> mark of the files directly in a folder; empty where there are none.
+        """Name -> mark of the files directly in a folder; empty if there are none.
 
-        A file that was written, replaced or moved there has another mark: size and times, or the ETag of an object. One
-        with another mark may hold the same bytes.
+        A mark is made of size and times, or of an object's ETag. It changes when a file is written, replaced or moved
+        there. The bytes may be the same under another mark.
         """
         return self._files(url).marks(url)
 
@@ -106,18 +110,18 @@ class Storage:
         return self._files(url).is_file(url)
 
     def delete(self, url: str) -> None:
-        """Remove a file, or everything below a folder; nothing there is fine."""
+        """Remove a file, or everything below a folder. It is no error if nothing is there."""
         self._files(url).delete(url)
 
     def delete_if_version(self, url: str, version: str | None) -> None:
-        """Remove a file that is still this version, as `read_versioned` gave it; another one stays.
+        """Remove a file if it is still the version that `read_versioned` gave.
 
         In object storage a version that is put at the same instant may go as well.
         """
         self._files(url).delete_if_version(url, version)
 
     def remove_leftovers(self, url: str) -> None:
-        """Remove what writers that were killed have left in a local folder; in object storage they leave nothing."""
+        """Remove what killed writers have left in a local folder. In object storage they leave nothing."""
         if not is_remote(url):
             self._local.remove_leftovers(url)
 
@@ -127,7 +131,7 @@ class Storage:
 
     @property
     def retries(self) -> int:
-        """How many failed attempts were followed by another one, in this process and over all its threads."""
+        """Number of attempts that followed a failed one, over all threads of this process."""
         return self._remote.retries if self._remote else 0
 
     def _files(self, url: str) -> "LocalFiles | S3Files":
@@ -184,18 +188,14 @@ class LocalFiles:
             return local_path(url).exists()
 
     def list(self, url: str) -> list[str]:
-        try:
-            with _errors_name(url):
-                return sorted(name for name in os.listdir(local_path(url)) if not name.endswith(TEMPORARY_SUFFIX))
-        except FileNotFoundError:
-            return []
+        with contextlib.suppress(FileNotFoundError), _errors_name(url):
+            return sorted(name for name in os.listdir(local_path(url)) if not name.endswith(TEMPORARY_SUFFIX))
+        return []
 
     def marks(self, url: str) -> dict[str, str]:
-        try:
-            with _errors_name(url), os.scandir(local_path(url)) as entries:
-                return {one.name: _mark(one.stat()) for one in entries if one.is_file()}
-        except FileNotFoundError:
-            return {}
+        with contextlib.suppress(FileNotFoundError), _errors_name(url), os.scandir(local_path(url)) as entries:
+            return {one.name: _mark(one.stat()) for one in entries if one.is_file()}
+        return {}
 
     def is_file(self, url: str) -> bool:
         with _errors_name(url):
@@ -226,16 +226,15 @@ class LocalFiles:
         path = local_path(url)
         with _errors_name(url):
             if path.is_dir():
-                raise _missing(url)
+                raise missing_file(url)
             return path.stat().st_size
 
 
-def _missing(url: str) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
-
-
 def _open_file(path: Path, url: str) -> BinaryIO:
-    """Open a file to read it. Raises `UserError` for what is none, such as a pipe, whose end might never come."""
+    """Open a file to read it.
+
+    Raises `UserError` for a pipe, a socket or a device, whose end might never come.
+    """
 
     def opener(name: str, flags: int) -> int:
         descriptor = os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
@@ -254,7 +253,7 @@ def _open_file(path: Path, url: str) -> BinaryIO:
 
 
 def _mark(stat: os.stat_result) -> str:
-    """The time of change is the kernel's own: a file that is moved here with its old time of writing has a new one."""
+    """Size, time of writing and time of change. The last one is new even for a file that was moved here."""
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
 
 
@@ -264,11 +263,11 @@ def _version(data: bytes) -> str:
 
 @contextlib.contextmanager
 def _errors_name(url: str) -> Iterator[None]:
-    """Turn the operating system's errors into ours. A folder where a file should be counts as missing."""
+    """Turn the operating system's errors into ours. A folder in place of a file counts as missing."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise _missing(url) from None
+        raise missing_file(url) from None
     except PermissionError:
         raise UserError(f"{url}: no permission; change the file's mode or use another path") from None
     except OSError as error:
@@ -280,7 +279,10 @@ def _errors_name(url: str) -> Iterator[None]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Raises UserError where a file is in its place, or in that of a folder above."""
+    """Make a folder and those above it.
+
+    Raises UserError if a file is in the place of one of them.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -290,9 +292,9 @@ def _make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, safely on disk, when the block ends without an error.
+    """A temporary file beside `path`. When the block ends without an error, it is synced to disk and takes its place.
 
-    It is locked until then: one without a lock is a killed writer's.
+    It is locked until then. One without a lock was left by a killed writer.
     """
     _make_folder(path.parent)
     temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
@@ -310,7 +312,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _new_locked(path: Path) -> Iterator[None]:
-    """An empty file that is locked as long as the block lasts, where the file system has locks."""
+    """Make an empty file and lock it for the block, if the file system has locks."""
     while True:
         with path.open("xb") as file:
             with contextlib.suppress(OSError):
@@ -322,7 +324,7 @@ def _new_locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep out all others that lock this path, in any process. The kernel frees the lock when its holder is killed."""
+    """Hold the lock of this path for the block, in any process. The kernel frees it when its holder is killed."""
     _make_folder(path.parent)
     lock = path.with_name(f".{path.name[:100]}.lock{TEMPORARY_SUFFIX}")
     with contextlib.ExitStack() as stack:

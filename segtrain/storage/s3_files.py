@@ -1,17 +1,17 @@
 """The methods of `Storage` in object storage.
 
-Ranges are read with `pyarrow.fs`, whose C++ client does not hold Python's lock while many threads read; everything else
-goes through s3fs, which also compares whole objects with the checksum that S3 keeps of them (pyarrow does not: whoever
-reads ranges checks them). Both take keys from AWS's standard chain (environment, profile, instance role) and the
-endpoint and region from `StorageConfig`, then from the environment. Neither retries: `retrying` does.
+Ranges are read with `pyarrow.fs`, whose C++ client does not hold Python's lock while many threads read. Everything else
+goes through s3fs. That compares whole objects with the checksum that S3 keeps of them; pyarrow does not, so readers of
+ranges check them. Both take keys from AWS's standard chain (environment, profile, instance role), and endpoint and
+region from `StorageConfig`, then from the environment. Neither retries: `retrying` does.
 
 Messages never hold a key or a secret.
 """
 
 import asyncio
 import contextlib
-import errno
 import os
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,18 +25,18 @@ from botocore.exceptions import ClientError
 from fsspec.asyn import sync
 
 from segtrain.config import StorageConfig
-from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError
+from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError, missing_file
 from segtrain.locations import bucket_and_key, check_endpoint
 from segtrain.storage.s3_faults import FAULTS, MISTAKES, WITHOUT_REASON, error_code, is_passing
 from segtrain.storage.s3_handles import OpenHandles
-from segtrain.storage.s3_retries import Counter, retrying
+from segtrain.storage.s3_retries import retrying
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 KEYS_PER_DELETE = 1000
 PART_BYTES = 48 * 2**20
-"""Larger objects than two of these are uploaded in parts, each with retries of its own. S3 asks for 5 MiB at least."""
+"""Bytes of a part; S3 asks for 5 MiB. Objects larger than two parts are sent in parts, each with its own retries."""
 PARTS_AT_ONCE = 3
 WRITE_MARK = "segtrain-write"
 """Name of the metadata that tells which call wrote an object."""
@@ -48,14 +48,11 @@ class S3Files:
     def __init__(self, config: StorageConfig) -> None:
         environment = os.environ
         self._config = config
-        self._retries = Counter()
+        self.retries = 0
+        self._counting = threading.Lock()
         self._endpoint = config.endpoint_url or _endpoint_of(environment)
         self._region = config.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         self._handles = OpenHandles(lambda path: self._ranges.open_input_file(path))
-
-    @property
-    def retries(self) -> int:
-        return self._retries.value
 
     def read_bytes(self, url: str) -> bytes:
         return self._run(url, lambda: self._get(_key(url)))[0]
@@ -110,35 +107,17 @@ class S3Files:
         self._run(url, put)
 
     def exists(self, url: str) -> bool:
-        try:
-            self._run(url, lambda: self._objects.info(_path(url)))
-        except FileNotFoundError:
-            return False
-        return True
+        return self._type(url) is not None
 
     def list(self, url: str) -> list[str]:
-        folder = _path(url) + "/"
-        try:
-            paths: list[str] = self._run(url, lambda: self._objects.ls(folder, detail=False))
-        except FileNotFoundError:
-            return []
-        return sorted(path.removeprefix(folder) for path in paths if path.startswith(folder) and path != folder)
+        return sorted(self._children(url))
 
     def marks(self, url: str) -> dict[str, str]:
-        folder = _path(url) + "/"
-        try:
-            found: list[dict[str, Any]] = self._run(url, lambda: self._objects.ls(folder, detail=True))
-        except FileNotFoundError:
-            return {}
-        files = [one for one in found if one["type"] == "file" and one["name"] != folder]
-        return {one["name"].removeprefix(folder): f"{one['size']}-{one['ETag']}" for one in files}
+        found = self._children(url).items()
+        return {name: f"{facts['size']}-{facts['ETag']}" for name, facts in found if facts["type"] == "file"}
 
     def is_file(self, url: str) -> bool:
-        try:
-            facts: dict[str, Any] = self._run(url, lambda: self._objects.info(_path(url)))
-        except FileNotFoundError:
-            return False
-        return bool(facts["type"] == "file")
+        return self._type(url) == "file"
 
     def delete(self, url: str) -> None:
         self._run(url, lambda: self._delete_all(_key(url)))
@@ -154,7 +133,7 @@ class S3Files:
     def size(self, url: str) -> int:
         facts: dict[str, Any] = self._run(url, lambda: self._objects.info(_key(url)))
         if facts["type"] == "directory":
-            raise _missing(url)
+            raise missing_file(url)
         return int(facts["size"])
 
     @cached_property
@@ -186,6 +165,21 @@ class S3Files:
             request_timeout=self._config.timeout_s,
             retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=1),
         )
+
+    def _children(self, url: str) -> dict[str, dict[str, Any]]:
+        """Name -> what S3 says of the files and folders directly in a folder; empty where there are none."""
+        folder = _path(url) + "/"
+        with contextlib.suppress(FileNotFoundError):
+            found: list[dict[str, Any]] = self._run(url, lambda: self._objects.ls(folder, detail=True))
+            inside = [facts for facts in found if facts["name"].startswith(folder) and facts["name"] != folder]
+            return {facts["name"].removeprefix(folder): facts for facts in inside}
+        return {}
+
+    def _type(self, url: str) -> str | None:
+        """`file` or `directory`; None where there is neither."""
+        with contextlib.suppress(FileNotFoundError):
+            return str(self._run(url, lambda: self._objects.info(_path(url)))["type"])
+        return None
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         """One request about the object at `bucket/key`."""
@@ -260,12 +254,16 @@ class S3Files:
     def _run(self, url: str, action: Callable[[], T]) -> T:
         """`action` under the retries, its last error turned into one of ours."""
         try:
-            return retrying(action, is_passing, self._config.deadline_s, on_retry=self._retries.add_one)
+            return retrying(action, is_passing, self._config.deadline_s, on_retry=self._count_retry)
         except (UserError, StorageError):
             raise
         except FAULTS as error:
             failure = self._in_our_words(url, error)
         raise failure  # out of the block, or what S3 says of a wrong key would come along as its context
+
+    def _count_retry(self) -> None:
+        with self._counting:
+            self.retries += 1
 
     def _in_our_words(self, url: str, error: Exception) -> Exception:
         code = error_code(error)
@@ -274,7 +272,7 @@ class S3Files:
         if code in MISTAKES:
             return UserError(f"{url}: {MISTAKES[code]}")
         if isinstance(error, FileNotFoundError) or code == "NoSuchKey":
-            return _missing(url)
+            return missing_file(url)
         waited = f"; tried for {self._config.deadline_s:g} s" if is_passing(error) else ""
         failure = StorageError(f"{url}: {error or type(error).__name__}{waited}")
         failure.__cause__ = error
@@ -322,10 +320,6 @@ def _close_client(loop: asyncio.AbstractEventLoop, client: Any) -> None:
         s3fs.S3FileSystem.close_session(loop, client)
     else:
         asyncio.run_coroutine_threadsafe(client.__aexit__(None, None, None), loop)
-
-
-def _missing(url: str) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
 
 
 def _path(url: str) -> str:

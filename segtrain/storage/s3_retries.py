@@ -1,7 +1,6 @@
-"""When a failed request is sent again, and how often that has happened."""
+"""When a failed request is sent again."""
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,22 +9,6 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
-
-
-class Counter:
-    """A number that many threads raise."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._value = 0
-
-    @property
-    def value(self) -> int:
-        return self._value
-
-    def add_one(self) -> None:
-        with self._lock:
-            self._value += 1
 
 
 def retrying(
@@ -38,7 +21,7 @@ def retrying(
     sleep: Callable[[float], None] = time.sleep,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> T:
-    """What `action` returns, called again after an error that `is_passing` while `deadline_s` leaves time for it.
+    """What `action` returns. It is called again after an error that `is_passing`, while `deadline_s` leaves time.
 
     The wait before attempt n + 1 is uniform in [0, min(10 s, 0.2 s x 2^(n-1))]: "full jitter", so that many workers
     that were throttled together do not come back together (Brooker, Exponential Backoff And Jitter, AWS 2015).
