@@ -4,8 +4,9 @@ import html
 import json
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import floor, sqrt
+from operator import mul
 from statistics import fmean, median
 from typing import Any, TypeVar
 
@@ -61,22 +62,17 @@ def safe(text: str) -> str:
 
 def run_charts(run: RunContent) -> Charts:
     """Every chart that there are figures for."""
-    charts: Charts = {}
-    if run.steps:
-        charts["loss"] = _loss(run)
-        charts["learning-rate"] = _learning_rate(run)
-    if run.epochs:
-        charts["dice"] = _dice(run)
-        charts["time"] = _time(run.epochs)
-    if run.goodput.attempts:
-        charts["goodput"] = _goodput(run.goodput)
-    if run.best.get("validation_dice"):
-        charts["histogram"] = histogram(run.best["validation_dice"])
-    if run.best.get("validation_foreground"):
-        charts["foreground"] = _by_foreground(run.best)
-    if run.best.get("threshold_curve"):
-        charts["threshold"] = _threshold(run.best)
-    return charts
+    charts = {
+        "loss": _loss(run) if run.steps else None,
+        "learning-rate": _learning_rate(run) if run.steps else None,
+        "dice": _dice(run) if run.epochs else None,
+        "time": _time(run.epochs) if run.epochs else None,
+        "goodput": _goodput(run.goodput) if run.goodput.attempts else None,
+        "histogram": histogram(run.best["validation_dice"]) if run.best.get("validation_dice") else None,
+        "foreground": _by_foreground(run.best) if run.best.get("validation_foreground") else None,
+        "threshold": _threshold(run.best) if run.best.get("threshold_curve") else None,
+    }
+    return {name: chart for name, chart in charts.items() if chart is not None}
 
 
 def _goodput(goodput: Goodput) -> dict[str, Any]:
@@ -180,16 +176,26 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
         hovertemplate="dice %{customdata}<br>%{y} pictures<extra></extra>",
         showlegend=False,
     )
-    drawn = figure([bars], x="hard dice of a picture", y="pictures")
-    if max(counts.values()) < 8:
-        drawn["layout"]["yaxis"]["dtick"] = 1  # else plotly puts a tick at half a picture
     low, high = sorted((("mean", fmean(dice)), ("median", median(dice))), key=lambda mark: mark[1])
-    for (name, at), side in ((low, "right"), (high, "left")):
-        line = {"color": VERMILION if name == "mean" else INK, "width": 2, "dash": "dot"}
-        drawn["layout"].setdefault("shapes", []).append(
-            {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
-        )
-        drawn["layout"].setdefault("annotations", []).append(
+    colours = {"mean": VERMILION, "median": INK}
+    return figure(
+        [bars],
+        x="hard dice of a picture",
+        y="pictures",
+        yaxis_dtick=1 if max(counts.values()) < 8 else None,  # else plotly puts a tick at half a picture
+        shapes=[
+            {
+                "type": "line",
+                "x0": at,
+                "x1": at,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "line": {"color": colours[name], "width": 2, "dash": "dot"},
+            }
+            for name, at in (low, high)
+        ],
+        annotations=[
             {
                 "text": f"{name} {at:.4f}",
                 "x": at,
@@ -198,10 +204,11 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
                 "yref": "paper",
                 "yanchor": "bottom",
                 "showarrow": False,
-                "font": {"color": line["color"], "size": 12},
+                "font": {"color": colours[name], "size": 12},
             }
-        )
-    return drawn
+            for (name, at), side in ((low, "right"), (high, "left"))
+        ],
+    )
 
 
 def bins(dice: Sequence[float]) -> tuple[float, Counter[int]]:
@@ -212,12 +219,8 @@ def bins(dice: Sequence[float]) -> tuple[float, Counter[int]]:
 
 def _round_width(about: float) -> float:
     """The next 1, 2 or 5 times a power of ten that is no smaller, and at least 0.0001: values have six digits."""
-    width = 1e-4
-    for factor in (2, 2.5, 2) * 5:
-        if width >= about:
-            break
-        width *= factor
-    return width
+    widths = accumulate((2, 2.5, 2) * 5, mul, initial=1e-4)
+    return next(width for width in widths if width >= about)
 
 
 def _by_foreground(best: dict[str, Any]) -> dict[str, Any]:
@@ -237,11 +240,10 @@ def _by_foreground(best: dict[str, Any]) -> dict[str, Any]:
 
 def _spread(ordered: Sequence[One]) -> Sequence[One]:
     """The first of many, which are the worst, and of the others so many that `MOST_POINTS` are drawn in all."""
-    if len(ordered) <= MOST_POINTS:
-        return ordered
     worst = MOST_POINTS // 3
-    others = MOST_POINTS - worst
-    left = len(ordered) - worst
+    others, left = MOST_POINTS - worst, len(ordered) - worst
+    if left <= others:
+        return ordered
     return [*ordered[:worst], *(ordered[worst + k * left // others] for k in range(others))]
 
 

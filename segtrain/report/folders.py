@@ -90,7 +90,7 @@ class SweepContent:
 
 def read_run(folder: str, storage: Storage) -> RunContent | None:
     """The run in `folder`; None where there is none. Raises UserError for a recipe that is not ours."""
-    text = _read_recipe(folder, storage)
+    text = _read(RunFolder(folder).recipe, storage, MOST_RECIPE_BYTES)
     lines = _read(RunFolder(folder).metrics_log, storage)
     recipe = _recipe(text, folder)
     if recipe is None or (lines is None and _holds_folds(recipe, folder, storage)):
@@ -113,13 +113,10 @@ def read_run(folder: str, storage: Storage) -> RunContent | None:
 
 def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepContent:
     """The sweep in `folder`, whose facts are `sweep`. Raises UserError for a recipe or a record that is not ours."""
-    text = _read_recipe(folder, storage)
+    text = _read(RunFolder(folder).recipe, storage, MOST_RECIPE_BYTES)
     trials = read_trials(folder, storage)
     order = ranked(trials)
-    best_panels: Sequence[Panel] = ()
-    best: dict[str, Any] = {}
-    if order:
-        best, best_panels = _best_with_panels(trial_folder(folder, order[0].number), storage)
+    best, best_panels = _best_with_panels(trial_folder(folder, order[0].number), storage) if order else ({}, [])
     middle = best_panels[len(best_panels) // 2].id if best_panels else None
     pngs = _each(lambda trial: _picture(trial_folder(folder, trial.number), middle, storage), order)
     return SweepContent(
@@ -135,16 +132,10 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepConte
     )
 
 
-def _read(url: str, storage: Storage) -> bytes | None:
+def _read(url: str, storage: Storage, at_most: int | None = None) -> bytes | None:
+    """A file's bytes; None where it is not there."""
     try:
-        return storage.read_bytes(url)
-    except FileNotFoundError:
-        return None
-
-
-def _read_recipe(folder: str, storage: Storage) -> bytes | None:
-    try:
-        return storage.read_bytes(RunFolder(folder).recipe, at_most=MOST_RECIPE_BYTES)
+        return storage.read_bytes(url, at_most=at_most)
     except FileNotFoundError:
         return None
 
@@ -195,7 +186,7 @@ def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
     dice = dict(zip(best.get("validation_ids", ()), best.get("validation_dice", ()), strict=True))
     rank = {name: k for k, name in enumerate(sorted(dice, key=lambda name: -dice[name]), start=1)}
     ids = {file: name for name, file in file_names(dice).items()}
-    names = [name for name in storage.list(RunFolder(folder).panels) if name.endswith(".png")]
+    names = _panel_names(folder, storage)
     pngs = _each(lambda name: _read(join(RunFolder(folder).panels, name), storage), names)
     found = [
         Panel(name, png, dice.get(name), rank.get(name), len(dice))
@@ -211,8 +202,12 @@ def _picture(folder: str, wanted: str | None, storage: Storage) -> bytes | None:
         png = _read(join(RunFolder(folder).panels, f"{file_names([wanted])[wanted]}.png"), storage)
         if png is not None:
             return png
-    names = [name for name in storage.list(RunFolder(folder).panels) if name.endswith(".png")]
+    names = _panel_names(folder, storage)
     return _read(join(RunFolder(folder).panels, names[0]), storage) if names else None
+
+
+def _panel_names(folder: str, storage: Storage) -> list[str]:
+    return [name for name in storage.list(RunFolder(folder).panels) if name.endswith(".png")]
 
 
 def _each(read: Callable[[One], Other], these: Sequence[One]) -> list[Other]:

@@ -23,8 +23,6 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
     )
     templates.filters |= {"count": lambda value: f"{value:,}", "short": short, "size": size}
     return templates.get_template(template).render(
-        style=_file(templates, "style.css"),
-        script=_file(templates, "page.js"),
         plotly=Markup(plotly_script()),
         charts=charts,
         data=_script_json({"charts": charts, "words": words}),
@@ -64,11 +62,6 @@ def plotly_script() -> str:
     licence, _, _ = script.partition("*/")
     start, end = script.find('"use strict";var Plotly=('), script.rfind("window.Plotly = Plotly;")
     return f"{licence}*/\n{script[start:end]}" if 0 < start < end else script
-
-
-def _file(templates: Environment, name: str) -> Markup:
-    assert templates.loader is not None
-    return Markup(templates.loader.get_source(templates, name)[0])
 
 
 def _script_json(value: Any) -> Markup:

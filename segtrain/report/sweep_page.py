@@ -69,7 +69,7 @@ def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, 
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     hours = sum(trial.gpu_s for trial in sweep.trials) / 3600
     epochs = sum(trial.epochs for trial in sweep.trials)
-    full = len([trial for trial in sweep.trials if trial.history]) * _full_length(sweep)
+    full = len([trial for trial in sweep.trials if trial.history]) * (sweep.recipe.train.epochs if sweep.recipe else 0)
     return [
         *cards,
         (f"{len(sweep.trials)}", "trials", told),
@@ -77,10 +77,6 @@ def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, 
         (f"{hours:.2f}", f"{cost_unit(sweep)}-hours", "training and scoring, all trials"),
         (f"{epochs:,}", "epochs", f"{epochs / full:.0%} of full length" if full else "all trials"),
     ]
-
-
-def _full_length(sweep: SweepContent) -> int:
-    return 0 if sweep.recipe is None else sweep.recipe.train.epochs
 
 
 def _rows(sweep: SweepContent, order: Sequence[Trial], axes: Sequence[str]) -> list[TrialRow]:
