@@ -8,7 +8,7 @@ the newest, whose token is in `sweep.json`.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -27,6 +27,20 @@ SweepState = Literal["running", "finished", "stopped"]
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class _Record:
+    """Facts that are kept as JSON."""
+
+    __pydantic_config__ = STRICT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Raises ValueError for what `to_json` has not written."""
+        return TypeAdapter(cls).validate_python(read_json(text))
+
+
 @dataclass(frozen=True)
 class ScoredEpoch:
     """A trial after one of its epochs."""
@@ -43,10 +57,8 @@ class ScoredEpoch:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(_Record):
     """One point of the space, and how far its run has come."""
-
-    __pydantic_config__ = STRICT
 
     number: int
     """From 0, in the order in which the points were chosen; infeasible ones are counted too."""
@@ -106,20 +118,10 @@ class Trial:
         """The trial at the start of one more attempt."""
         return replace(self, status="running", reason="", resumable=False, attempts=self.attempts + 1)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Trial":
-        """Raises ValueError for what `to_json` has not written."""
-        return TypeAdapter(cls).validate_python(read_json(text))
-
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(_Record):
     """Facts of the sweep as a whole."""
-
-    __pydantic_config__ = STRICT
 
     state: SweepState
     """`stopped` by its budget or by the user; the same command with --resume goes on."""
@@ -131,14 +133,6 @@ class Sweep:
     """Token of the driver that has the sweep."""
     own_from: int | None = None
     """Trials from this number on count only where this driver wrote them: what an older one adds later does not."""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Sweep":
-        """Raises ValueError for what `to_json` has not written."""
-        return TypeAdapter(cls).validate_python(read_json(text))
 
 
 def trial_folder(sweep_folder: str, number: int) -> str:

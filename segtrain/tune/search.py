@@ -32,6 +32,10 @@ class Verdict:
     parameters: int = 0
     memory_bytes: int = 0
 
+    def on(self, trial: Trial) -> Trial:
+        """A new trial of the point, with what is known of it."""
+        return Trial(trial.number, trial.point, "running", parameters=self.parameters, memory_bytes=self.memory_bytes)
+
 
 class PointSearch(Searcher):
     """Gives Ray Tune the sweep's trials: those that an earlier attempt began, then new ones, `max_concurrent` at once.
@@ -89,15 +93,7 @@ class PointSearch(Searcher):
         self._infeasible_in_a_row = 0
         if trial.attempts == 0:
             self._record.put_recipe(trial.number, verdict.recipe)
-            self._record.put(
-                Trial(
-                    trial.number,
-                    trial.point,
-                    "running",
-                    parameters=verdict.parameters,
-                    memory_bytes=verdict.memory_bytes,
-                )
-            )
+            self._record.put(verdict.on(trial))
         self._record.give_out(trial.number)
         if self._record.fault is not None:  # what is not recorded is not run
             return str(Searcher.FINISHED)
@@ -108,9 +104,6 @@ class PointSearch(Searcher):
             "known_epochs": trial.epochs,
             "claim": self._record.token,
         }
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """The record has it already."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Let the sampler learn from what the trial came to."""
@@ -185,16 +178,7 @@ class PointSearch(Searcher):
     def _rule_out(self, trial: Trial, verdict: Verdict) -> None:
         """Keep an infeasible point. Raises UserError where there seem to be no others."""
         self._study.tell(self._asked.pop(trial.number), state=optuna.trial.TrialState.FAIL)
-        self._record.put(
-            Trial(
-                trial.number,
-                trial.point,
-                "infeasible",
-                verdict.reason,
-                parameters=verdict.parameters,
-                memory_bytes=verdict.memory_bytes,
-            )
-        )
+        self._record.put(verdict.on(trial).ended("infeasible", verdict.reason))
         self._infeasible_in_a_row += 1
         if self._infeasible_in_a_row >= INFEASIBLE_IN_A_ROW:
             raise UserError(_nothing_fits(self._infeasible_in_a_row, trial, verdict))

@@ -146,7 +146,7 @@ def point_of(recipe: Recipe, start: Recipe, source: str) -> Point:
         wanted = [_at(start.to_dict(), field) for field in fields(name)]
         for value in axis.values or ():
             tree = _with_value(recipe, name, axis, value).to_dict()
-            if _equal([_at(tree, field) for field in fields(name)], wanted):
+            if key([_at(tree, field) for field in fields(name)]) == key(wanted):
                 return value
         if axis.values is None and _contains(axis, wanted[0]):
             return wanted[0]
@@ -156,10 +156,6 @@ def point_of(recipe: Recipe, start: Recipe, source: str) -> Point:
     return choose(recipe, pick)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
 def _contains(axis: Axis, value: Any) -> bool:
     try:
         return bool(distribution(axis)._contains(value))
@@ -167,8 +163,8 @@ def _contains(axis: Axis, value: Any) -> bool:
         return False
 
 
-def key(point: Mapping[str, Any]) -> str:
-    """Equal for equal points."""
+def key(point: Any) -> str:
+    """Equal for equal points, and for equal values of an axis."""
     return json.dumps(point, sort_keys=True)
 
 
@@ -211,11 +207,10 @@ def suggested(trial: optuna.Trial, name: str, axis: Axis) -> Any:
 
 
 def _applies(axis: Axis, tree: Mapping[str, Any]) -> bool:
-    for field, wanted in axis.when.items():
-        allowed = wanted if isinstance(wanted, list | tuple) else [wanted]
-        if _at(tree, field) not in allowed:
-            return False
-    return True
+    return all(
+        _at(tree, field) in (wanted if isinstance(wanted, list | tuple) else [wanted])
+        for field, wanted in axis.when.items()
+    )
 
 
 def _at(tree: Mapping[str, Any], field: str) -> Any:

@@ -28,6 +28,8 @@ class _Key:
 class Stopping(FIFOScheduler):
     """Ray Tune's rule on the clock that the recipe names; every score and decision goes into the record first.
 
+    The rule is not told of trials that failed, whose scores were right, nor of those that were removed before a start.
+
     Trials of earlier attempts are shown to the rule in the order of their numbers, so that it has their rungs.
     """
 
@@ -40,8 +42,7 @@ class Stopping(FIFOScheduler):
             self._show_again(trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if self._rule is not None:
-            self._rule.on_trial_add(tune_controller, _key(trial.config["number"]))
+        self._rule.on_trial_add(tune_controller, _key(trial.config["number"]))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP where the trial has failed for good, or where the rule says so; the record then has the reason."""
@@ -52,13 +53,12 @@ class Stopping(FIFOScheduler):
         if TAKEN in result:  # nothing is wrong with it
             self._record.put(self._record[number].ended("stopped", result[TAKEN], resumable=True))
             return str(TrialScheduler.STOP)
-        if "dice" not in result:
-            return str(TrialScheduler.CONTINUE)
-        if result.get("done"):  # Tune repeats the last result of a trial that has come to its end
+        # Tune repeats the last result of a trial that has come to its end.
+        if "dice" not in result or result.get("done"):
             return str(TrialScheduler.CONTINUE)
         scored = ScoredEpoch(*(result[name] for name in ("epoch", "dice", "gpu_s", "images_per_s")))
         now = self._record.scored(number, scored)
-        decision = self._decide(tune_controller, now)
+        decision = str(self._rule.on_trial_result(tune_controller, _key(number), _shown(now)))
         if now.epochs >= result["epochs"]:
             decision = str(TrialScheduler.CONTINUE)  # it ends by itself, and may close its run in peace
         elif decision == TrialScheduler.STOP:
@@ -68,22 +68,11 @@ class Stopping(FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         now = self._record[trial.config["number"]]
-        if self._rule is not None and now.history:
+        if now.history:
             self._rule.on_trial_complete(tune_controller, _key(now.number), _shown(now))
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A trial that has not started yet leaves no trace in the rule."""
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Its scores stay: they were right."""
-
-    def _decide(self, tune_controller: Any, trial: Trial) -> str:
-        if self._rule is None:
-            return str(TrialScheduler.CONTINUE)
-        return str(self._rule.on_trial_result(tune_controller, _key(trial.number), _shown(trial)))
-
     def _show_again(self, trial: Trial) -> None:
-        if self._rule is None or not trial.history:
+        if not trial.history:
             return
         self._rule.on_trial_add(None, _key(trial.number))
         seen = Trial(trial.number, trial.point, "running")
@@ -120,7 +109,7 @@ class Budget(tune.Stopper):
 
 
 def _rule(recipe: Recipe) -> Any:
-    """Tune's rule for the recipe; None where every trial may train to its end."""
+    """Tune's rule for the recipe: one that lets go on, where every trial may train to its end."""
     config = recipe.tune
     if config.stop == "asha":
         furthest_rung = config.grace * config.reduction**MOST_RUNGS
@@ -143,7 +132,7 @@ def _rule(recipe: Recipe) -> Any:
             grace_period=config.grace,
             min_time_slice=float("inf"),  # type: ignore[arg-type]
         )
-    return None
+    return FIFOScheduler()
 
 
 def _key(number: int) -> _Key:

@@ -106,8 +106,7 @@ class SweepRecord:
 
     def put_recipe(self, number: int, recipe: Recipe) -> None:
         """Keep what a trial trains, before the trial itself is kept: it is never worked out again."""
-        url = RunFolder(trial_folder(self.folder, number)).recipe
-        self._try(lambda: write_while(self._check_owner, url, recipe.to_yaml().encode(), self._storage))
+        self._put_text(RunFolder(trial_folder(self.folder, number)).recipe, recipe.to_yaml())
 
     def recipe_of(self, number: int) -> Recipe | None:
         """What a trial of an earlier attempt trains; None for a new one.
@@ -133,12 +132,11 @@ class SweepRecord:
 
     def put_file(self, name: str, text: str) -> None:
         """Keep a file that is made of the record."""
-        self._try(lambda: write_while(self._check_owner, join(self.folder, name), text.encode(), self._storage))
+        self._put_text(join(self.folder, name), text)
 
     def give_out(self, number: int) -> None:
         """Claim the folder of a trial that is to run: who runs it for a driver before this one ends."""
-        url = RunFolder(trial_folder(self.folder, number)).owner
-        self._try(lambda: write_while(self._check_owner, url, self.token.encode(), self._storage))
+        self._put_text(RunFolder(trial_folder(self.folder, number)).owner, self.token)
 
     def look(self) -> None:
         """Find out now whether another driver has the sweep."""
@@ -158,6 +156,9 @@ class SweepRecord:
     def to_resume(self) -> Sequence[Trial]:
         """Trials of earlier attempts that are not over."""
         return [trial for trial in self.trials if not trial.is_over]
+
+    def _put_text(self, url: str, text: str) -> None:
+        self._try(lambda: write_while(self._check_owner, url, text.encode(), self._storage))
 
     def _try(self, write: Callable[[], None]) -> None:
         if self.fault is None:
