@@ -47,8 +47,7 @@ def uniforms(seed: int, epoch: int, keys: NDArray[np.int64], count: int) -> NDAr
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * _MIX_1
     state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
-    return mixed
+    return state ^ (state >> np.uint64(31))
 
 
 def draw_augmentation(

@@ -179,14 +179,12 @@ class EpochPlan:
         for group, first, count in np.stack(self._pieces(start, stop), axis=1).tolist():
             rows = self._generator("rows", group).permutation(self._table.rows[group])[first : first + count]
             parts.append(np.stack([np.full_like(rows, group), rows], axis=1))
-        samples: Int64 = np.concatenate(parts)[self._shuffle(start, stop)]
-        return samples
+        return np.concatenate(parts)[self._shuffle(start, stop)]
 
     def _shuffle(self, start: int, stop: int) -> Int64:
         """In which order a window takes its samples of the virtual list: int64 (stop - start,)."""
         # A window's place in the virtual list is unique in the epoch, so it numbers the stream.
-        order: Int64 = self._generator("window", start).permutation(stop - start)
-        return order
+        return self._generator("window", start).permutation(stop - start)
 
     def _generator(self, purpose: str, number: int) -> np.random.Generator:
         digest = hashlib.blake2b(f"{self._key}/{purpose}/{number}".encode(), digest_size=16).digest()

@@ -11,8 +11,8 @@ T = TypeVar("T")
 class Prefetch(Generic[T]):
     """Makes items of `source` before they are asked for: `depth` of them are ready, and one more is in the making.
 
-    `next` raises what the source raises, after the items made before it. `close`, or leaving the `with` block, ends
-    the thread. From then on there are no more items.
+    `next` raises what the source raises, after the items made before it. `close` ends the thread; from then on
+    there are no more items.
     """
 
     def __init__(self, source: Iterator[T], depth: int, name: str) -> None:
@@ -35,9 +35,3 @@ class Prefetch(Generic[T]):
         """End the thread and drop what it made. Waits for the item in the making."""
         self._coming.clear()
         self._thread.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()

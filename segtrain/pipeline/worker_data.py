@@ -76,9 +76,7 @@ def _decode_read(function: Callable[[Row], T], rows: Future[list[Row | None]], r
 
 def _is_usable(future: Future[DecodedPicture | None]) -> bool:
     """Whether a kept picture can be taken: a fault of storage may have passed, so what failed is read once more."""
-    if not future.done():
-        return True
-    return not future.cancelled() and future.exception() is None and future.result() is not None
+    return not future.done() or not (future.cancelled() or future.exception() or future.result() is None)
 
 
 def open_node_cache(data: DataConfig) -> NodeCache | None:

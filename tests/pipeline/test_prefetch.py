@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.waiting import wait_until
 
 
 def test_items_come_in_order_and_end() -> None:
-    with Prefetch(iter(range(50)), depth=3, name="p") as items:
+    with closing(Prefetch(iter(range(50)), depth=3, name="p")) as items:
         assert list(items) == list(range(50))
         assert list(items) == []
 
@@ -24,7 +25,7 @@ def test_it_runs_ahead_by_no_more_than_its_depth() -> None:
             made.append(number)
             yield number
 
-    with Prefetch(source(), depth=4, name="p") as items:
+    with closing(Prefetch(source(), depth=4, name="p")) as items:
         next(items)
         wait_until(lambda: len(made) >= 6)
         time.sleep(0.1)
@@ -36,7 +37,7 @@ def test_an_error_surfaces_after_the_items_before_it() -> None:
         yield 1
         raise OSError("storage is gone")
 
-    with Prefetch(source(), depth=2, name="p") as items:
+    with closing(Prefetch(source(), depth=2, name="p")) as items:
         assert next(items) == 1
         for _ in range(2):
             with pytest.raises(OSError, match="storage is gone"):
