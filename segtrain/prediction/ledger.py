@@ -1,8 +1,8 @@
 """What a folder of predictions was made with, whose it is, and which of its pictures are finished.
 
-`prediction.json` is written before the first result, so that nothing made with another network or other settings is
-ever mixed with what is there. A task is finished once its part file exists, which is written last of its files; a
-picture is finished where a part says so and the picture is still what it was then.
+`prediction.json` is written before the first result, so that results of other networks or settings are never mixed.
+A task is finished once its part file exists, which is the last of its files. A picture is finished where a part says
+so and the picture is still what it was then.
 """
 
 import json

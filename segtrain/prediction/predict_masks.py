@@ -16,10 +16,9 @@ from segtrain.errors import NoSpaceError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, combined_digest, read_networks, threshold_of
 from segtrain.kaggle import submit
 from segtrain.prediction import ledger, submission
-from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.outputs import OUTPUT_FOLDERS, Outputs
 from segtrain.prediction.resume import Finished, Finisher
-from segtrain.prediction.tasks import Inventory, Task, take_inventory
+from segtrain.prediction.tasks import Assignment, Inventory, Task, take_inventory
 from segtrain.runs.networks import absolute_source, check_networks
 from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, is_remote, join
@@ -78,16 +77,16 @@ def predict(
     finished = _take_up(recipe, storage, dest, inventory, _facts(recipe, networks, inventory))
     tasks = inventory.tasks(finished.parts)
     if finished.parts:
-        logger.info("%d of %d pictures were predicted before", len(finished.parts), inventory.pictures)
+        logger.info("%d of %d pictures were predicted before", len(finished.parts), len(inventory.subjects))
     token = ledger.own(storage, dest)
     places = {"RUN": source, "DATASET_OR_FOLDER": target, "DEST": dest}
-    unreadable = _work(recipe, tasks, Assignment(recipe, networks, target, inventory.manifest, dest, token), places)
+    assignment = Assignment(recipe, networks, target, inventory.manifest, dest, token)
+    unreadable = finished.unreadable | _work(recipe, tasks, assignment, places)
     ledger.check_owner(storage, dest, token)
     for folder in (dest, *(join(dest, name) for name in (*OUTPUT_FOLDERS, ledger.PARTS))):
         storage.remove_leftovers(folder)
-    unreadable |= {id: reason for id, reason in finished.unreadable.items() if id not in unreadable}
     _list_unreadable(storage, dest, unreadable)
-    made = Prediction(dest, inventory.pictures - len(unreadable), len(tasks), unreadable)
+    made = Prediction(dest, len(inventory.subjects) - len(unreadable), len(tasks), unreadable)
     parts = {**finished.parts, **{id: task.name for task in tasks for id in task.ids}}
     return _submit(recipe, storage, made, parts, sample, to_kaggle)
 
@@ -178,8 +177,8 @@ def _work(recipe: Recipe, tasks: Sequence[Task], assignment: Assignment, places:
 
     with nodes.connection():
         check_shared(places, nodes.offer())
-        make_worker = functools.partial(_make_worker, assignment)
         try:
+            make_worker = functools.partial(_make_worker, assignment)
             work_through(tasks, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
         except NoSpaceError as error:
             raise NoSpaceError(f"{error}; what is finished stays, and the same command goes on") from None

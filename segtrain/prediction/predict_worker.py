@@ -3,6 +3,8 @@
 While the network computes for one task, the host decodes the next one's pictures and encodes the last one's masks.
 """
 
+import functools
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -16,10 +18,9 @@ from segtrain.inference.predict_rows import RowPredictor
 from segtrain.inference.predictor import Logits, Predictor
 from segtrain.pipeline.decode import decode_image
 from segtrain.prediction import ledger
-from segtrain.prediction.assignment import Assignment, Done
 from segtrain.prediction.outputs import Outputs
 from segtrain.prediction.part_files import Part, PredictedMask, Seen, write_part
-from segtrain.prediction.tasks import Task, digest_of, task_reader
+from segtrain.prediction.tasks import Assignment, Done, Subject, Task, digest_of, task_reader
 from segtrain.storage.files import Storage
 
 IO_THREADS = 8
@@ -52,18 +53,15 @@ class PredictionWorker:
     def __call__(self, task: Task) -> Done:
         """Predict the pictures of a task and write their files and, last, the part file.
 
-        Raises UserError for a picture that cannot be read, unless they are to be left out, and where another call owns
-        the folder by now; DataError and StorageError where reading or writing fails.
+        Raises UserError for a picture that cannot be read, unless such pictures are to be left out, and where another
+        call owns the folder by now.
+        Raises DataError and StorageError where reading or writing fails.
         """
         rows = self._read(task)
         subjects = {subject.id: subject for subject in task.subjects}
         ledger.check_owner(self._storage, self._outputs.dest, self._token)
         unreadable: dict[str, str] = {}
-
-        def finish(row: Row, logits: Logits) -> tuple[PredictedMask, list[Future[None]]]:
-            return self._finish(subjects[row.id].file, row, logits)
-
-        finished = list(self._rows.finished(rows, unreadable, finish))
+        finished = list(self._rows.finished(rows, unreadable, functools.partial(self._finish, subjects)))
         for id in unreadable:  # what an earlier content of it gave
             self._outputs.remove(self._storage, subjects[id].file)
         for _, writes in finished:
@@ -80,12 +78,14 @@ class PredictionWorker:
         self._host.shutdown()
         self._io.shutdown()
 
-    def _finish(self, name: str, row: Row, logits: Logits) -> tuple[PredictedMask, list[Future[None]]]:
-        """A picture's run lengths, and the writes of its files, called `name`, which have been started."""
+    def _finish(
+        self, subjects: Mapping[str, Subject], row: Row, logits: Logits
+    ) -> tuple[PredictedMask, list[Future[None]]]:
+        """A picture's run lengths, and the writes of its files, which have been started."""
         probability = self._predictor.finish(logits)
         mask = probability >= np.float32(self._predictor.threshold)
         image = decode_image(row, row.height, row.width) if self._outputs.overlays else None
-        files = self._outputs.files(name, mask, probability, image)
+        files = self._outputs.files(subjects[row.id].file, mask, probability, image)
         writes = [self._io.submit(self._storage.write_bytes, url, data) for url, data in files]
         return PredictedMask(row.id, row.height, row.width, rle.encode(mask)), writes
 

@@ -1,7 +1,7 @@
 """Which pictures of a target an earlier call has finished, and which of them are to be done again. No TensorFlow.
 
-Parts are kept true: a picture that is to be done again is taken out of its part before anything of it is written anew,
-so that no part ever speaks of a mask that another content has made.
+Parts are kept true: a picture that is to be done again is first taken out of its part, and only then written anew. So
+no part lists a mask that was made from another content of the picture.
 """
 
 import logging
@@ -50,11 +50,11 @@ class Finisher:
         self._skip_unreadable = skip_unreadable
 
     def tidy(self, inventory: Inventory, older: str | None = None) -> Finished:
-        """What is finished; all else is taken out of the parts, and told.
+        """What is finished. Everything else is taken out of the parts, and logged.
 
-        `older` is the fingerprint of the pictures that parts of format 1 are of, which do not say themselves what they
-        were: these are believed where it is still that of the data set. Raises UserError, and has changed nothing then,
-        where all that is there is of other pictures.
+        Parts of format 1 do not say what their pictures were. They are believed if `older`, the fingerprint that was
+        noted for all of them, is still that of the data set.
+        Raises UserError, before anything is changed, where all masks are of other pictures.
         """
         found, present = Finished(), self._outputs.present(self._storage)
         believed = inventory.manifest is not None and inventory.manifest.fingerprint == older

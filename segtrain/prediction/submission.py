@@ -1,12 +1,13 @@
 """Part files to the file that Kaggle scores: `img,rle_mask`, a row for every id of its sample, in the sample's order.
 
-The parts come in an order of their own, so the run lengths of each are first put behind one another in one local file,
-while the index says where each row's are: every part is fetched once, and no more than an index and a few parts are
-held in memory, whatever the size of the submission.
+The parts come in an order of their own. So all run lengths are first put one after another into a local file, and a
+table says where those of each row are. Every part is fetched once, and memory holds only the table and a few parts,
+whatever the size of the submission.
 """
 
 import contextlib
 import csv
+import functools
 import io
 import logging
 import struct
@@ -21,7 +22,7 @@ from typing import IO
 import numpy as np
 
 from segtrain.errors import NoSpaceError, StorageError, UserError, counted, some_of
-from segtrain.prediction.part_files import fetched_ahead, parse_part
+from segtrain.prediction.part_files import Part, fetched_ahead, read_part
 from segtrain.prepare.sources import IMAGE_SUFFIXES
 from segtrain.storage.files import NO_SPACE, Storage, is_remote, local_path
 
@@ -68,8 +69,8 @@ def write(
         with tempfile.TemporaryFile(dir=folder) as finished:
             with tempfile.TemporaryFile(dir=folder) as spool:
                 table = _Table(names, rows)
-                for url, data in fetched_ahead(storage.read_bytes, parts):
-                    table.add(url, data, None if only is None else only[url], spool)
+                for url, part in fetched_ahead(functools.partial(read_part, storage), parts):
+                    table.add(url, part, None if only is None else only[url], spool)
                 table.require_all(sample)
                 _write_rows(table, spool, finished)
             storage.write_file(out, Path(f"/proc/self/fd/{finished.fileno()}"))
@@ -104,9 +105,8 @@ class _Table:
         self._rows = rows
         self._unreadable: set[int] = set()
 
-    def add(self, url: str, data: bytes, ids: Collection[str] | None, spool: IO[bytes]) -> None:
+    def add(self, url: str, part: Part, ids: Collection[str] | None, spool: IO[bytes]) -> None:
         """Put those run lengths of a part that a row wants, and that are of these ids, at the spool's end."""
-        part = parse_part(data, url)
         for mask in (mask for mask in part.masks if ids is None or mask.id in ids):
             row = self._rows.get(_stem(mask.id))
             if row is None:

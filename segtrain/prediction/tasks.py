@@ -1,17 +1,21 @@
-"""What there is to predict, cut into tasks: a row group of a data set, or some pictures of a folder. No TensorFlow."""
+"""What there is to predict, cut into tasks, and what a worker is told of them and answers. No TensorFlow.
+
+A task is a row group of a data set, or some pictures of a folder.
+"""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from segtrain.config import Recipe
 from segtrain.dataset.manifest import MANIFEST_NAME, Manifest, read_index, read_manifest
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.salvage import LostRow, row_of
 from segtrain.dataset.shards import Row
 from segtrain.errors import UserError, shown
+from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.pictures.image_files import check_header
 from segtrain.pictures.pillow_files import BadPairError
 from segtrain.prepare.sources import IMAGE_SUFFIXES, files_by_stem
@@ -74,10 +78,6 @@ class Inventory:
     row_groups: Sequence[Task] = ()
     """The data set's tasks."""
 
-    @property
-    def pictures(self) -> int:
-        return len(self.subjects)
-
     def tasks(self, finished: Iterable[str] = ()) -> list[Task]:
         """What is to do for all pictures but those with these ids: of a data set, all of a row group."""
         done = set(finished)
@@ -86,6 +86,32 @@ class Inventory:
         left = [subject for id, subject in self.subjects.items() if id not in done]
         cut = (tuple(left[start : start + TASK_PICTURES]) for start in range(0, len(left), TASK_PICTURES))
         return [Task(f"pictures-{_digest_of_marks(some)}", some) for some in cut]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is told before its first task; plain values."""
+
+    recipe: Recipe
+    networks: Sequence[StoredNetwork]
+    """As the driver has read them, so that all workers have the same."""
+    target: str
+    """The data set or folder that the tasks are of."""
+    manifest: Manifest | None
+    """The data set's when the tasks were made; None for a folder."""
+    dest: str
+    token: str
+    """Of the call that owns `dest`."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a task."""
+
+    bytes: int = 0
+    """Of the pictures' files."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Id -> reason, of pictures without a mask."""
 
 
 def take_inventory(storage: Storage, target: str, folds: Sequence[int] | None, version: str | None = None) -> Inventory:
@@ -117,14 +143,12 @@ def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None, versi
     index = read_index(storage, root, manifest)
     ids: list[str] = index["id"].to_pylist()
     files = file_names(ids)
-    places = np.column_stack([index[name].to_numpy() for name in ("shard", "row_group")])
-    starts = np.flatnonzero(np.any(np.diff(places, axis=0, prepend=-1) != 0, axis=1)).tolist()
+    rows = zip(index["shard"].to_pylist(), index["row_group"].to_pylist(), ids, strict=True)
     tasks = []
-    for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
-        shard, row_group = places[start].tolist()
+    for (shard, row_group), group in itertools.groupby(rows, key=lambda row: row[:2]):
         if manifest.shards[shard].fold in chosen:
             mark = f"{manifest.shards[shard].sha256[:32]}-{row_group}"
-            subjects = tuple(Subject(id, mark, files[id]) for id in ids[start:stop])
+            subjects = tuple(Subject(id, mark, files[id]) for *_, id in group)
             name = f"shard-{manifest.shards[shard].sha256[:16]}-row-group-{row_group:05d}"
             tasks.append(Task(name, subjects, RowGroup(shard, row_group)))
     return Inventory({one.id: one for task in tasks for one in task.subjects}, chosen, manifest, tasks)

@@ -77,10 +77,9 @@ def one(threads: int, folder: str) -> dict[str, Any]:
     from segtrain.inference.device import configure_device
     from segtrain.inference.stored_networks import read_networks
     from segtrain.prediction import ledger
-    from segtrain.prediction.assignment import Assignment
     from segtrain.prediction.part_files import read_part
     from segtrain.prediction.predict_worker import build_worker
-    from segtrain.prediction.tasks import take_inventory
+    from segtrain.prediction.tasks import Assignment, take_inventory
     from segtrain.storage.files import Storage
 
     configure_device(Recipe().cluster)

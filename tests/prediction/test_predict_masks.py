@@ -16,11 +16,10 @@ from segtrain.errors import UserError
 from segtrain.inference.stored_networks import read_networks
 from segtrain.models import build_model
 from segtrain.prediction import ledger, predict_masks
-from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.predict_masks import predict, prediction_lines
 from segtrain.prediction.predict_worker import build_worker
 from segtrain.prediction.resume import Finished
-from segtrain.prediction.tasks import take_inventory
+from segtrain.prediction.tasks import Assignment, take_inventory
 from segtrain.storage.files import Storage
 from tests.support.kaggle_server import serve_kaggle
 from tests.support.small_sources import write_boxes

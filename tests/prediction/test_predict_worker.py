@@ -19,10 +19,9 @@ from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import read_networks
 from segtrain.models import build_model
 from segtrain.prediction import ledger
-from segtrain.prediction.assignment import Assignment
 from segtrain.prediction.part_files import Part, read_part
 from segtrain.prediction.predict_worker import PredictionWorker, build_worker
-from segtrain.prediction.tasks import Task, take_inventory
+from segtrain.prediction.tasks import Assignment, Task, take_inventory
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage, join
 from segtrain.storage.ids import file_names

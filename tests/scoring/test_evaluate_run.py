@@ -96,9 +96,8 @@ def predict_here(recipe: Recipe, source: str, root: str, dest: Path) -> None:
     """What `predict` does with `FOLD`, in this process: another one would take ten seconds to start."""
     from segtrain.inference.stored_networks import read_networks
     from segtrain.prediction import ledger
-    from segtrain.prediction.assignment import Assignment
     from segtrain.prediction.predict_worker import build_worker
-    from segtrain.prediction.tasks import take_inventory
+    from segtrain.prediction.tasks import Assignment, take_inventory
 
     inventory = take_inventory(Storage(), root, [FOLD])
     token = ledger.own(Storage(), str(dest))
