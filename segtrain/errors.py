@@ -2,7 +2,6 @@
 
 import errno
 import os
-
 from collections.abc import Sequence
 
 
@@ -68,6 +67,6 @@ def some_of(ids: Sequence[str]) -> str:
     return ", ".join(ids[:SHOWN_IDS]) + ", ..." * (len(ids) > SHOWN_IDS)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 picture`, `2 pictures`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+def counted(number: float, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 picture`, `2 pictures`, `2 passes`."""
+    return f"{number:.15g} {one if number == 1 else many or one + 's'}"

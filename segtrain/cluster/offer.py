@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from segtrain.config import ClusterConfig
-from segtrain.errors import UserError
+from segtrain.errors import UserError, counted
 from segtrain.storage.files import is_remote
 
 
@@ -88,8 +88,3 @@ def check_shared(paths: Mapping[str, str | None], offer: Offer) -> None:
     for field, path in paths.items():
         if path is not None and not is_remote(path):
             raise UserError(f"{field}: {path} is a local path, but the cluster {machines}; give an s3:// URL")
-
-
-def counted(number: float, one: str, many: str | None = None) -> str:
-    """A number with its noun."""
-    return f"{number:g} {one if number == 1 else many or one + 's'}"

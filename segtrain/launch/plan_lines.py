@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 
-from segtrain.cluster.offer import Offer, counted, needs
+from segtrain.cluster.offer import Offer, needs
 from segtrain.config import Recipe
 from segtrain.config.batch_split import split_of
+from segtrain.errors import counted
 from segtrain.launch.workload import Size
 from segtrain.memory import Plan, gib, parameters
 

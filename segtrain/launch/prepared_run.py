@@ -11,7 +11,7 @@ from segtrain.config import Recipe
 from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.earlier_run import check_run_folder
 from segtrain.launch.given_paths import absolute
-from segtrain.launch.workload import Size, fit_devices, size_of
+from segtrain.launch.workload import Size, fit_devices, workload_of
 from segtrain.memory import Plan
 from segtrain.storage.files import Storage
 
@@ -54,7 +54,7 @@ def prepared(recipe: Recipe, *, extend: bool = False) -> PreparedRun:
 
 def prepared_on(data: Pinned, *, extend: bool) -> PreparedRun:
     """`prepared` where the data set has been read."""
-    size = size_of(data.recipe, data.data_set)
+    size = workload_of(data.recipe, data.data_set)
     fitted = fit_devices(data.recipe, size)
     resumes = check_run_folder(fitted.recipe, data.storage, extend=extend)
     return PreparedRun(data.recipe, data.storage, size, fitted, data.older_version, extend, resumes)

@@ -19,7 +19,7 @@ from segtrain.launch.given_paths import absolute
 from segtrain.launch.prepared_run import PreparedRun, prepared_on
 from segtrain.launch.progress import Display, open_display
 from segtrain.launch.train_worker import Train
-from segtrain.launch.workload import fit_devices, size_of
+from segtrain.launch.workload import fit_devices, workload_of
 from segtrain.runs.best_files import parse_metrics, why_unusable
 from segtrain.runs.ensemble import FORMAT_VERSION
 from segtrain.runs.ownership import write_while
@@ -109,7 +109,7 @@ def _plan(recipe: Recipe, *, extend: bool) -> tuple[Pinned, list[FoldRun]]:
     """
     recipe = absolute(recipe)
     data = pinned(recipe, Storage(recipe.storage))
-    fitted = fit_devices(data.recipe, size_of(data.recipe, data.data_set)).recipe
+    fitted = fit_devices(data.recipe, workload_of(data.recipe, data.data_set)).recipe
     folds = [facts.fold for facts in data.data_set.manifest.folds if facts.fold != recipe.data.test_fold]
     data = replace(data, recipe=fitted.updated({"data.fold": folds[0]}))  # which fold is named makes no difference
     check_run_folder(data.recipe, data.storage, extend=extend)

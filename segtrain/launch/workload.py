@@ -28,7 +28,7 @@ class Size:
     """Sentences about masks that make scores say little."""
 
 
-def size_of(recipe: Recipe, data_set: DataSet) -> Size:
+def workload_of(recipe: Recipe, data_set: DataSet) -> Size:
     """Count what the recipe takes of a data set. Raises UserError for an unknown fold, or one without pictures."""
     training = training_selection(recipe.data, recipe.train.seed, data_set).table
     validation, validation_ids = evaluation_selection([recipe.data.fold], data_set)

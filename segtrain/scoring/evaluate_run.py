@@ -41,7 +41,7 @@ PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
 def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, float]:
     """Score the networks that `source` names on `data.fold` of `data.root`; means over pictures by their names.
 
-    `source` is what `inference.stored.read_networks` takes. Scores are at a picture's own size, at
+    `source` is what `inference.stored_networks.read_networks` takes. Scores are at a picture's own size, at
     `inference.threshold` or else the one that the networks did best with, and do not depend on the number of workers.
     Into the folder `out` go `pictures.csv` with a row a picture, `worst/*.png` with panels of the `evaluation.worst`
     lowest, `unreadable.csv` where pictures were left out, and, last, `summary.json`. Without `out` that is

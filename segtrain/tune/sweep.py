@@ -21,7 +21,7 @@ from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.given_paths import absolute, check_shared_paths
 from segtrain.launch.train_run import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.launch.train_worker import Train
-from segtrain.launch.workload import fit_devices, size_of
+from segtrain.launch.workload import fit_devices, workload_of
 from segtrain.memory import parameters
 from segtrain.process import environment
 from segtrain.report.write import write_report
@@ -111,7 +111,7 @@ def check_sweep(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space
     space.check_space(recipe)
     for line in space.dropped(recipe):
         logger.warning("warning: %s", line)
-    for line in size_of(recipe, read_data_set(storage, recipe.data)).cautions:
+    for line in workload_of(recipe, read_data_set(storage, recipe.data)).cautions:
         logger.warning(line)
     check_folder_is_new(recipe.run.folder, storage, resume=resume)
     if resume:
@@ -261,7 +261,7 @@ class _Driver:
             earlier = self._record.recipe_of(number)
             made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
             data = self._data.member(made.updated({**own, **settings}))
-            fitted = fit_devices(data.recipe, size_of(data.recipe, data.data_set))
+            fitted = fit_devices(data.recipe, workload_of(data.recipe, data.data_set))
         except UserError as error:
             return Verdict(None, str(error))
         return Verdict(fitted.recipe, parameters=parameters(fitted.recipe.model), memory_bytes=fitted.footprint.total)

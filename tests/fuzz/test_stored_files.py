@@ -18,7 +18,7 @@ from segtrain.dataset import describe
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import MANIFEST_NAME, read_index, read_manifest
 from segtrain.dataset.verify import verify
-from segtrain.launch.workload import size_of
+from segtrain.launch.workload import workload_of
 from segtrain.prediction import ledger
 from segtrain.report.write import write_report
 from segtrain.runs.run_folder import recipe_of
@@ -109,7 +109,7 @@ def run_set_case(made: Path, harm: Damage) -> None:
                 lambda m=manifest: describe.preview(storage, root, m, read_index(storage, root, m), 3), root, "part-"
             )
             recipe = override(Recipe(), [f"data.root={root}"])
-            ends_well(lambda r=recipe: size_of(r, read_data_set(storage, r.data)), root, "data.", "part-", "fold")
+            ends_well(lambda r=recipe: workload_of(r, read_data_set(storage, r.data)), root, "data.", "part-", "fold")
 
 
 FACTS = {

@@ -10,7 +10,7 @@ from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.versions import prune
 from segtrain.errors import UserError
 from segtrain.launch.data_version import pinned
-from segtrain.launch.workload import size_of
+from segtrain.launch.workload import workload_of
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.networks import recipe_to_score
 from segtrain.storage.files import Storage
@@ -68,7 +68,7 @@ def test_a_run_goes_on_with_its_own_version_and_says_so(recipe: Recipe, root: st
     line = chosen.older_version or ""
     assert own.fingerprint in line
     assert newest.fingerprint in line
-    size = size_of(chosen.recipe, chosen.data_set)
+    size = workload_of(chosen.recipe, chosen.data_set)
     assert size.training_pictures + size.validation_pictures == own.pictures
 
 

@@ -18,7 +18,7 @@ PICTURES = 12
 def test_a_data_set_has_a_task_for_each_row_group_with_its_ids(data_root: str) -> None:
     inventory = take_inventory(Storage(), data_root, None)
     tasks = inventory.tasks()
-    assert inventory.pictures == len(tasks) == PICTURES
+    assert len(inventory.subjects) == len(tasks) == PICTURES
     assert inventory.folds == [0, 1, 2, 3]
     assert sorted(id for task in tasks for id in task.ids) == [f"{n:02d}" for n in range(PICTURES)]
     assert len({task.name for task in tasks}) == PICTURES

@@ -13,7 +13,7 @@ from segtrain.config import Recipe, StorageConfig, override
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import Manifest, read_index
 from segtrain.errors import UserError
-from segtrain.launch.workload import size_of
+from segtrain.launch.workload import workload_of
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage
 from tests.support.odd_images import bmp, png
@@ -45,7 +45,7 @@ def made(source: Path, *overrides: str) -> Manifest:
 def cautions_of(root: str) -> tuple[str, ...]:
     """What a run on the data set is told before it starts."""
     recipe = override(Recipe(), [f"data.root={root}"])
-    return size_of(recipe, read_data_set(Storage(), recipe.data)).cautions
+    return workload_of(recipe, read_data_set(Storage(), recipe.data)).cautions
 
 
 def rejected(source: Path) -> dict[str, str]:
