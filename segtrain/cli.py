@@ -48,11 +48,13 @@ def job(
 def main(run: Callable[[], None], *, debug: bool = False) -> int:
     """Call `run` and return the job's exit code.
 
-    0 when it returns; 2 with one message on stderr for a `UserError`; 1 with one message for a fault of storage, a
-    file that is gone, damaged data, or workers lost too often; with one message 130 on Ctrl-C, 143 on SIGTERM and
-    129 on SIGHUP, after everything that `with` and `finally` tidy up. `debug` shows the traceback too. Any other
-    exception is a bug and passes through with its traceback. Log lines go to stdout, so that stderr holds the one
-    message alone.
+    - 0: it returned.
+    - 1, with one message on stderr: a fault of storage, a file that is gone, damaged data, or workers lost too often.
+    - 2, with one message: a `UserError`.
+    - 130 on Ctrl-C, 143 on SIGTERM and 129 on SIGHUP, with one message, after `with` and `finally` have tidied up.
+
+    `debug` shows the traceback too. Any other exception is a bug and passes through with its traceback. Log lines go to
+    stdout, so that stderr holds the one message alone.
     """
     with _signals() as first_signal:
         return _run(run, first_signal, debug)

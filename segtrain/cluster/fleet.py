@@ -47,19 +47,22 @@ def work_through(
 ) -> None:
     """Call what `make_worker` returns for every task, in Ray actors, and `on_result(task, result)` here, as they come.
 
-    `make_worker` is pickled and called once in each actor, where it may import TensorFlow: that finds as many threads
-    as `asked.cpus_per_worker` and the GPU that Ray gave to the actor. What it returns is called by `TASKS_AT_ONCE`
-    threads at once. An actor has one GPU at most: a worker of several GPUs becomes several actors. There are `actors`
-    of them, as many as the cluster holds where it is None, never more than that or than tasks. Tasks and results are
-    small values.
+    - `make_worker` is pickled and called once in each actor, where it may import TensorFlow. It finds
+      `asked.cpus_per_worker` threads and the GPU that Ray gave to the actor. What it returns is called by
+      `TASKS_AT_ONCE` threads at once.
+    - An actor has one GPU at most: a worker of several GPUs becomes several actors. There are `actors` of them, or as
+      many as the cluster holds if it is None, never more than that or than tasks.
+    - Tasks and results are small values.
+    - A task is done again if its actor died, or if a fault of storage or of memory ended it. `on_result` hears of every
+      task exactly once.
+    - The caller has opened `cluster.connection()`. No actor is left when this returns or raises.
 
-    A task that was under way in an actor that died is done again, and so is one that a fault of storage or of memory
-    ended; `on_result` hears of every task exactly once. `cluster.connection()` is the caller's.
+    It raises:
 
-    Raises a worker's `UserError`, `DataError` or `StorageError`, and RuntimeError with its traceback for a bug;
-    `UserError` where the cluster can never hold an actor, or has no room for one within `asked.start_timeout_s`;
-    `RunError` where actors died more often than `asked.max_failures`; KeyboardInterrupt on Ctrl-C and SIGTERM. No
-    actor is left when this returns or raises.
+    - a worker's `UserError`, `DataError` or `StorageError`, and RuntimeError with its traceback for a bug;
+    - `UserError` if the cluster can never hold an actor, or has no room for one within `asked.start_timeout_s`;
+    - `RunError` if actors died more often than `asked.max_failures`;
+    - KeyboardInterrupt on Ctrl-C and SIGTERM.
     """
     if not tasks:
         return

@@ -57,11 +57,14 @@ def train_folds(
 ) -> dict[str, Any]:
     """Train a run for every fold but `data.test_fold`, in `<folder>/fold-<k>`, and write the ensemble's file.
 
-    Runs that are finished are not trained again, the others go on from their newest checkpoints. `train` and `extend`
-    are as for `launch`; `train` must leave what the real one does in a run's folder. Returns what is in the file: the
-    members, their hard dice at original resolution, its mean and spread (standard deviation with n - 1), and the
-    threshold with the highest mean dice over all of their validation pictures.
-    Raises what `launch` raises; UserError before anything starts where one of the runs would be refused.
+    Finished runs are not trained again; the others resume from their newest checkpoints. `train` and `extend` are as
+    for `launch`; `train` must leave what the real one does in a run's folder. Returns what is in the file:
+
+    - the members, and their hard dice at original resolution;
+    - its mean and spread (standard deviation with n - 1);
+    - the threshold with the highest mean dice over all of their validation pictures.
+
+    Raises what `launch` raises; UserError before anything starts if one of the runs would be refused.
     """
     data, runs = _plan(recipe, extend=extend)
     recipe, storage = data.recipe, data.storage

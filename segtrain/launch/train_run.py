@@ -66,15 +66,17 @@ def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSu
 
 
 def launch(recipe: Recipe, train: Train = train_with_tensorflow, *, extend: bool = False) -> RunSummary:
-    """Train as the recipe says, from the run's newest checkpoint on where there is one, and show how it goes.
+    """Train as the recipe says, from the run's newest checkpoint if there is one, and show how it goes.
 
-    Each worker calls `train`, which must be picklable, with its own `World`; rank 0's progress is shown and its summary
-    returned: the scores of the best epoch.
-    `extend` lets `train.epochs` grow over what the run's folder was trained for. Where a device runs out of memory, it
-    gets half the pictures at once in twice the passes, and the run goes on from its last checkpoint.
-    Raises UserError before anything starts where the data, the run's folder or the cluster does not fit, and the
-    worker's own UserError, DataError or StorageError where it fails later; RunError where workers were lost more
-    than `cluster.max_failures` times in a row; KeyboardInterrupt on Ctrl-C and SIGTERM, after a checkpoint.
+    Each worker calls `train`, which must be picklable, with its own `World`. The progress of rank 0 is shown and its
+    summary returned: the scores of the best epoch. `extend` lets `train.epochs` grow over what the run's folder was
+    trained for. If a device runs out of memory, it gets half the pictures at once in twice the passes, and the run
+    resumes from its last checkpoint. Raises:
+
+    - UserError before anything starts, if the data, the run's folder or the cluster does not fit;
+    - the worker's own UserError, DataError or StorageError if it fails later;
+    - RunError if workers were lost more than `cluster.max_failures` times in a row;
+    - KeyboardInterrupt on Ctrl-C and SIGTERM, after a checkpoint.
     """
     run = prepared(recipe, extend=extend)
     recipe, storage = run.recipe, run.storage
@@ -114,13 +116,13 @@ def run_on(
 ) -> tuple[RunSummary, Recipe]:
     """Train a run on a display that is already open and stays so, without the lines at the end.
 
-    The run's folder is this driver's from now on, and another one that has it ends. With `claim` it is the folder of
-    whoever gives that token, which has claimed it already.
-    A sweep's trial gives `on_group`: it is called, in the controller, with the placement group of each group of workers
-    that has started, and whoever gets it answers for its removal. Ray keeps it as long as the sweep's own process
-    lives, even when trial and controller are gone.
+    - The run's folder is this driver's from now on, and another one that has it ends. With `claim` it belongs to
+      whoever gives that token, which has claimed it already.
+    - A sweep's trial gives `on_group`: it is called, in the controller, with the placement group of each group of
+      workers that has started, and its receiver must remove it. Ray keeps it as long as the sweep's own process lives,
+      even when trial and controller are gone.
 
-    Returns the recipe too, as it was in the end: with smaller batches where a device ran out of memory.
+    Returns the recipe too, as it was in the end: with smaller batches if a device ran out of memory.
     """
     recipe = run.recipe
     if on_group is None:

@@ -58,13 +58,17 @@ class _Choice:
 def plan(recipe: Recipe, device_bytes: int | None, *, picture: tuple[int, int] | None = None) -> Plan:
     """Make a step of `recipe` fit into `device_bytes` a replica; with None, only say what it takes.
 
-    In this order: fewer pictures on a replica at once, in more passes, so that the global batch stays; then
-    rematerialization, where `train.rematerialize` does not say otherwise; then crops, with the most pixels that fit.
-    `picture` is (height, width) of the largest stored picture, by default that of `data`. Crops are cut at the
-    pictures' own resolution, so they only take the place of larger crops or of whole pictures that are not scaled
-    down: objects keep the size that the recipe gives them.
+    It tries, in this order:
 
-    Raises UserError where not even one small crop fits, and where a crop would change the scale.
+    1. fewer pictures on a replica at once, in more passes, so that the global batch stays;
+    2. rematerialization, unless `train.rematerialize` says otherwise;
+    3. crops, with the most pixels that fit.
+
+    `picture` is (height, width) of the largest stored picture, by default that of `data`. Crops are cut at the
+    pictures' own resolution. So they only replace larger crops, or whole pictures that are not scaled down: objects
+    keep the size that the recipe gives them.
+
+    Raises UserError if not even one small crop fits, and if a crop would change the scale.
     """
     whole = _choices(recipe)
     if device_bytes is None:

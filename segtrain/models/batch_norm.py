@@ -24,13 +24,13 @@ class Moments(NamedTuple):
 class BatchNorm(keras.layers.Layer):
     """Batch normalization (Ioffe and Szegedy 2015) of (B, H, W, C) over all but the channels, by weighted samples.
 
-    Samples of weight 0 in the open `forward_pass` do not count; without a pass every sample does. `synchronized` takes
-    the statistics over the global batch, so that N replicas compute what one would, for one small all-reduce on the way
-    forward and one on the way back. Otherwise each replica normalizes by its own part, and the moving averages are
-    averaged over the replicas at each update. So any one replica's copy is the run's.
-
-    The variance is E[x^2] - E[x]^2 from sums in float32 (float64 under float64), never below 0: one look at the
-    activations, and the form that adds up over replicas.
+    - Samples of weight 0 in the open `forward_pass` do not count; without a pass every sample does.
+    - `synchronized` takes the statistics over the global batch, so that N replicas compute what one would. It costs one
+      small all-reduce in each direction.
+    - Otherwise each replica normalizes by its own part, and the moving averages are averaged over the replicas at each
+      update. So any one replica's copy is the run's.
+    - The variance is E[x^2] - E[x]^2 from sums in float32 (float64 under float64), never below 0. It needs one look at
+      the activations and adds up over replicas.
     """
 
     def __init__(self, synchronized: bool = True, momentum: float = 0.99, epsilon: float = 1e-3, **kwargs: Any) -> None:

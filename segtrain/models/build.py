@@ -36,8 +36,9 @@ def build_model(
     Sizes that the depth does not divide are padded inside and cropped back. Logits are float32, and float64 under the
     policy `float64`. Kernels are drawn He-normal from `seed`: the same seed gives the same weights.
 
-    With `rematerialize` a U-Net keeps the inputs of its blocks alone for the gradient and computes the rest again; its
-    variables are the same, in the same order. Such a network is not for saving. Raises `UserError` for an FCN.
+    With `rematerialize` a U-Net keeps only the inputs of its blocks for the gradient and computes the rest again. Its
+    variables are the same, in the same order. Such a network cannot be saved.
+    Raises `UserError` for an FCN.
     """
     dtype = keras.DTypePolicy(dtype_policy)
     layers = layer_list(config, channels)

@@ -1,11 +1,13 @@
 """Source -> data set: pictures are checked, grouped into folds, and written as shards, in parallel and resumably.
 
-A killed job leaves a folder `_prepare-<token>` inside the data set: facts about checked pictures, their packed masks,
-and facts about finished shards. The same command takes them up: it reads files again and compares them, but does not
-decode them again. It removes the folder at its end.
+A killed job leaves a folder `_prepare-<token>` inside the data set, with
 
-An earlier data set in the same place stays whole and readable until
-the new manifest takes its place; `segtrain.prepare.destination` says what happens where several writers meet.
+- facts about checked pictures, and their packed masks,
+- facts about finished shards.
+
+The same command resumes from them: it reads files again and compares them, but does not decode them again. It removes
+the folder at its end. An earlier data set in the same place stays whole and readable until the new manifest takes its
+place; `segtrain.prepare.destination` says what happens when several writers meet.
 """
 
 import contextlib

@@ -1,9 +1,12 @@
 """Parallel coordinates: an upright axis for every searched field and one for dice, a line for every trial.
 
-Plotly's own Parcoords need WebGL, which a machine without a GPU may not have, and have neither gaps nor text under the
-pointer; these are lines and markers in SVG. Optuna's chart makes a trace for each trial, 201 for 200 trials where this
-one has ten. It puts all trials of a category on one point, sorts categories by the first trial that has them, cuts long
-names, writes JSON for values, and cannot be filtered by a box.
+These are lines and markers in SVG. Others were tried:
+
+- Plotly's own Parcoords need WebGL, which a machine without a GPU may not have. They have neither gaps nor text under
+  the pointer.
+- Optuna's chart makes a trace for each trial, 201 for 200 trials where this one has ten. It puts all trials of a
+  category on one point, sorts categories by the first trial that has them, cuts long names, writes JSON for values,
+  and cannot be filtered by a box.
 """
 
 import json

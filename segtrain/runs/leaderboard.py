@@ -131,14 +131,16 @@ class Importance(NamedTuple):
 def importance(trials: Sequence[Trial], space: Mapping[str, Axis]) -> dict[str, Importance]:
     """How much each axis has to do with a trial's dice, the largest share first.
 
-    The trials that finished, or were stopped for their score, are ranked by dice, so that one that diverged counts no
-    more than any bad one. An axis explains the part of the ranks' variance that lies between its values (thirds of the
-    trials for a range), less what as many values would explain by chance (Kelley's epsilon squared); effects of several
-    axes together are nobody's. An axis that applies only sometimes is judged among the trials that it applies to;
-    whether it applies is the merit of the axis it depends on.
-    Empty with fewer than `FEWEST_TRIALS` trials, and where no axis explains more than chance.
+    - The trials that finished, or were stopped for their score, are ranked by dice, so that one that diverged counts no
+      more than any bad one.
+    - An axis explains the part of the ranks' variance that lies between its values (thirds of the trials for a range),
+      less what as many values would explain by chance (Kelley's epsilon squared). Effects of several axes together are
+      left out.
+    - An axis that applies only sometimes is judged among the trials that it applies to. Whether it applies counts for
+      the axis that it depends on.
 
-    tests/bench/importance.py compares this with Optuna's PED-ANOVA and fANOVA on sweeps whose effects are known.
+    Empty with fewer than `FEWEST_TRIALS` trials, and if no axis explains more than chance. tests/bench/importance.py
+    compares this with Optuna's PED-ANOVA and fANOVA on sweeps whose effects are known.
     """
     judged = [trial for trial in ranked(trials) if trial.status in ("finished", "stopped") and trial.is_over]
     if len(judged) < FEWEST_TRIALS:

@@ -42,14 +42,17 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     """Score the networks that `source` names on `data.fold` of `data.root`; means over pictures by their names.
 
     `source` is what `inference.stored_networks.read_networks` takes. Scores are at a picture's own size, at
-    `inference.threshold` or else the one that the networks did best with, and do not depend on the number of workers.
-    Into the folder `out` go `pictures.csv` with a row a picture, `worst/*.png` with panels of the `evaluation.worst`
-    lowest, `unreadable.csv` where pictures were left out, and, last, `summary.json`. Without `out` that is
-    `evaluation/<data set>-fold-<fold>` in the folder `source`.
+    `inference.threshold` or else the best one of the networks, and do not depend on the number of workers. The folder
+    `out`, by default `evaluation/<data set>-fold-<fold>` in the folder `source`, gets
 
-    Raises UserError before anything starts where data set, fold or networks are not there or the cluster can hold no
-    worker, and later where another evaluation takes the folder over meanwhile; DataError where no picture could be
-    read, and what `work_through` raises.
+    - `pictures.csv` with one row per picture,
+    - `worst/*.png` with panels of the `evaluation.worst` lowest,
+    - `unreadable.csv` if pictures were left out,
+    - and, last, `summary.json`.
+
+    Raises UserError before anything starts, if data set, fold or networks are missing or the cluster can hold no
+    worker, and later if another evaluation takes the folder over; DataError if no picture could be read; and what
+    `work_through` raises.
     """
     recipe = recipe.updated({"data.root": absolute_path(root_of(recipe.data))})
     source = absolute_source(source)

@@ -23,11 +23,13 @@ def retrying(
 ) -> T:
     """What `action` returns. It is called again after an error that `is_passing`, while `deadline_s` leaves time.
 
-    The wait before attempt n + 1 is uniform in [0, min(10 s, 0.2 s x 2^(n-1))]: "full jitter", so that many workers
-    that were throttled together do not come back together (Brooker, Exponential Backoff And Jitter, AWS 2015).
-    An attempt starts only where it would be over before the deadline if it took as long as the one before; none is
-    cut short, so the first may outlast the deadline. `on_retry` is called before each attempt but the first. Raises
-    the last error.
+    - The wait before attempt n + 1 is uniform in [0, min(10 s, 0.2 s x 2^(n-1))]. This "full jitter" keeps workers that
+      were throttled together from coming back together (Brooker, Exponential Backoff And Jitter, AWS 2015).
+    - An attempt starts only if it would end before the deadline, should it take as long as the one before. None is cut
+      short, so the first may outlast the deadline.
+    - `on_retry` is called before each attempt but the first.
+
+    Raises the last error.
     """
     started = clock()
     longest_s = FIRST_WAIT_S

@@ -49,12 +49,14 @@ BUDGET = ("max_trials", "max_hours", "max_gpu_hours", "max_concurrent", "max_fai
 def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: bool = False) -> Trial:
     """Search `tune.space` as the recipe says, and leave leaderboard, `best.yaml` and report in the run's folder.
 
-    `train` is called in every trial's process, or in each of its workers, and must be picklable.
-    With `resume` an earlier attempt of the same sweep goes on: finished trials are not run again, running ones go on
-    from their checkpoints. Returns the trial with the highest dice.
-    Raises UserError before anything starts where the space, the data, the folder or the cluster does not fit;
-    RunError where no trial was scored; TakenOverError where another driver goes on with the sweep, which began later;
-    KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
+    `train` is called in every trial's process, or in each of its workers, and must be picklable. With `resume` an
+    earlier attempt of the same sweep goes on: finished trials are not run again, running ones resume from their
+    checkpoints. Returns the trial with the highest dice. Raises:
+
+    - UserError before anything starts, if the space, the data, the folder or the cluster does not fit;
+    - RunError if no trial was scored;
+    - TakenOverError if another driver, which began later, goes on with the sweep;
+    - KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
     """
     recipe = absolute(recipe)
     storage = Storage(recipe.storage)

@@ -131,7 +131,7 @@ def test_writes_get_over_faults_and_are_whole(kind: str, url: str, direct: Stora
 def test_a_conditional_write_whose_answer_was_lost_is_no_conflict(
     kind: str, s3_root: str, direct: Storage, fault_proxy: FaultProxy
 ) -> None:
-    storage = Storage(PATIENT)
+    storage = Storage(STALLING if kind == "stall" else PATIENT)
     url = join(s3_root, "manifest")
     fault_proxy.inject(Fault(kind, method="PUT", after_bytes=WHOLE))
     storage.write_if_version(url, b"first", None)
