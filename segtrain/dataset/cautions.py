@@ -1,10 +1,10 @@
 """Masks that make scores say little: those without any object, and those that are all object.
 
 A picture without an object scores a dice of 1 where nothing is found; so does a network that finds nothing, in a fold
-of such pictures. Sentences for those who prepare, train and read reports.
+of such pictures. The sentences are shown when a set is prepared, when a run starts, and in reports.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -33,17 +33,15 @@ def cautions(foreground: Sequence[float], folds: Sequence[int], ids: Sequence[st
     return lines
 
 
-def _of_folds(what: str, is_so: np.ndarray, folds: np.ndarray) -> list[str]:
-    """A sentence for each fold most of whose masks are so."""
-    lines = []
+def _of_folds(what: str, is_so: np.ndarray, folds: np.ndarray) -> Iterator[str]:
+    """A sentence for each fold where most masks are of this kind."""
     for fold in np.unique(folds):
         part = is_so[folds == fold]
         if part.mean() > MOST:
-            lines.append(
+            yield (
                 f"warning: in fold {fold} {int(part.sum())} of {part.size} masks have {what}; "
                 "its scores say little of how well objects are found"
             )
-    return lines
 
 
 def _named(ids: Sequence[str], count: int) -> str:

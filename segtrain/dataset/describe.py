@@ -1,4 +1,4 @@
-"""What a data set holds, in words and numbers, and a few of its pictures."""
+"""A data set described in words and numbers, and a few of its pictures."""
 
 import io
 from collections.abc import Sequence
@@ -22,11 +22,10 @@ MIB = 2**20
 
 
 def overview(manifest: Manifest, root: str) -> list[str]:
-    """Lines for `jobs/data.py inspect`: what is in the manifest."""
-    row_groups = sum(len(shard.row_groups) for shard in manifest.shards)
-    largest_bytes = max(max(shard.row_groups.length) for shard in manifest.shards)
+    """Lines for `jobs/data.py inspect`: the manifest in words."""
+    lengths = [length for shard in manifest.shards for length in shard.row_groups.length]
     total_bytes = sum(shard.bytes for shard in manifest.shards)
-    lines = [
+    return [
         f"{root}: format {manifest.format_version}, fingerprint {manifest.fingerprint}, "
         f"from {manifest.source}, made {manifest.created}",
         f"{manifest.pictures} pictures in {manifest.groups} groups, {manifest.labelled} with masks, "
@@ -34,18 +33,15 @@ def overview(manifest: Manifest, root: str) -> list[str]:
         f"{manifest.min_width} to {manifest.max_width} pixels wide, "
         f"{manifest.min_height} to {manifest.max_height} pixels high",
         f"{len(manifest.shards)} shards, {total_bytes / MIB:.1f} MiB, "
-        f"{row_groups} row groups of at most {largest_bytes / MIB:.2f} MiB",
+        f"{len(lengths)} row groups of at most {max(lengths) / MIB:.2f} MiB",
         "fold  pictures  groups  foreground",
-    ]
-    return lines + [
-        f"{fold.fold:4d}  {fold.pictures:8d}  {fold.groups:6d}  {fold.foreground:10.1%}" for fold in manifest.folds
+        *(f"{fold.fold:4d}  {fold.pictures:8d}  {fold.groups:6d}  {fold.foreground:10.1%}" for fold in manifest.folds),
     ]
 
 
 def version_lines(manifest: Manifest, versions: Sequence[Manifest]) -> list[str]:
     """Lines for `jobs/data.py inspect`: the versions that were replaced and stay, the one shown left out."""
-    others = [one for one in versions if one.fingerprint != manifest.fingerprint]
-    return [f"earlier version {version_label(one)}" for one in others]
+    return [f"earlier version {version_label(one)}" for one in versions if one.fingerprint != manifest.fingerprint]
 
 
 def statistics(index: pa.Table) -> list[str]:
@@ -57,8 +53,7 @@ def statistics(index: pa.Table) -> list[str]:
         digits = 4 if name == "foreground" else 0
         quantiles = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
         lines.append(f"{name:20s}" + "".join(f"{value:10.{digits}f}" for value in quantiles))
-    empty = int((columns["foreground"] == 0).sum())
-    full = int((columns["foreground"] == 1).sum())
+    empty, full = (int((columns["foreground"] == share).sum()) for share in (0, 1))
     lines.append(f"masks without any object: {empty}; masks that are all object: {full}")
     sizes, counts = np.unique(np.stack([columns["width"], columns["height"]]), axis=1, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:5]

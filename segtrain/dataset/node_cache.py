@@ -2,15 +2,14 @@
 
     <folder>/entries/   one file an entry
     <folder>/filling/   entries being written, one a lock at most
-    <folder>/locks/     who holds the lock that an entry's name leads to may fetch and store it
+    <folder>/locks/     the holder of an entry's lock may fetch and store the entry
     <folder>/total      bytes of all entries (8 bytes, little-endian); its lock guards every change of `entries/`
 
-Every lock is an `flock` on a descriptor of its own, so threads exclude each other as processes do, and the kernel
-drops it when its holder is killed. Whoever needs both kinds takes an entry's lock first. An entry appears by a rename.
-Hits take no lock: a file that is removed meanwhile can still be read by who has opened it.
-
-The folder is its owner's alone: nobody else may read what is kept, nor leave an entry there, since a checksum finds
-damage and not a forgery.
+- Every lock is an `flock` on a descriptor of its own: threads exclude each other as processes do, and the kernel drops
+  the lock when its holder is killed. A holder of both kinds takes the entry's lock first.
+- An entry appears by a rename. Hits take no lock: a process that has opened a file can read it after its removal.
+- Only its owner may enter the folder. Others could read the entries, or leave a forged one, which a checksum does not
+  find.
 
 Nothing is synced to disk. After a power failure an entry may be torn and the total wrong; but an entry is compared
 with its checksum whenever it is read, and entries are counted anew whenever a process opens the cache.
@@ -47,11 +46,13 @@ TOTAL = struct.Struct("<q")
 
 
 class NodeCache:
-    """Entries of at most `limit_bytes`, and nine tenths of the disk's free space; the least recently used go first.
+    """Keeps entries up to `limit_bytes` or nine tenths of the disk's free space; the least recently used go first.
 
-    Shared by all threads and processes that use the folder, which must be on a local disk; any of them may be killed
-    at any moment. Where it cannot be written to (permissions, a full disk), there is one warning, what it has is still
-    served and the rest is fetched. Raises UserError where the folder is another user's, or leads to one.
+    All threads and processes that use the folder share it. It must be on a local disk, and any of them may be killed at
+    any moment. Where it cannot be written to (permissions, a full disk), one warning is logged: entries that are there
+    are still served, the rest is fetched.
+
+    Raises `UserError` where the folder is another user's, or leads to one.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, *, longest_wait_s: float = LONGEST_WAIT_S) -> None:
@@ -87,7 +88,7 @@ class NodeCache:
         """The `length` bytes called `name` whose CRC32C is `crc32c`.
 
         `fetch` is called where there is no such entry or it is damaged: once, however many threads and processes ask
-        at the same time. It returns bytes that it has checked; what it raises passes through, and nothing is stored.
+        at the same time. It returns bytes that it has checked. Its errors pass through, and then nothing is stored.
         """
         path = self._entries / quote(name, safe="=")
         data = _read_entry(path, length, crc32c)
@@ -102,7 +103,7 @@ class NodeCache:
                 stack.enter_context(_locked(self._locks / _lock_of(path), self._longest_wait_s))
             except OSError as error:
                 self._stop_storing(error)
-            data = _read_entry(path, length, crc32c)  # who held the lock before may have stored it
+            data = _read_entry(path, length, crc32c)  # the lock's holder before may have stored it
             self._count(hit=data is not None)
             return self._fill(path, fetch) if data is None else data
 
@@ -140,19 +141,15 @@ class NodeCache:
 
     def _make_room(self, total: int, length: int) -> None:
         """Count all entries and, where `length` more bytes would not fit, delete old ones until there is ample room."""
-        entries = []
-        used = 0
         with os.scandir(self._entries) as found:
-            for entry in found:
-                facts = entry.stat()
-                entries.append((facts.st_mtime_ns, facts.st_size, entry.path))
-                used += facts.st_size
+            entries = [(entry.stat(), entry.path) for entry in found]
+        used = sum(facts.st_size for facts, _ in entries)
         if used + length > self._limit_bytes:
-            for _, size, path in sorted(entries):
+            for facts, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
                 if used + length <= EVICT_TO * self._limit_bytes:
                     break
                 os.unlink(path)
-                used -= size
+                used -= facts.st_size
         _write_total(total, used)
 
     def _remove_leftovers(self) -> None:
@@ -234,7 +231,7 @@ def _read_entry(path: Path, length: int, crc32c: int) -> bytes | None:
         return None
     if len(data) != length or checksums.crc32c(data) != crc32c:
         return None
-    with contextlib.suppress(OSError):  # evicted in the meantime: the bytes are right all the same
+    with contextlib.suppress(OSError):  # evicted in the meantime: the bytes are still right
         _mark_used(path)
     return data
 
@@ -248,7 +245,7 @@ def _mark_used(path: Path) -> None:
 def _locked(path: Path, longest_wait_s: float) -> Iterator[int]:
     """A descriptor of the file at `path`, made where there is none, whose lock is held by nobody else.
 
-    Raises `TimeoutError` where it cannot be had within `longest_wait_s`, and what the operating system raises.
+    Raises `TimeoutError` where the lock is not free within `longest_wait_s`, and other `OSError`s.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -1,7 +1,7 @@
 """From a place in a data set to checked rows: one range read a row group, no byte trusted before its checksum holds.
 
-What is damaged is downloaded once more. What is damaged then is damaged in storage: every picture that can still be
-proven is returned, the others are quarantined, which means named, counted and left out.
+Damaged bytes are downloaded a second time. If they differ again, they are damaged in storage: every picture that can
+still be proven is returned, the others are quarantined, which means named, counted and left out.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ ROW_GROUP_LOST = "the row group in storage differs from the manifest's checksum,
 
 @dataclasses.dataclass(frozen=True)
 class ReadCounts:
-    """What reading took; subtract an earlier one to get what has come since."""
+    """Counts of what was read; subtract an earlier one to get what has come since."""
 
     downloads: int = 0
     """Byte ranges that came from storage."""
@@ -47,7 +47,7 @@ class ReadCounts:
     downloaded_again: int = 0
     """Ranges downloaded a second time because the first bytes were damaged or too few."""
     retries: int = 0
-    """Failed requests that the storage tried again, for whatever it was used."""
+    """Failed requests that the storage tried again, whatever they were for."""
     cache_hits: int = 0
     """Ranges found in the node cache."""
     quarantined: int = 0
@@ -92,8 +92,8 @@ class RowGroupReader:
     def read(self, shard: int, row_group: int) -> list[Row | None]:
         """The rows of a row group of the manifest's shard number `shard`, in stored order; None is in quarantine.
 
-        Raises `DataError` where a shard is missing, or is not what it should be though its checksums hold, and
-        `StorageError` where storage fails.
+        Raises `DataError` where a shard is missing, or has wrong contents though its checksums hold, and `StorageError`
+        where storage fails.
         """
         facts = self._manifest.shards[shard]
         try:
@@ -151,8 +151,8 @@ class RowGroupReader:
         if data is None or crc32c(data) != part.crc32c:
             self._count(ReadCounts(downloaded_again=1))
             data = self._download_once(shard, part)
-            if data is None or crc32c(data) != part.crc32c:
-                raise _DamagedError(data)
+        if data is None or crc32c(data) != part.crc32c:
+            raise _DamagedError(data)
         return data
 
     def _download_once(self, shard: Shard, part: ByteRange) -> bytes | None:
@@ -188,9 +188,9 @@ class RowGroupReader:
         ids = self._ids_of(shard)[first : first + sizes[row_group]]
         if not ids:
             if sizes[row_group] > MOST_UNKNOWN_ROWS:
-                path = self._manifest.shards[shard].path
                 raise DataError(
-                    f"{path}, row group {row_group}: {reason}, and the index is damaged; make the set again"
+                    f"{self._manifest.shards[shard].path}, row group {row_group}: {reason}, and the index is damaged; "
+                    "make the set again"
                 )
             ids = [f"unknown (row {first + number} of the shard)" for number in range(sizes[row_group])]
         return [LostRow(id, reason) for id in ids]
@@ -207,7 +207,7 @@ class RowGroupReader:
         return self._ids[shard]
 
     def _admit(self, shard: Shard, row_group: int, rows: Sequence[Row | LostRow]) -> list[Row | None]:
-        """The rows, with None for what is lost, which is counted and, the first time, named."""
+        """The rows, with None for lost ones, which are counted and, the first time, named in the log."""
         lost = [row for row in rows if isinstance(row, LostRow)]
         if lost:
             self._count(ReadCounts(quarantined=len(lost)))

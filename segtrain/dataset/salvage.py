@@ -30,7 +30,7 @@ def row_of(id: str, row: Row | None) -> Row | LostRow:
 
 
 def damage_of(row: Row) -> LostRow | None:
-    """What a row's own checksums, its id and its size say against it; None where nothing does."""
+    """The reason against a row by its own checksums, its id and its size; None where it is sound."""
     reason = check_id(row.id, older=True)
     if reason is not None:
         return LostRow(row.id, f"its id {reason}")
@@ -62,7 +62,7 @@ def salvage_row_group(shard: Shard, footer: pq.FileMetaData, row_group: int, dat
 
 
 def _blobs(shard: Shard, footer: pq.FileMetaData, row_group: int, data: bytes, name: str) -> Iterator[bytes | None]:
-    """The values of a blob column as far as it can be read, row by row; a page's checksum would give up all of it."""
+    """The values of a blob column, row by row, up to the first that cannot be read; page checksums would lose all."""
     rows = shard.row_groups.rows[row_group]
     try:
         parquet = open_row_group(shard, footer, row_group, data, check_pages=False)

@@ -113,8 +113,7 @@ def write_shard(local: Path, path: str, fold: int, row_groups: Iterable[Sequence
     with writer:
         for rows in row_groups:
             columns = [[getattr(row, name) for row in rows] for name in ROW_SCHEMA.names]
-            table = pa.table(columns, schema=ROW_SCHEMA)
-            writer.write_table(table, row_group_size=len(rows))
+            writer.write_table(pa.table(columns, schema=ROW_SCHEMA), row_group_size=len(rows))
     return _facts(local, path, fold)
 
 
@@ -122,32 +121,35 @@ def _facts(local: Path, path: str, fold: int) -> Shard:
     """Where the row groups of a finished shard lie, and the checksums of everything in it."""
     with pq.ParquetFile(local) as parquet:
         metadata = parquet.metadata
-    offsets, lengths, rows = [], [], []
-    for number in range(metadata.num_row_groups):
-        row_group = metadata.row_group(number)
-        first, last = row_group.column(0), row_group.column(row_group.num_columns - 1)
-        offsets.append(first.data_page_offset)
-        lengths.append(last.data_page_offset + last.total_compressed_size - first.data_page_offset)
-        rows.append(row_group.num_rows)
-    size, footer = local.stat().st_size, offsets[-1] + lengths[-1]
+    row_groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    offsets = [facts.column(0).data_page_offset for facts in row_groups]
+    last = [facts.column(facts.num_columns - 1) for facts in row_groups]
+    ends = [column.data_page_offset + column.total_compressed_size for column in last]
     with local.open("rb") as file:  # part by part: a shard may be larger than memory
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        footer_crc32c = _crc32c(file, footer, size - footer)
-        crc32cs = [_crc32c(file, start, length) for start, length in zip(offsets, lengths, strict=True)]
+        size = local.stat().st_size
+        *parts, footer = (
+            _byte_range(file, start, end) for start, end in zip([*offsets, ends[-1]], [*ends, size], strict=True)
+        )
     return Shard(
         path=path,
         fold=fold,
         bytes=size,
         rows=metadata.num_rows,
         sha256=sha256,
-        footer=ByteRange(offset=footer, length=size - footer, crc32c=footer_crc32c),
-        row_groups=RowGroups(offset=offsets, length=lengths, crc32c=crc32cs, rows=rows),
+        footer=footer,
+        row_groups=RowGroups(
+            offset=offsets,
+            length=[part.length for part in parts],
+            crc32c=[part.crc32c for part in parts],
+            rows=[facts.num_rows for facts in row_groups],
+        ),
     )
 
 
-def _crc32c(file: BinaryIO, start: int, length: int) -> int:
+def _byte_range(file: BinaryIO, start: int, end: int) -> ByteRange:
     file.seek(start)
-    return crc32c(file.read(length))
+    return ByteRange(offset=start, length=end - start, crc32c=crc32c(file.read(end - start)))
 
 
 def parse_footer(shard: Shard, footer: bytes) -> pq.FileMetaData:
@@ -183,7 +185,7 @@ def parse_row_group(
 
 
 def blob_holds(blob: bytes | None, checksum: int | None) -> bool:
-    """Whether an image or a mask is what its own checksum was taken of; a mask that is not there has none."""
+    """Whether an image or a mask matches its own checksum; a missing mask must have none."""
     if blob is None or checksum is None:
         return blob is None and checksum is None
     return crc32c(blob) == checksum

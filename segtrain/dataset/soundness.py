@@ -1,4 +1,4 @@
-"""What a manifest and an index must be, whoever made them, before memory is taken or a file opened on their word.
+"""Checks of a manifest and an index, made before they decide which file is opened and how much memory is taken.
 
 Each function returns the first thing that is wrong, in words, or None. Numbers in a foreign manifest may be anything:
 counts must add up, parts must lie in their files one after the other, and nothing may have more rows than bytes.
@@ -6,8 +6,8 @@ counts must add up, parts must lie in their files one after the other, and nothi
 
 import math
 import re
-from collections.abc import Iterable, Iterator
-from itertools import chain, pairwise
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,17 +27,17 @@ MOST_BYTES = 2**48
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 """It names files, in caches too."""
 UNPACKED = 200
-"""An index takes at most so many times the bytes of its file, and `UNPACKED_SPARE_BYTES` more."""
+"""An index unpacks to at most this multiple of its file's bytes, plus `UNPACKED_SPARE_BYTES`."""
 UNPACKED_SPARE_BYTES = 2**20
 ID_BYTES = 5
-"""What Parquet takes at least for an id that no other row has: its length and one character."""
+"""The least that Parquet needs for a unique id: its length and one character."""
 CHECKSUM_END = 2**32
 ODD_ID = r"^$|^\.\.?$|[\p{Cc}/]"
-"""What `check_id` refuses in an older set, as far as a whole column can be looked through at once."""
+"""What `check_id` refuses in an older set, as one pattern for a whole column."""
 
 
 def wrong_manifest(manifest: "Manifest") -> str | None:
-    """The first of everything that does not agree with the rest."""
+    """The first contradiction in a manifest."""
     return next(_wrong_in(manifest), None)
 
 
@@ -46,9 +46,9 @@ def _wrong_in(manifest: "Manifest") -> Iterator[str]:
         yield "there is no picture in it"
     if not FINGERPRINT.fullmatch(manifest.fingerprint):
         yield f"fingerprint '{shown(manifest.fingerprint)}' is not 16 hex digits"
-    odd = next((name for name in ("created", "source") if has_control(getattr(manifest, name))), None)
-    if odd is not None:
-        yield f"{odd} has a control character"
+    for name in ("created", "source"):
+        if has_control(getattr(manifest, name)):
+            yield f"{name} has a control character"
     for shard in manifest.shards:
         reason = _wrong_row_groups(shard.row_groups) or _wrong_shard(shard)
         if reason is not None:
@@ -56,9 +56,8 @@ def _wrong_in(manifest: "Manifest") -> Iterator[str]:
     reason = check_relative(manifest.index.path)
     if reason is not None:
         yield f"index.path '{shown(manifest.index.path)}' {reason}"
-    twice = _twice(chain([manifest.index.path], (shard.path for shard in manifest.shards)))
-    if twice is not None:
-        yield f"two files have the path '{shown(twice)}'"
+    paths = sorted([manifest.index.path, *(shard.path for shard in manifest.shards)])
+    yield from (f"two files have the path '{shown(one)}'" for one, other in pairwise(paths) if one == other)
     rows = sum(shard.rows for shard in manifest.shards)
     if rows != manifest.pictures:
         yield f"pictures is {manifest.pictures}; its shards have {rows} rows"
@@ -76,7 +75,7 @@ def _wrong_in(manifest: "Manifest") -> Iterator[str]:
 
 
 def _wrong_row_groups(parts: "RowGroups") -> str | None:
-    """Ranges of bytes and numbers of rows that cannot be."""
+    """Byte ranges, checksums and numbers of rows that are impossible."""
     if not parts.rows:
         return "has no row groups"
     if min(parts.offset) < 0 or min(parts.length) < 1 or max(parts.offset) + max(parts.length) > MOST_BYTES:
@@ -93,14 +92,18 @@ def _wrong_shard(shard: "Shard") -> str | None:
     reason = check_relative(shard.path)
     if reason is not None:
         return f"path '{shown(shard.path)}' {reason}"
-    parts = shard.row_groups
-    ends = [start + length for start, length in zip(parts.offset, parts.length, strict=True)]
-    in_order = all(end <= start for end, start in zip(ends, [*parts.offset[1:], shard.footer.offset], strict=True))
-    if not in_order or shard.footer.offset + shard.footer.length != shard.bytes:
+    if not lies_in_order(shard) or shard.footer.offset + shard.footer.length != shard.bytes:
         return "its parts do not lie one after the other in its bytes"
-    if shard.rows != sum(parts.rows):
-        return f"rows is {shard.rows}; its row groups have {sum(parts.rows)}"
+    if shard.rows != sum(shard.row_groups.rows):
+        return f"rows is {shard.rows}; its row groups have {sum(shard.row_groups.rows)}"
     return None
+
+
+def lies_in_order(shard: "Shard") -> bool:
+    """Whether row groups and footer follow one another within the shard's bytes and do not overlap."""
+    parts = [*zip(shard.row_groups.offset, shard.row_groups.length, strict=True)]
+    parts += [(shard.footer.offset, shard.footer.length), (shard.bytes, 0)]
+    return all(start <= start + length <= following for (start, length), (following, _) in pairwise([(0, 0), *parts]))
 
 
 def _wrong_folds(manifest: "Manifest") -> Iterator[str]:
@@ -126,21 +129,14 @@ def _is_fraction(value: float) -> bool:
     return math.isfinite(value) and 0 <= value <= 1 + 1e-9
 
 
-def _twice(names: Iterable[str]) -> str | None:
-    ordered = sorted(names)
-    return next((one for one, other in pairwise(ordered) if one == other), None)
-
-
 def wrong_index_size(footer: pq.FileMetaData, file_bytes: int, pictures: int) -> str | None:
-    """What the footer of an index says of its size, before anything of it is unpacked."""
+    """What is wrong with the size that an index's footer states, before anything is unpacked."""
     if footer.num_rows > pictures:
         return f"has {footer.num_rows} rows; the manifest says {pictures} pictures"
-    unpacked = ids = 0
-    for number in range(footer.num_row_groups):
-        row_group = footer.row_group(number)
-        columns = [row_group.column(column) for column in range(row_group.num_columns)]
-        unpacked += sum(column.total_uncompressed_size for column in columns)
-        ids += sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "id")
+    row_groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    columns = [row_group.column(number) for row_group in row_groups for number in range(row_group.num_columns)]
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    ids = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "id")
     if unpacked > UNPACKED * file_bytes + UNPACKED_SPARE_BYTES or ids < ID_BYTES * footer.num_rows:
         return (
             f"says that its {file_bytes} bytes unpack to {unpacked}, with {ids} of ids for {footer.num_rows} pictures"
@@ -149,7 +145,7 @@ def wrong_index_size(footer: pq.FileMetaData, file_bytes: int, pictures: int) ->
 
 
 def wrong_index(manifest: "Manifest", index: pa.Table) -> str | None:
-    """Values that no picture can have, ids that are no file names or stand twice, and places that are not there."""
+    """Impossible values, ids that are no file names or stand twice, and places that the manifest does not have."""
     if index.num_rows != manifest.pictures:
         return f"has {index.num_rows} rows; the manifest says {manifest.pictures} pictures"
     try:

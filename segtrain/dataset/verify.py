@@ -1,7 +1,7 @@
 """Is a data set what its manifest says? Every byte is read and compared, and every pair decoded.
 
 Shards are verified side by side, each in one pass from its first byte to its last with one row group in memory.
-Damage never ends it: whatever is wrong is listed, as far as it can be told apart.
+Damage never ends the pass: every problem that can be told apart is listed.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segtrain.cluster.fan_out import fan_out
@@ -18,7 +19,7 @@ from segtrain.cluster.pace import Pace
 from segtrain.dataset.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, load_index
 from segtrain.dataset.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.dataset.shards import Row, parse_footer, parse_row_group, unpack_mask
-from segtrain.dataset.soundness import MOST_PIXELS, wrong_index
+from segtrain.dataset.soundness import MOST_PIXELS, lies_in_order, wrong_index
 from segtrain.dataset.verify_index import wrong_counts, wrong_names
 from segtrain.errors import DataError, ShortFileError, StorageError, UserError, shown
 from segtrain.pictures.image_files import check_header, check_image
@@ -47,7 +48,7 @@ class Problem:
 
 @dataclass(slots=True)
 class ShardFindings:
-    """What was found out about one shard."""
+    """What verifying one shard has shown."""
 
     shard: Shard
     most_pixels: int = MOST_PIXELS
@@ -71,15 +72,16 @@ def verify(
 ) -> list[Problem]:
     """Everything that is wrong with the data set at `root`, in stored order; empty where all is right.
 
-    Compares the index and every shard with the manifest's checksums, every image and mask with its own, decodes every
-    pair, and compares what that gives with the row, the row with the index, and the index with the manifest's counts.
-    A picture of more than `most_pixels` is a problem, and is not decoded. Sets of 2,000 pictures and more are spread
-    over Ray, if `parallel`. Logs the pace every `every_s` seconds.
+    - The index and every shard are compared with the manifest's checksums, every image and mask with its own.
+    - Every pair is decoded and compared with its row, the row with the index, the index with the manifest's counts.
+    - A picture of more than `most_pixels` is a problem, and is not decoded.
+
+    With `parallel`, sets of 2,000 pictures and more are spread over Ray. Logs the pace every `every_s` seconds.
     """
     problems: list[Problem] = []
     index = _read_index(storage, root, manifest, problems)
     calls = [
-        (storage, root, shard, None if index is None else _rows_of(index, number), most_pixels)
+        (storage, root, shard, None if index is None else index.filter(pc.equal(index["shard"], number)), most_pixels)
         for number, shard in enumerate(manifest.shards)
     ]
     names: list[tuple[str, str, int]] = []
@@ -95,7 +97,7 @@ def verify(
 
 
 def _read_index(storage: Storage, root: str, manifest: Manifest, problems: list[Problem]) -> pa.Table | None:
-    """The index, with what is wrong about it; None where it is not there or not what the manifest promises."""
+    """The index, whose problems are added to `problems`; None where it is missing or has other columns or bytes."""
     path = manifest.index.path
     try:
         index = load_index(storage, root, manifest)
@@ -109,25 +111,20 @@ def _read_index(storage: Storage, root: str, manifest: Manifest, problems: list[
     return index if index.schema.equals(INDEX_SCHEMA) else None
 
 
-def _rows_of(index: pa.Table, shard: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = index.filter(pa.array(index["shard"].to_numpy() == shard)).to_pylist()
-    return rows
-
-
 def verify_shard(
     storage: Storage,
     root: str,
     shard: Shard,
-    expected: Sequence[Mapping[str, Any]] | None,
+    index: pa.Table | None,
     most_pixels: int = MOST_PIXELS,
 ) -> ShardFindings:
     """Read one shard from end to end, compare everything in it, and decode its pairs.
 
-    `expected` holds its rows of the index; None where the index cannot be read.
+    `index` holds its rows of the index; None where the index cannot be read.
     """
     found = ShardFindings(shard, most_pixels)
     try:
-        _verify_shard(_Pass(storage, join(root, shard.path)), found, expected)
+        _verify_shard(_Pass(storage, join(root, shard.path)), found, index)
     except FileNotFoundError:
         found.add("is named in the manifest but is not there")
     except (StorageError, UserError) as error:
@@ -135,15 +132,15 @@ def verify_shard(
     return found
 
 
-def _verify_shard(file: "_Pass", found: ShardFindings, expected: Sequence[Mapping[str, Any]] | None) -> None:
+def _verify_shard(file: "_Pass", found: ShardFindings, index: pa.Table | None) -> None:
     shard = found.shard
     if file.size != shard.bytes:
         found.add(f"has {file.size} bytes; the manifest says {shard.bytes}")
-    if _lie_in_order(shard):
+    if lies_in_order(shard):
         footer = _footer(file, found)
         for number in range(len(shard.row_groups)):
             rows = _read_rows(file, found, footer, number)
-            wanted = None if expected is None else [row for row in expected if row["row_group"] == number]
+            wanted = None if index is None else index.filter(pc.equal(index["row_group"], number)).to_pylist()
             if rows is not None:
                 _compare(found, number, rows, wanted)
     else:
@@ -153,16 +150,8 @@ def _verify_shard(file: "_Pass", found: ShardFindings, expected: Sequence[Mappin
         found.add("its SHA-256 differs from the manifest's")
 
 
-def _lie_in_order(shard: Shard) -> bool:
-    parts = shard.row_groups
-    starts = [*parts.offset, shard.footer.offset, shard.bytes]
-    ends = [0, *(start + size for start, size in zip(parts.offset, parts.length, strict=True))]
-    ends.append(shard.footer.offset + shard.footer.length)
-    return all(end <= start for end, start in zip(ends, starts, strict=True)) and min(parts.length, default=0) >= 0
-
-
 def _footer(file: "_Pass", found: ShardFindings) -> pq.FileMetaData | None:
-    """Where the columns lie; None where that cannot be believed, so that no pair of the shard can be decoded."""
+    """Where the columns lie; None where the footer is damaged, so that no pair of the shard can be decoded."""
     shard = found.shard
     try:
         data = file.ahead(shard.footer)
@@ -180,7 +169,7 @@ def _footer(file: "_Pass", found: ShardFindings) -> pq.FileMetaData | None:
 def _read_rows(
     file: "_Pass", found: ShardFindings, footer: pq.FileMetaData | None, number: int
 ) -> list[Row | LostRow] | None:
-    """The rows of a row group, those that are damaged as `LostRow`; None where nothing in it can be believed."""
+    """The rows of a row group, damaged ones as `LostRow`; None where nothing in it can be trusted."""
     shard = found.shard
     data = file.read(shard.row_groups.byte_range(number))
     holds = crc32c(data) == shard.row_groups.crc32c[number]
@@ -200,7 +189,7 @@ def _read_rows(
 def _compare(
     found: ShardFindings, number: int, rows: Sequence[Row | LostRow], wanted: Sequence[Mapping[str, Any]] | None
 ) -> None:
-    """Judge the rows of a row group by themselves and beside their rows of the index."""
+    """Check the rows of a row group by themselves and against their rows of the index."""
     for row in rows:
         reasons = [row.reason] if isinstance(row, LostRow) else list(_wrong_in(row, found.most_pixels))
         for reason in reasons:
@@ -218,7 +207,7 @@ def _compare(
 
 
 def _indexed(row: Row | LostRow) -> dict[str, object]:
-    """What the index has to say of a row as well."""
+    """The columns of the index that a row has, too."""
     if isinstance(row, LostRow):
         return {"id": row.id}
     facts: dict[str, object] = {name: getattr(row, name) for name in ("id", "group", "height", "width", "foreground")}
@@ -226,7 +215,7 @@ def _indexed(row: Row | LostRow) -> dict[str, object]:
 
 
 def _wrong_in(row: Row, most_pixels: int) -> Iterator[str]:
-    """What is wrong with a row by itself. Image and mask are decoded in full."""
+    """Reasons against a row by itself. Image and mask are decoded in full."""
     damage = damage_of(row)
     if damage is not None:
         yield damage.reason
@@ -251,7 +240,7 @@ def _wrong_in(row: Row, most_pixels: int) -> Iterator[str]:
 
 
 class _Pass:
-    """One file, read from its beginning to its end, with the SHA-256 of all that went by."""
+    """One file, read from beginning to end, with the SHA-256 of everything read."""
 
     def __init__(self, storage: Storage, url: str) -> None:
         self._storage, self._url = storage, url
@@ -260,11 +249,11 @@ class _Pass:
         self._position = 0
 
     def ahead(self, part: ByteRange) -> bytes:
-        """A part that is still to come, which it does all the same."""
+        """A part that lies ahead; the pass itself does not move."""
         return self._storage.read_range(self._url, part.offset, part.length)
 
     def read(self, part: ByteRange) -> bytes:
-        """A part that lies ahead, as far as the file has it; what is before it goes by."""
+        """A part that lies ahead, cut off where the file ends; the bytes before it are only hashed."""
         skipped = part.offset - self._position
         return self._up_to(part.offset + part.length)[skipped:]
 

@@ -1,4 +1,4 @@
-"""Does the index agree with the manifest: how much there is of what, where it lies, and who is in which fold."""
+"""Does the index agree with the manifest in counts, places, and folds?"""
 
 import math
 from collections import Counter, defaultdict
@@ -16,13 +16,12 @@ FOREGROUND_TOLERANCE = 1e-5
 
 
 def wrong_counts(manifest: Manifest, index: pa.Table) -> Iterator[tuple[str, str]]:
-    """Id (empty where it is about more than one picture) and reason for whatever does not agree."""
+    """Id (empty where it is about more than one picture) and reason for each disagreement."""
     if not index.schema.equals(INDEX_SCHEMA):
         yield "", f"has the columns {', '.join(index.schema.names)}, not those of format {manifest.format_version}"
         return
-    yield from (("", reason) for reason in _wrong_totals(manifest, index))
-    yield from (("", reason) for reason in _wrong_folds(manifest, index))
-    yield from (("", reason) for reason in _wrong_places(manifest, index))
+    for wrong in (_wrong_totals, _wrong_folds, _wrong_places):
+        yield from (("", reason) for reason in wrong(manifest, index))
     names = (index[name].to_pylist() for name in ("id", "group", "fold"))
     yield from wrong_names(zip(*names, strict=True))
 

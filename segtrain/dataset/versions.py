@@ -1,8 +1,8 @@
-"""Versions of a data set that stay readable after another has taken their place, for those who still read them.
+"""Versions of a data set that stay readable, for runs that still read them, after another has taken their place.
 
 Before a writer's manifest takes the place of the one that it started from, it puts a copy of that one beside it, as
 `manifest-<fingerprint>.json`. All writers that start from one version put the same copy, so none has to take it back.
-Whoever wants a version looks at `manifest.json` first, then for its copy.
+A reader that wants a version looks at `manifest.json` first, then for the copy.
 """
 
 import logging
@@ -34,9 +34,7 @@ class Version:
 def replaced_versions(storage: Storage, root: str) -> list[Version]:
     """Those whose copies are in the data set at `root`, newest first; one that cannot be read is named in the log."""
     found = []
-    for name in storage.list(root):
-        if VERSION_NAME.fullmatch(name) is None:
-            continue
+    for name in filter(VERSION_NAME.fullmatch, storage.list(root)):
         try:
             text = storage.read_bytes(join(root, name))
             found.append(Version(name, parse_manifest(text, join(root, name)), text))
@@ -53,7 +51,7 @@ def put_copy(storage: Storage, root: str, manifest: Manifest) -> None:
 
 
 def remove_copy(storage: Storage, root: str, version: Version) -> None:
-    """Remove a copy, unless it is that of another manifest by now."""
+    """Remove a copy, unless another manifest's copy has replaced it."""
     url = join(root, version.name)
     try:
         if storage.read_bytes(url) == version.text:
@@ -70,7 +68,7 @@ def files_of(manifests: Iterable[Manifest]) -> set[str]:
 def kept_and_dropped(
     versions: Sequence[Version], current: Manifest, before: Manifest | None, keep: int
 ) -> tuple[list[Version], list[Version]]:
-    """Which of the replaced versions, newest first, stay when `keep` may stay with the current one among them.
+    """Which of the replaced versions, newest first, stay and which go; `keep` counts the current one, too.
 
     `before` is the one that `current` has replaced, and so the newest of them. Another manifest of the current
     fingerprint (the same pictures in other shards) is no other version: it stays as long as the current one does.
@@ -88,10 +86,9 @@ def prune(storage: Storage, root: str) -> list[str]:
     Raises `UserError` where there is no data set, `DataError` where its manifest is damaged.
     """
     current = read_manifest(storage, root)
-    needed = files_of([current])
     lines = []
     for version in replaced_versions(storage, root):
-        unneeded = {path for path in files_of([version.manifest]) - needed if DATA_FILE.fullmatch(path)}
+        unneeded = set(filter(DATA_FILE.fullmatch, files_of([version.manifest]) - files_of([current])))
         is_current = version.manifest.fingerprint == current.fingerprint
         if is_current and not unneeded:
             continue  # of a `prepare` that is about to replace the current one
