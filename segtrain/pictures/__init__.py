@@ -1,1 +1,1 @@
-"""Files of pictures and masks: what they are, and whether the decoder that trains takes them."""
+"""Files of pictures and masks: their kinds, and whether the decoder used in training reads them."""

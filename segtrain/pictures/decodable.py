@@ -33,7 +33,7 @@ JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}
 
 
 def header_reason(data: bytes, height: int, width: int) -> str | None:
-    """What the beginning of a JPEG, PNG or BMP of this size says against it."""
+    """The reason against a JPEG, PNG or BMP of this size, from its beginning."""
     if height * width > MOST_PIXELS:
         return f"is {width}x{height}, and TensorFlow decodes {MOST_PIXELS:,} pixels at most; make it smaller"
     if data.startswith(PNG_START):
@@ -44,7 +44,7 @@ def header_reason(data: bytes, height: int, width: int) -> str | None:
 
 
 def whole_reason(data: bytes, height: int, width: int) -> str | None:
-    """What the whole file says against it, where nothing that `header_reason` looks at does."""
+    """The reason against a file from all of it, after `header_reason` has found none."""
     if data.startswith(PNG_START):
         return png_reason(data, height, width)
     return _bmp_reason(data, height, width) if data.startswith(b"BM") else None
@@ -109,7 +109,7 @@ def _png_bytes(data: bytes, height: int, width: int) -> int:
 
 
 def _wrong_pixels(parts: list[memoryview], wanted_bytes: int) -> str | None:
-    """What is wrong with a zlib stream that should have so many bytes; what comes out is not kept."""
+    """What is wrong with a zlib stream that should unpack to `wanted_bytes`; the output is not kept."""
     stream, got = zlib.decompressobj(), 0
     try:
         for part in parts:
@@ -129,12 +129,9 @@ def _wrong_pixels(parts: list[memoryview], wanted_bytes: int) -> str | None:
 
 
 def _bmp_header_reason(data: bytes, height: int, width: int) -> str | None:
-    if len(data) < BMP_FILE_HEADER + BMP_HEADERS[0]:
+    if len(data) < BMP_FILE_HEADER + BMP_HEADERS[0] or struct.unpack_from("<I", data, 14)[0] not in BMP_HEADERS:
         return "is a BMP with a header of OS/2; save it as an ordinary BMP, or as PNG"
-    start, header_bytes = struct.unpack_from("<II", data, 10)
-    bits, compression, _, _, _, colours = struct.unpack_from("<HIIiiI", data, 28)
-    if header_bytes not in BMP_HEADERS:
-        return "is a BMP with a header of OS/2; save it as an ordinary BMP, or as PNG"
+    start, header_bytes, bits, compression, colours = struct.unpack_from("<II10xHI12xI", data, 10)
     if bits not in (8, 24, 32):
         depth = f"{bits} bit{'s' * (bits != 1)}"
         return f"is a BMP with {depth} a pixel, which TensorFlow cannot decode; save it with 24, or as PNG"
@@ -152,8 +149,7 @@ def _bmp_header_reason(data: bytes, height: int, width: int) -> str | None:
 
 
 def _bmp_reason(data: bytes, height: int, width: int) -> str | None:
-    (start,) = struct.unpack_from("<I", data, 10)
-    (bits,) = struct.unpack_from("<H", data, 28)
+    start, bits = struct.unpack_from("<I14xH", data, 10)
     spare = len(data) - start - height * _bmp_row_bytes(width, bits)
     if spare:
         what = f"{spare} bytes behind its last pixel" if spare > 0 else f"{-spare} bytes too few"

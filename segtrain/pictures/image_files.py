@@ -1,6 +1,6 @@
 """Whether an image file can be trained on, and its size: judged as TensorFlow will decode it, without TensorFlow."""
 
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
 from segtrain.pictures.decodable import MOST_PIXELS, header_reason, png_bit_depth, whole_reason
 from segtrain.pictures.mask_files import kind_of
@@ -19,8 +19,9 @@ def check_image(data: bytes, most_pixels: int = MOST_PIXELS) -> tuple[int, int, 
     image = open_image("image", data, IMAGE_FORMATS, most_pixels)
     facts = _facts_of(image, data)
     decode_whole("image", image, data)
-    if _lacks_end(image, data):
-        raise BadPairError(f"image is truncated: the end mark of a {image.format} is missing")
+    # Pillow is content once it has every pixel. Phones add data behind the end.
+    if image.format == "JPEG" and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0:
+        raise BadPairError("image is truncated: the end mark of a JPEG is missing")
     reason = whole_reason(data, image.height, image.width)
     if reason is not None:
         raise BadPairError(f"image {reason}")
@@ -41,8 +42,3 @@ def _facts_of(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int]:
         raise BadPairError(f"image is {kind_of(image, data)}; only 8-bit RGB and grey are taken, convert it")
     orientation = orientation_of("image", image)
     return (height, width, orientation) if orientation < 5 else (width, height, orientation)
-
-
-def _lacks_end(image: Image.Image, data: bytes) -> bool:
-    """Whether the file stops short; Pillow is content once it has every pixel. Phones add data behind the end."""
-    return image.format == "JPEG" and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0

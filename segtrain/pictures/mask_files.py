@@ -20,8 +20,10 @@ def mask_from_file(
     """Decode a mask file into (H, W) uint8 {0, 1}, after EXIF orientation.
 
     Black is background and at most one other value is object. JPEG masks, whose edges are never clean, are cut at
-    half, provided that nearly every pixel is close to black or white. `size` is the image's (height, width), of an
-    image that EXIF turns by a quarter where `image_is_turned`: a mask of another size is refused from its header.
+    half, provided that nearly every pixel is close to black or white.
+
+    `size` is the image's (height, width): a mask of another size is refused from its header. `image_is_turned` says
+    that EXIF turns the image by a quarter, which the reason then mentions.
     """
     image = open_image("mask", data, MASK_FORMATS, MOST_PIXELS)
     _check_kind(image, data)
@@ -36,9 +38,8 @@ def mask_from_file(
     reason = png_reason(data, image.height, image.width) if image.format == "PNG" else None
     if reason is not None:
         raise BadPairError(f"mask {reason}")
-    lossy = image.format == "JPEG"
     upright = ImageOps.exif_transpose(image)
-    if lossy:
+    if image.format == "JPEG":
         return _binary_from_jpeg(upright.convert("L"))
     if upright.mode == "RGB":
         return _binary_from_colours(np.asarray(upright))
@@ -64,9 +65,7 @@ def _binary_from_levels(image: Image.Image) -> NDArray[np.uint8]:
     """From a mask of one channel. A palette's entries count by colour: Pillow may give white the index 0."""
     levels = image.convert("L") if image.mode == "1" else image
     used = np.flatnonzero(levels.histogram())
-    colours: NDArray[np.generic] = used.reshape(-1, 1)
-    if image.mode == "P":
-        colours = _palette(image, used)
+    colours: NDArray[np.generic] = _palette(image, used) if image.mode == "P" else used.reshape(-1, 1)
     is_object = (colours != 0).any(axis=1)
     if len(used) > 2 or (len(used) == 2 and is_object.sum() != 1):
         shown = ", ".join(map(str, used[:4].tolist())) + (", ..." if len(used) > 4 else "")
@@ -79,7 +78,7 @@ def _binary_from_levels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _palette(image: Image.Image, used: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Colours of the indices that are used, no two of them the same: else nobody knows what the second one means."""
+    """Colours of the used indices. Two of the same colour are refused: the meaning of the second is unclear."""
     palette = np.frombuffer(bytes(image.getpalette("RGB") or ()), np.uint8).reshape(-1, 3)
     if used[-1] >= len(palette):
         raise BadPairError("mask has pixels outside its palette")

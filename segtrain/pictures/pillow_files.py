@@ -18,7 +18,7 @@ READERS: dict[str, tuple[tuple[bytes, ...], type[ImageFile.ImageFile]]] = {
     "BMP": ((b"BM",), BmpImagePlugin.BmpImageFile),
     "GIF": ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
 }
-"""Of each format how its files begin, and what reads them."""
+"""Format -> how its files begin, and Pillow's reader."""
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -45,7 +45,7 @@ class BadMaskError(BadPairError):
 
 
 def open_image(what: str, data: bytes, formats: tuple[str, ...], most_pixels: int) -> ImageFile.ImageFile:
-    """A picture of which only the header has been read. `what` it is comes first in the reason against it."""
+    """A picture of which only the header has been read. A reason against it begins with `what`: image or mask."""
     name = next((name for name in formats if data.startswith(READERS[name][0])), None)
     if name is None:
         raise BadPairError(f"{what} is none of {', '.join(formats)}, or is damaged")
