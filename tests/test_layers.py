@@ -26,7 +26,6 @@ NOT_LIGHT = {
         "losses",
         "metrics_log",
         "optimizers",
-        "quarantine",
         "run",
         "state",
         "step",

@@ -13,7 +13,6 @@ from segtrain.runs.best_files import why_unusable
 from segtrain.runs.run_folder import BEST_NAME
 from segtrain.runs.status import NOBODY, Driver, Left, Progress, RunSummary, World
 from segtrain.score_table import Scores
-from segtrain.training import quarantine
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.clock import Watch
 from segtrain.training.evaluation import VALIDATION_SCORES, score_fold
@@ -22,6 +21,8 @@ from segtrain.training.step import StepResult
 from segtrain.training.strategy import place
 
 log = logging.getLogger(__name__)
+SHOWN_SENTENCES = 3
+"""Of the damaged pictures, in an error's message."""
 
 
 class _Leaving(Exception):  # noqa: N818 - nothing went wrong
@@ -31,9 +32,11 @@ class _Leaving(Exception):  # noqa: N818 - nothing went wrong
 def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
     """Train until the recipe's last epoch or until early stopping, from the newest checkpoint on where there is one.
 
-    Every worker of a run calls this; all return the same scores. Where the driver wants one of them to leave, all
-    agree on a step, save, and raise `Left`. Raises UserError for a recipe that does not fit the data, the devices or
-    the run's folder, and where the loss is no longer finite.
+    Every worker of a run calls this; all return the same scores.
+
+    Raises:
+        Left: the driver wanted one of the workers to leave. All have agreed on a step and saved there.
+        UserError: the recipe does not fit the data, the devices or the run's folder, or the loss is no longer finite.
     """
     began_at = time.perf_counter()
     driver.tell(Progress("starting", epochs=recipe.train.epochs))
@@ -73,7 +76,7 @@ def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
             with watch.evaluating():
                 measured |= evaluate_epoch(run, artist, driver)
             watch.tell("evaluating", dice=measured["dice_hard_original"])
-        measured |= quarantine.measured(run)
+        measured |= run.newly_read()
         run.check_owner()
         if run.record is not None:
             run.record.epoch(cursor.step, {"epoch": number, **measured}, artist.panels)
@@ -86,8 +89,8 @@ def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
 def train_epoch(run: Run, watch: Watch, driver: Driver = NOBODY) -> dict[str, float]:
     """Train what is left of the epoch at the cursor. Returns its measurements.
 
-    A worker that is asked to leave says so in the sums of its next step, so all workers learn of it with the result
-    of the same step, and each has begun one more by then: they leave after that one.
+    A worker that is asked to leave adds its wish to the sums of its next step. All workers read the wish with that
+    step's result. Each of them has begun one more step by then, and leaves after it.
     """
     cursor, steps = run.state.cursor, run.training_data.steps_per_epoch
     unread: tuple[StepBatch, StepResult, float] | None = None
@@ -124,14 +127,16 @@ def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: 
     Raises UserError where the loss is not finite.
     """
     loss, dice, samples = float(result.loss), float(result.dice), float(result.samples)
-    number = batch.epoch * run.training_data.steps_per_epoch + batch.step + 1
+    data, batch_size = run.training_data, run.recipe.train.global_batch_size
+    number = batch.epoch * data.steps_per_epoch + batch.step + 1
     if not math.isfinite(loss):
         raise UserError(
             f"the loss is {loss} at step {number} (epoch {batch.epoch + 1}) on the pictures {', '.join(batch.ids)}; "
             f"lower optimizer.learning_rate or set train.clip_norm"
         )
-    run.state.cursor.add(loss * run.recipe.train.global_batch_size, dice, samples)
-    quarantine.check_left_out(run.recipe, run.training_data, batch.step, run.state.cursor.samples)
+    run.state.cursor.add(loss * batch_size, dice, samples)
+    left_out = min((batch.step + 1) * batch_size, data.samples_per_epoch) - int(run.state.cursor.samples)
+    _check_left_out(run, "training", left_out, data.samples_per_epoch, data.quarantined)
     if run.record is not None:
         skipped = {} if bool(result.applied) else {"skipped": "overflow"}
         run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
@@ -163,9 +168,9 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
 
 
 def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
-    """Make `best/` again, from the checkpoint of the best epoch, where it is missing, damaged, or of another epoch.
+    """Make `best/` again from the checkpoint of the best epoch, where it is missing, damaged, or of another epoch.
 
-    It may be of another one where a kill came between its files, or where an older chief's last write came late.
+    It is of another epoch after a kill between the writing of its two files, or after a late write of an older chief.
     Raises DataError where that checkpoint is damaged too.
     """
     state, reason = run.state, None
@@ -178,7 +183,7 @@ def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
         log.warning("%s; it is made again from the checkpoint of step %d", reason, step)
     state.checkpoints.wait()
     try:
-        state.go_to_step(step)
+        state.load(state.checkpoints.restore_step(step))
     except DataError as error:
         raise DataError(
             f"{reason or f'{BEST_NAME}/ is not whole'}, and cannot be made again: {error}; "
@@ -194,16 +199,26 @@ def _mend_best(run: Run, watch: Watch, driver: Driver) -> None:
 
 def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> Scores:
     """Of the validation fold, by the weights that the model holds."""
-    scores = score_fold(
-        run.forward,
-        run.strategy,
-        run.validation_data,
-        threshold=run.recipe.evaluation.threshold,
-        watch=artist,
-        after_batch=after_batch,
-    )
-    quarantine.check_scored(run.recipe, run.validation_data, len(scores.ids))
+    data, threshold = run.validation_data, run.recipe.evaluation.threshold
+    scores = score_fold(run.forward, run.strategy, data, threshold=threshold, watch=artist, after_batch=after_batch)
+    _check_left_out(run, "validation", len(data.ids) - len(scores.ids), len(data.ids), data.quarantined)
     return scores
+
+
+def _check_left_out(run: Run, purpose: str, left_out: int, pictures: int, quarantined: list[str]) -> None:
+    """Raise DataError where more of the `pictures` are left out as damaged than may be.
+
+    All workers call this with the same numbers, so all of them raise at the same moment. `quarantined` has a sentence
+    for each picture that this worker itself has left out.
+    """
+    # A tenth: what is left of a small set must still be that set.
+    allowed = min(run.recipe.data.max_quarantined, pictures // 10)
+    if left_out > allowed:
+        own = "; ".join(quarantined[:SHOWN_SENTENCES]) or "another worker's log names them"
+        raise DataError(
+            f"{left_out} of {pictures} {purpose} pictures are damaged and at most {allowed} may be left out "
+            f"(data.max_quarantined): {own}. Run jobs/data.py verify, and make the data set again with jobs/prepare.py"
+        )
 
 
 def _is_better(run: Run, dice: float) -> bool:

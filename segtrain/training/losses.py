@@ -4,9 +4,6 @@ The functions take masks and logits (B, H, W, 1) and keep float64. A sum over th
 passes 65,504, the largest float16, 37 times over; hence the cast before anything is added.
 """
 
-from typing import Any
-
-import keras
 import tensorflow as tf
 
 from segtrain.config import LossConfig
@@ -48,35 +45,17 @@ def dice_loss_from_sums(sums: tf.Tensor, smooth: float) -> tf.Tensor:
     return tf.where(empty, tf.zeros_like(total), 1.0 - intersection / tf.where(empty, tf.ones_like(total), total))
 
 
-def loss_per_image(config: LossConfig, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """(B,): weighted sum of the terms, with the dice of each picture on its own (`dice_over: image`)."""
-    total = tf.zeros([], _at_least_float32(masks, logits)[1].dtype)
+def loss_over_pictures(
+    config: LossConfig, masks: tf.Tensor, logits: tf.Tensor, sums: tf.Tensor, weights: tf.Tensor
+) -> tf.Tensor:
+    """(): the terms that each picture has on its own, summed over the pictures with their weights (B,).
+
+    `sums` is `dice_sums_per_image` of them. A dice over the whole batch (`dice_over: batch`) is not among the terms.
+    """
+    total = tf.zeros([], weights.dtype)
     if config.terms.bce:
-        total += config.terms.bce * bce_per_image(masks, logits)
-    if config.terms.dice:
-        total += config.terms.dice * dice_loss_from_sums(dice_sums_per_image(masks, logits), config.dice_smooth)
+        bce = tf.cast(bce_per_image(masks, logits), weights.dtype)
+        total += config.terms.bce * tf.reduce_sum(weights * bce)
+    if config.terms.dice and config.dice_over == "image":
+        total += config.terms.dice * tf.reduce_sum(weights * dice_loss_from_sums(sums, config.dice_smooth))
     return total
-
-
-@keras.saving.register_keras_serializable(package="segtrain")
-class SegmentationLoss(keras.losses.Loss):
-    """The same loss for `compile` and `fit`; with `dice_over: batch` the dice runs over all pixels of the batch."""
-
-    def __init__(self, config: LossConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.config = config
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """(B,) from masks and logits (B, H, W, 1)."""
-        if self.config.dice_over == "image":
-            return loss_per_image(self.config, y_true, y_pred)
-        terms, smooth = self.config.terms, self.config.dice_smooth
-        sums = tf.reduce_sum(dice_sums_per_image(y_true, y_pred), 0)
-        return terms.bce * bce_per_image(y_true, y_pred) + terms.dice * dice_loss_from_sums(sums, smooth)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "config": self.config.model_dump(mode="json")}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "SegmentationLoss":
-        return cls(**{**config, "config": LossConfig.model_validate(config["config"])})

@@ -23,7 +23,7 @@ from segtrain.training.metrics_log import Record
 from segtrain.training.optimizers import build_optimizer, learning_rate
 from segtrain.training.state import TrainingState
 from segtrain.training.step import TrainStep
-from segtrain.training.strategy import build_strategy, configure_process, summing_over_workers
+from segtrain.training.strategy import build_strategy, configure_process, sum_over_workers, summing_over_workers
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,10 @@ class Run:
         )
 
     def _claimed(self, driver: str | None) -> RunClaim:
-        """The folder is this chief's from here on, before it looks at a checkpoint: an older chief saves no more."""
+        """Claim the run's folder for this chief, and remove what killed processes left there.
+
+        This comes before the chief looks for a checkpoint, because from here on an older chief saves none.
+        """
         folder = self.folder
         claim = RunClaim(folder.url, self.storage, driver or take_run(folder.url, self.storage))
         claim.begin_chief()
@@ -121,19 +124,25 @@ class Run:
         return claim
 
     def check_owner(self) -> None:
-        """Raise TakenOverError where another process has the folder by now. To be called before each write there.
+        """Raise TakenOverError where another process has the folder by now. Call it before each write there.
 
-        A chief that was cut off may go on for a minute beside the one in its place.
+        A chief that was cut off may go on for a minute beside the one that replaced it.
         """
         if self._claim is not None:
             self._claim.check()
 
-    def newly_read(self) -> ReadCounts:
-        """What this worker has read since the last call, for training and for evaluation."""
+    def newly_read(self) -> dict[str, int]:
+        """What all workers have read since the last call, for training and for evaluation.
+
+        A collective, which all workers must call.
+        """
         both = self.training_data.counts() + self.validation_data.counts()
         now = dataclasses.replace(both, retries=self.storage.retries)  # both count those of this one storage
-        before, self._counted = self._counted, now
-        return now - before
+        own = (now - self._counted).as_array()
+        self._counted = now
+        total = ReadCounts.from_array(sum_over_workers(self.strategy, own))
+        names = ("downloads", "downloaded_bytes", "downloaded_again", "retries", "cache_hits")
+        return {name: getattr(total, name) for name in names}
 
     def set_learning_rate(self) -> float:
         """Give the optimizer the rate of the step to come, and return it."""

@@ -1,6 +1,6 @@
 """What training changes: the variables of network and optimizer, and how far the run has come.
 
-It is copied, saved in checkpoints and restored from them; the network that it holds is exported.
+All of it is saved in checkpoints and restored from them; the network is exported for use.
 """
 
 import hashlib
@@ -82,17 +82,17 @@ class TrainingState:
                 self._start_from(self._recipe.train.init_from)
             return
         try:
-            self._load(checkpoint or self.checkpoints.restore_step(chosen))
+            self.load(checkpoint or self.checkpoints.restore_step(chosen))
         except DataError as error:  # the chief has read it, so another attempt may
             told = f"worker {self._world.rank} cannot read the checkpoint of step {chosen} that the chief chose"
             raise OSError(f"{told}: {error}") from None
 
-    def go_to_step(self, step: int) -> None:
-        """Take variables and cursor from the checkpoint of a step. Raises DataError where it is damaged."""
-        self._load(self.checkpoints.restore_step(step))
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take variables and cursor from a checkpoint.
 
-    def _load(self, checkpoint: Checkpoint) -> None:
-        """Raises UserError for a checkpoint of other data; recipes are compared field by field before a launch."""
+        Raises UserError for one of other data, and for one whose variables are not this recipe's. Recipes are compared
+        field by field before a launch.
+        """
         folder = self._recipe.run.folder
         old, new = (facts.get("data_fingerprint") for facts in (checkpoint.facts, self.facts))
         if old != new:
@@ -134,12 +134,12 @@ class TrainingState:
                     f"{tuple(mine.shape)}; the model section must be the same"
                 )
             mine.assign(tf.cast(theirs.value, mine.dtype))
-        self._step.restart_average()
+        _assign(self._step.ema, self._copies(self._step.averaged))
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """The model holds the moving average of its weights inside the block, where the recipe keeps one."""
-        weights = self._step.weights if self._step.ema else []
+        weights = self._step.averaged
         trained = self._copies(weights)
         _assign(weights, self._copies(self._step.ema))
         try:

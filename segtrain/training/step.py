@@ -13,7 +13,7 @@ from segtrain.config import Recipe
 from segtrain.models.step_context import forward_pass
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
-from segtrain.training.losses import bce_per_image, dice_loss_from_sums, dice_sums_per_image
+from segtrain.training.losses import dice_loss_from_sums, dice_sums_per_image, loss_over_pictures
 from segtrain.training.strategy import local_array
 
 LOSS_SCALE_GROWTH_STEPS = 2000
@@ -55,10 +55,7 @@ class LossScale:
         initial = recipe.train.initial_loss_scale if self.dynamic else 1.0
         self.scale = tf.Variable(initial, dtype=tf.float32, trainable=False, name="loss_scale")
         self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        return [self.scale, self.good_steps]
+        self.variables = [self.scale, self.good_steps]
 
     def succeed(self) -> None:
         """Count a finite step; double the scale after 2,000 of them in a row."""
@@ -93,14 +90,16 @@ class TrainStep:
         self.weights = [variable.value for variable in model.trainable_variables]
         optimizer.build(model.trainable_variables)
         self.loss_scale = LossScale(recipe)
-        momentum = recipe.train.ema_momentum
-        self.ema = [] if momentum is None else [tf.Variable(w, trainable=False) for w in self._local_weights()]
+        self.averaged = [] if recipe.train.ema_momentum is None else self.weights
+        """The weights that have a moving average."""
+        self.ema = [tf.Variable(local_array(strategy, weight), trainable=False) for weight in self.averaged]
+        """Their moving averages."""
         self._compiled = tf.function(self._step, jit_compile=recipe.train.xla or None, autograph=False)
 
     def __call__(self, batch: Any, step: int, *, leave: bool = False) -> StepResult:
         """Update the weights once. `batch` is a per-replica `ReplicaBatch`; `step` counts updates over all epochs.
 
-        `leave` is this worker's own wish, which all workers learn from the result: it costs one number in a sum that
+        `leave` is this worker's own wish. All workers learn of it from the result: it is one more number in a sum that
         is made anyway.
         """
         with self.strategy.scope():
@@ -108,27 +107,16 @@ class TrainStep:
             result: StepResult = self._compiled(batch, tf.constant(step, tf.int64), wish)
         return result
 
-    def restart_average(self) -> None:
-        """Set the moving average to the weights as they are."""
-        for average, weight in zip(self.ema, self._local_weights()[: len(self.ema)], strict=True):
-            average.assign(weight)
-
-    def _local_weights(self) -> list[Any]:
-        return [local_array(self.strategy, weight) for weight in self.weights]
-
     def _step(self, batch: Any, step: tf.Tensor, wish: tf.Tensor) -> StepResult:
         gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step, wish))
-        loss, dice, samples, leave = (self._first(total) for total in totals)
-        finite = self._first(finite)
+        first = [self.strategy.experimental_local_results(value)[0] for value in (*totals, finite)]
+        loss, dice, samples, leave, finite = first
         if not self.loss_scale.dynamic:
             self._apply(gradients)
             return StepResult(loss, dice, samples, leave, tf.constant(True))
         # Applied outside the replicas: they cannot merge inside a condition, and here Keras does not reduce again.
         tf.cond(finite, lambda: self._apply(gradients), self._skip)
         return StepResult(loss, dice, samples, leave, finite)
-
-    def _first(self, value: Any) -> tf.Tensor:
-        return self.strategy.experimental_local_results(value)[0]
 
     def _apply(self, gradients: list[Any]) -> tf.Tensor:
         """Update weights, slots and averages where they lie, from gradients that are already reduced.
@@ -143,7 +131,7 @@ class TrainStep:
                 extended.update(weight, self._decay, args=(rate,))
             extended.update(weight, lambda w, g, r: optimizer.update_step(g, w, r), args=(gradient, rate), group=False)
         optimizer.iterations.value.assign_add(1)
-        for average, weight in zip(self.ema, self.weights[: len(self.ema)], strict=True):
+        for average, weight in zip(self.ema, self.averaged, strict=True):
             extended.update(average, self._average, args=(weight,))
         if self.loss_scale.dynamic:
             self.loss_scale.succeed()
@@ -166,16 +154,18 @@ class TrainStep:
         """On one replica: gradients of the global loss (reduced, unscaled, clipped), totals, whether all is finite."""
         parts = [tf.nest.map_structure(lambda x, i=i: self._part(x, i), batch) for i in range(self.accumulation)]
         dice_totals = self._batch_dice_totals(parts, step)
-        gradients: list[tf.Tensor] | None = None
+        gradients: list[tf.Tensor] = []
         totals = tf.zeros([3], self.dtype)
         for part in parts:
             # One part after the other, so that their activations are never in memory together.
-            with tf.control_dependencies(gradients or []):
+            with tf.control_dependencies(gradients):
                 part = tf.nest.map_structure(tf.identity, part)
             part_gradients, part_totals = self._gradients(self._augmented(part), step, dice_totals)
-            gradients = part_gradients if gradients is None else _add(gradients, part_gradients)
+            if gradients:
+                part_gradients = [a + b for a, b in zip(gradients, part_gradients, strict=True)]
+            gradients = part_gradients
             totals += part_totals
-        *reduced, totals = _sum_over_replicas([*(gradients or []), tf.concat([totals, [wish]], axis=0)])
+        *reduced, totals = _sum_over_replicas([*gradients, tf.concat([totals, [wish]], axis=0)])
         scale = self.loss_scale.scale
         reduced = [gradient / tf.cast(scale, gradient.dtype) for gradient in reduced]
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in reduced])
@@ -211,12 +201,7 @@ class TrainStep:
         weights = tf.cast(part.weights, self.dtype)
         sums = tf.cast(dice_sums_per_image(masks, logits), self.dtype)
         dice = tf.reduce_sum(weights * (1.0 - dice_loss_from_sums(sums, 0.0)))
-        loss = tf.zeros([], self.dtype)
-        if config.terms.bce:
-            loss += config.terms.bce * tf.reduce_sum(weights * tf.cast(bce_per_image(masks, logits), self.dtype))
-        if config.terms.dice and config.dice_over == "image":
-            loss += config.terms.dice * tf.reduce_sum(weights * dice_loss_from_sums(sums, config.dice_smooth))
-        shown = loss
+        loss = shown = loss_over_pictures(config, masks, logits, sums, weights)
         if config.terms.dice and config.dice_over == "batch":
             # The value is the global batch's on every replica and part; the gradient is that of this part alone,
             # so that the sum over replicas and parts is the gradient of the global dice.
@@ -230,10 +215,10 @@ class TrainStep:
         return loss / batch_size, tf.stop_gradient(totals)
 
     def _batch_dice_totals(self, parts: list[Any], step: tf.Tensor) -> tf.Tensor | None:
-        """Dice sums (3,) of the global batch: 2 x intersection, size, pictures. None where the one part tells them.
+        """Dice sums (3,) of the global batch: 2 x intersection, size, pictures. None where they need no extra pass.
 
-        With several parts no part knows the others' sums, so they come from a first pass, without gradients, that
-        leaves the moving statistics alone.
+        With several parts no part knows the sums of the others. So they come from a first pass, without gradients,
+        which does not change the moving statistics.
         """
         if self.accumulation == 1 or self.recipe.loss.dice_over == "image" or not self.recipe.loss.terms.dice:
             return None
@@ -261,7 +246,3 @@ def _dice_totals(weights: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
 def _sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     summed: list[tf.Tensor] = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
     return summed
-
-
-def _add(left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
-    return [a + b for a, b in zip(left, right, strict=True)]

@@ -35,7 +35,7 @@ PAIRED = """
 import sys, time
 import numpy as np, tensorflow as tf
 from segtrain.config import Recipe, override
-from segtrain.training.losses import loss_per_image
+from segtrain.training.losses import dice_sums_per_image, loss_over_pictures
 from segtrain.models import build_model
 from segtrain.training.optimizers import build_optimizer
 from segtrain.training.loop import train_epoch
@@ -56,7 +56,9 @@ with Run(recipe, World()) as run:
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(loss_per_image(recipe.loss, masks, model(images, training=True)))
+            logits = model(images, training=True)
+            sums = dice_sums_per_image(masks, logits)
+            loss = loss_over_pictures(recipe.loss, masks, logits, sums, tf.ones(16)) / 16
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 

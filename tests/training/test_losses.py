@@ -1,6 +1,5 @@
 """Losses against values worked out by hand, and against NumPy."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,11 +9,10 @@ from hypothesis.extra import numpy as hnp
 
 from segtrain.config import LossConfig, LossTerms
 from segtrain.training.losses import (
-    SegmentationLoss,
     bce_per_image,
     dice_loss_from_sums,
     dice_sums_per_image,
-    loss_per_image,
+    loss_over_pictures,
 )
 
 # The example in Keras's documentation of `keras.losses.dice`: two pictures of 2x2 pixels.
@@ -71,15 +69,27 @@ def test_cross_entropy_by_hand():
     assert bce_per_image(line([1, 0]), line([-1000, 1000])).numpy() == 1000.0
 
 
-def test_terms_are_weighted_and_added():
+def loss_of(config, masks, logits, weights):
+    return loss_over_pictures(config, masks, logits, dice_sums_per_image(masks, logits), tf.constant(weights))
+
+
+def test_terms_and_pictures_are_weighted_and_added():
     masks, logits = KERAS_MASKS.astype(np.float64), logits_of(KERAS_PROBABILITIES)
+    weights = np.array([1.0, 0.25])
     config = LossConfig(terms=LossTerms(dice=0.5, bce=2.0), dice_smooth=1.0)
     expected = 2.0 * bce_per_image(masks, logits) + 0.5 * dice_loss(masks, logits, 1.0)
-    np.testing.assert_allclose(loss_per_image(config, masks, logits), expected)
+    np.testing.assert_allclose(loss_of(config, masks, logits, weights), np.sum(weights * expected))
     for alone in ("dice", "bce"):
         config = LossConfig(terms=LossTerms(**{alone: 3.0}), dice_smooth=1.0)
         part = dice_loss(masks, logits, 1.0) if alone == "dice" else bce_per_image(masks, logits)
-        np.testing.assert_allclose(loss_per_image(config, masks, logits), 3.0 * part)
+        np.testing.assert_allclose(loss_of(config, masks, logits, weights), np.sum(3.0 * weights * part))
+
+
+def test_a_dice_over_the_batch_is_no_term_of_a_picture():
+    masks, logits = KERAS_MASKS.astype(np.float64), logits_of(KERAS_PROBABILITIES)
+    config = LossConfig(terms=LossTerms(dice=0.5, bce=2.0), dice_over="batch")
+    expected = 2.0 * bce_per_image(masks, logits).numpy().sum()
+    np.testing.assert_allclose(loss_of(config, masks, logits, np.ones(2)), expected)
 
 
 @settings(max_examples=25)
@@ -110,24 +120,9 @@ def test_a_full_picture_in_half_precision_is_finite_and_exact():
     logits = tf.Variable(tf.constant(np.where(found == 1, 60, -60), tf.float16))
     with tf.GradientTape() as tape:
         sums = dice_sums_per_image(masks, logits)
-        loss = loss_per_image(LossConfig(), masks, logits)
+        loss = loss_of(LossConfig(), masks, logits, np.ones(1, np.float32))
     assert sums.dtype == loss.dtype == tf.float32
     np.testing.assert_array_equal(sums, [[2 * 1_499_000, 3_000_000]])
     expected_bce = 2000 * 60 / (1280 * 1918)
     assert loss.numpy() == pytest.approx(1 - 2_998_001 / 3_000_001 + expected_bce, rel=1e-5)
     assert np.isfinite(tape.gradient(loss, logits)).all()
-
-
-def test_the_keras_class_is_the_mean_over_pictures_or_one_dice_over_the_batch():
-    masks, logits = KERAS_MASKS, logits_of(KERAS_PROBABILITIES).astype(np.float32)
-    terms = LossTerms(dice=1.0)
-    over_image = SegmentationLoss(LossConfig(terms=terms, dice_smooth=0.0))
-    over_batch = SegmentationLoss(LossConfig(terms=terms, dice_smooth=0.0, dice_over="batch"))
-    assert float(over_image(masks, logits)) == pytest.approx((0.5 + 0.75757575) / 2, rel=1e-6)
-    assert float(over_batch(masks, logits)) == pytest.approx(0.6164384, rel=1e-6)
-
-
-def test_the_keras_class_survives_serialization():
-    loss = SegmentationLoss(LossConfig(dice_over="batch", dice_smooth=0.5))
-    again = keras.losses.deserialize(keras.losses.serialize(loss))
-    assert again.config == loss.config
