@@ -19,7 +19,7 @@ from segtrain.training.run import Run
 
 
 class PanelArtist:
-    """Draws the same few of the chief's validation pictures at every evaluation, from the probabilities as computed."""
+    """Draws a few of the chief's validation pictures, the same ones at every evaluation, with what was predicted."""
 
     def __init__(self, run: Run) -> None:
         self._threshold = run.recipe.evaluation.threshold
@@ -41,7 +41,7 @@ class PanelArtist:
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:
     """Write `best/model.keras`, `panels/*.png` and, last, `best/metrics.json` into the run's folder.
 
-    The metrics have the model's checksum, so that nobody takes those of one epoch for those of another.
+    The metrics hold the model's checksum. So a reader notices when the two files are not of one epoch.
     """
     digest = run.state.export(run.folder.best_model)
     files = file_names(scores.ids)

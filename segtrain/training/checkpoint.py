@@ -1,8 +1,12 @@
 """Saving and restoring a run's whole state, so that it can be killed at any moment.
 
-A checkpoint is a folder `checkpoints/step-00000120/` with `arrays.npz`, `state.json`, `recipe.yaml` and, written last,
-`checksums.json` with the sha256 of the others: a folder without it was never finished. One that differs from what was
-written is damaged, and an older one takes its place; one that a newer segtrain wrote is refused.
+A checkpoint is a folder `checkpoints/step-00000120/` with these files:
+
+- `arrays.npz`, `state.json`, `recipe.yaml`;
+- `checksums.json`: the sha256 of the others. It is written last, so a folder without it was never finished.
+
+A checkpoint that differs from its checksums is damaged, and an older one takes its place. One that a newer segtrain
+wrote is refused.
 """
 
 import hashlib
@@ -13,9 +17,10 @@ import logging
 import math
 import re
 import struct
-import threading
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from tokenize import TokenError
 from typing import Any, TypeVar
@@ -115,37 +120,39 @@ class Checkpoints:
         self._keep = keep
         self._check_owner = check_owner
         self._damaged: set[str] = set()
-        self._writer: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._saving: tuple[ThreadPoolExecutor, Future[None]] | None = None
         self.saved_step = 0
         """Step of the newest checkpoint that is known to be complete: written or restored by this process."""
 
     def save(self, arrays: Mapping[str, np.ndarray], cursor: Cursor, facts: Mapping[str, Any], recipe: Recipe) -> None:
-        """Write in the background; waits for the save before, and raises its fault. `arrays` must not change."""
+        """Start writing a checkpoint in the background. `arrays` must not change until it is written.
+
+        Waits for the save before this one, and raises what that raised.
+        """
         self.wait()
         state = json.dumps({"format_version": FORMAT_VERSION, "cursor": asdict(cursor), "facts": dict(facts)}, indent=1)
         protected = {_name(cursor.step), _name(cursor.best_step)}
-        self._writer = threading.Thread(
-            target=self._write, args=(dict(arrays), state, recipe.to_yaml(), cursor.step, protected)
-        )
-        self._writer.start()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="segtrain-checkpoint")
+        written = thread.submit(self._write, dict(arrays), state, recipe.to_yaml(), cursor.step, protected)
+        self._saving = thread, written
 
     def wait(self) -> None:
-        """Return when the save in progress is complete. Raises what it raised."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        """Wait until the save in progress is complete. Raises what it raised, once."""
+        if self._saving is not None:
+            thread, written = self._saving
+            thread.shutdown()
+            self._saving = None  # only now: who is interrupted while waiting waits again before it ends
+            written.result()
 
     def restore(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; None where none was ever finished.
 
-        A damaged one is named in the log, skipped, and left where it is. Raises DataError where all are damaged: to
-        start from the beginning would throw the run away. Raises UserError where the newest whole one is of a newer
-        segtrain, and StorageError where storage does not answer: that is no damage, and an older checkpoint would
-        throw work away.
+        A damaged one is named in the log, skipped, and left where it is.
+
+        Raises:
+            DataError: all are damaged. To start from the beginning would throw the run away.
+            UserError: the newest whole one is of a newer segtrain. An older one would throw work away.
+            StorageError: storage does not answer, which is no damage.
         """
         checkpoint = self._newest(self._read)
         if checkpoint is not None:
@@ -153,7 +160,7 @@ class Checkpoints:
         return checkpoint
 
     def restore_step(self, step: int) -> Checkpoint:
-        """The checkpoint of a step. Raises DataError where there is none or it is damaged; else as `restore`."""
+        """The checkpoint of a step. Raises DataError where it is missing or damaged, and else as `restore` does."""
         try:
             checkpoint = self._read(_name(step))
         except DAMAGE as fault:
@@ -188,12 +195,9 @@ class Checkpoints:
 
     def data_fingerprint(self) -> str | None:
         """The version of the data set that the newest readable checkpoint was trained on; None where there is none."""
-        for name in self._finished()[::-1]:
-            try:
-                state = _object(self._checked(name, STATE)[STATE], STATE)
-                return str(state["facts"]["data_fingerprint"])
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
-                continue  # named where the run is taken up
+        for name in reversed(self._finished()):
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # named where the run is taken up
+                return str(_object(self._checked(name, STATE)[STATE], STATE)["facts"]["data_fingerprint"])
         return None
 
     def _finished(self) -> list[str]:
@@ -204,19 +208,15 @@ class Checkpoints:
 
     def _write(self, arrays: dict[str, np.ndarray], state: str, recipe: str, step: int, protected: set[str]) -> None:
         name = _name(step)
-        try:
-            buffer = io.BytesIO()
-            np.savez(buffer, **arrays)  # type: ignore[arg-type]
-            files = {ARRAYS: buffer.getvalue(), STATE: state.encode(), RECIPE_NAME: recipe.encode()}
-            sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-            for file, data in (files | {CHECKSUMS: json.dumps(sums, indent=1).encode()}).items():
-                write_while(self._check_owner, join(self._root, name, file), data, self._storage)
-            self._damaged.discard(name)
-            self.saved_step = step
-            self._prune(protected)
-        except BaseException as failure:
-            # The training thread raises it at the next save.
-            self._failure = failure
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        files = {ARRAYS: buffer.getvalue(), STATE: state.encode(), RECIPE_NAME: recipe.encode()}
+        sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+        for file, data in (files | {CHECKSUMS: json.dumps(sums, indent=1).encode()}).items():
+            write_while(self._check_owner, join(self._root, name, file), data, self._storage)
+        self._damaged.discard(name)
+        self.saved_step = step
+        self._prune(protected)
 
     def _prune(self, protected: set[str]) -> None:
         """Delete finished checkpoints beyond the newest `keep`; the best and anything unfinished or damaged stay."""
@@ -234,7 +234,7 @@ class Checkpoints:
         return Checkpoint(read_arrays(files[ARRAYS]), cursor, facts)
 
     def _state(self, name: str, files: Mapping[str, bytes]) -> tuple[Cursor, dict[str, Any]]:
-        """Cursor and facts. Raises UserError where a newer segtrain wrote them: an older checkpoint is no answer."""
+        """Cursor and facts. Raises UserError where a newer segtrain wrote them: an older one cannot replace it."""
         state = _object(files[STATE], STATE)
         version = state.get("format_version", 1)  # the first ones did not say it
         if version != FORMAT_VERSION:
@@ -272,14 +272,12 @@ class Checkpoints:
 def read_arrays(data: bytes) -> dict[str, np.ndarray]:
     """The arrays of an `arrays.npz`.
 
-    Raises ValueError for anything that `numpy.savez` does not write of plain arrays, before memory is taken for what
-    a damaged or foreign file declares: no array is larger than its bytes in the file.
+    Raises ValueError for anything else than what `numpy.savez` writes of plain arrays. An array's declared size is
+    compared with its bytes in the file first, so a damaged or foreign file cannot make this take more memory.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {one.filename.removesuffix(".npy"): _array(archive, one) for one in archive.infolist()}
-    except ValueError:
-        raise
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error) as fault:
         raise ValueError(f"{ARRAYS} is no archive of arrays ({fault})") from None
 
@@ -299,12 +297,11 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(stored.getbuffer()) - stored.tell():
         raise ValueError(f"{ARRAYS} holds {member.filename}, whose size is not that of its shape {shape}")
     stored.seek(0)
-    array: np.ndarray = np.lib.format.read_array(stored, allow_pickle=False)
-    return array
+    return np.asarray(np.lib.format.read_array(stored, allow_pickle=False))
 
 
 def _cursor(tree: dict[str, Any], name: str) -> Cursor:
-    """Raises ValueError for numbers that are none, and for a cursor of another step than the folder's."""
+    """The cursor from JSON. Raises ValueError for fields of the wrong kind, and where its step is not the folder's."""
     cursor = TypeAdapter(Cursor).validate_python(tree)
     if _name(cursor.step) != name or min(cursor.epoch, cursor.step_in_epoch, cursor.step, cursor.best_step) < 0:
         raise ValueError(f"the cursor in {STATE} is not of this step")

@@ -24,7 +24,10 @@ class Watch:
         began_at: float | None = None,
         saved_step: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`began_at` (of `time.perf_counter`) is when the attempt began; `saved_step` tells what is safe by now."""
+        """`began_at` (of `time.perf_counter`) is when the attempt began.
+
+        `saved_step` returns the number of steps that a complete checkpoint holds.
+        """
         self._recipe = recipe
         self._cursor = cursor
         self._steps_per_epoch = steps_per_epoch
@@ -59,7 +62,7 @@ class Watch:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """A checkpoint is begun inside the block; what is left of the one before is waited for."""
+        """A checkpoint is begun inside the block, which waits for the one before it to be complete."""
         started = time.perf_counter()
         yield
         held_up = time.perf_counter() - started
@@ -130,7 +133,7 @@ class Watch:
         return False
 
     def tell(self, phase: str, *, dice: float | None = None, quietly: bool = False) -> None:
-        """Pass a `Progress` on; `quietly` leaves it out where one was passed on just now."""
+        """Tell the driver where the run is; with `quietly`, only if it has not been told within `TELL_EVERY_S`."""
         now = time.perf_counter()
         if quietly and now - self._told < TELL_EVERY_S:
             return
@@ -153,16 +156,15 @@ class Watch:
         )
 
     def saved(self, score: float | None) -> None:
-        """Tell that the epoch before the cursor is done with, and what it scored, if it was scored."""
-        cursor, epochs = self._cursor, self._recipe.train.epochs
+        """Tell the driver that the epoch before the cursor is finished, and its score, if it was scored."""
         self._driver.tell(
             Progress(
                 phase="saved",
-                epoch=cursor.epoch,
-                epochs=epochs,
+                epoch=self._cursor.epoch,
+                epochs=self._recipe.train.epochs,
                 images_per_s=self.images_per_s,
                 score=score,
-                train_s=cursor.train_s,
+                train_s=self._cursor.train_s,
                 account=self.account(),
             )
         )
@@ -183,7 +185,7 @@ class Watch:
         )
 
     def _left_s(self) -> float:
-        """Seconds to the last epoch's end at the present rate; 0 while there is none yet."""
+        """Seconds to the last epoch's end at the present rate; 0 as long as the rate is not known."""
         if not self.images_per_s:
             return 0.0
         epochs = self._recipe.train.epochs - self._cursor.epoch

@@ -27,14 +27,14 @@ def score_fold(
     data: EvaluationData,
     *,
     threshold: float,
-    watch: Callable[[Row, np.ndarray], None] | None = None,
-    after_batch: Callable[[], None] | None = None,
+    watch: Callable[[Row, np.ndarray], None] = lambda row, probability: None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score this worker's pictures and add up with the other workers'; all get the same `Scores`.
 
     `forward` maps a per-replica `PictureBatch` to logits (B, H, W, 1). `watch` sees each of this worker's pictures
-    with its probabilities (height, width) at original size. `after_batch` is called as often in every worker; what it
-    raises ends the evaluation.
+    with its probabilities (height, width) at original size. `after_batch` is called the same number of times in every
+    worker; what it raises ends the evaluation.
     """
     table = np.zeros((len(data.ids), COLUMNS))
     threads = os.cpu_count() or 1
@@ -56,8 +56,7 @@ def score_fold(
                 pending.append((scene.number, scored))
             # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
             settle(at_most=2 * threads)
-            if after_batch is not None:
-                after_batch()
+            after_batch()
         settle(at_most=0)
     return Scores(data.ids, sum_over_workers(strategy, table))
 
@@ -67,13 +66,11 @@ def _score(
     logits: np.ndarray,
     training_mask: np.ndarray,
     threshold: float,
-    watch: Callable[[Row, np.ndarray], None] | None,
+    watch: Callable[[Row, np.ndarray], None],
 ) -> np.ndarray:
-    if row.mask is None:
-        raise AssertionError(f"{row.id} has no mask; evaluation data holds labelled pictures only")
+    assert row.mask is not None, f"{row.id} has no mask; evaluation data holds labelled pictures only"
     probability = upsample_probability(logits, row.height, row.width)
-    if watch is not None:
-        watch(row, probability)
+    watch(row, probability)
     truth = unpack_mask(row.mask, row.height, row.width)
     small = tf.sigmoid(tf.cast(logits[..., 0], tf.float64)).numpy()
     return count_picture(truth, probability, threshold, at_training_size=(training_mask[..., 0], small), curve=True)

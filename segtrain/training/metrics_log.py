@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Record:
-    """Appends to `metrics.jsonl` and TensorBoard in the run's folder; a remote folder gets its copy at `flush`.
+    """Appends lines of kind `step` and `epoch` to `metrics.jsonl`, and writes TensorBoard's files beside it.
 
-    Lines of kind `step` and `epoch`. After a resume the lines beyond the checkpoint are dropped, so the file reads
-    like that of an undisturbed run.
+    A remote folder gets its copy at `flush`. When a run goes on from a checkpoint, the lines of later steps are
+    dropped, so the file reads like that of an undisturbed run.
     """
 
     def __init__(
@@ -80,15 +80,14 @@ class Record:
         if self._remote:
             for path in [self._path, *sorted((self._local / "tensorboard").iterdir())]:
                 size = path.stat().st_size  # these files only grow
-                if self._uploaded_bytes.get(path) != size:
-                    self._upload(path, join(self._remote, *path.relative_to(self._local).parts))
-                    self._uploaded_bytes[path] = size
-
-    def _upload(self, path: Path, url: str) -> None:
-        if path == self._path:
-            write_while(self._owned, url, path.read_bytes(), self._storage)
-        else:  # TensorBoard gives each process a file of its own
-            self._storage.write_file(url, path)
+                if self._uploaded_bytes.get(path) == size:
+                    continue
+                url = join(self._remote, *path.relative_to(self._local).parts)
+                if path == self._path:
+                    write_while(self._owned, url, path.read_bytes(), self._storage)
+                else:  # TensorBoard gives each process a file of its own
+                    self._storage.write_file(url, path)
+                self._uploaded_bytes[path] = size
 
     def close(self) -> None:
         """Flush and release the files."""

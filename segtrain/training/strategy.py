@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def configure_process(world: World, *, deterministic: bool, seed: int) -> None:
     """Set devices, seeds and determinism. Must come before anything else touches TensorFlow in this process.
 
-    Raises UserError where TensorFlow sees another number of GPUs than was asked for: without this check a missing
-    driver silently trains on the CPU.
+    Raises UserError where TensorFlow sees another number of GPUs than was asked for. Without this check a run with a
+    missing driver would train on the CPU, and say nothing.
     """
     keep_freed_memory()
     gpus = tf.config.list_physical_devices("GPU")
@@ -106,7 +106,7 @@ def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.
 
 
 def summing_over_workers(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], np.ndarray]:
-    """`sum_over_workers` to be called again and again with arrays of one shape: it is traced once."""
+    """A `sum_over_workers` for many calls with arrays of one shape, because it is traced only once."""
     local = len(strategy.extended.worker_devices)
     if strategy.num_replicas_in_sync == local:
         return lambda table: table
