@@ -1,7 +1,7 @@
 """Dice and intersection over union, exact: counts in int64, soft sums in float64, divided once at the end.
 
-Each picture gives one row of three numbers: overlap, predicted, true. Rows may be gathered from any number of workers
-in any order; `dice` and `iou` of the rows are per picture, of their sum over the whole set. NumPy and Pillow only.
+Each picture gives three numbers: overlap, predicted, true. `dice` and `iou` of them are the picture's scores; of their
+sum over all pictures, the scores of the whole set. NumPy and Pillow only.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from PIL import Image
 
 _LEVELS = 128
 THRESHOLDS = np.arange(1, _LEVELS) / _LEVELS
-"""float64 (127,): the thresholds of a curve, 1/128 to 127/128. A float32 times 128 is exact, so that they are told
-apart exactly."""
+"""float64 (127,): the thresholds of a curve, 1/128 to 127/128. A float32 times 128 is exact, so a comparison with them
+is exact as well."""
 
 
 def hard_counts(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.int64]:
@@ -46,7 +46,7 @@ def counts_by_threshold(truth: NDArray[Any], probability: NDArray[np.float32]) -
 
 
 def best_threshold(thresholds: Sequence[float], scores: Sequence[float]) -> tuple[float, float]:
-    """The threshold with the highest score, and that score; of several as good, the one nearest to 0.5."""
+    """The threshold with the highest score, and that score. Of equally good ones it is the one nearest to 0.5."""
     score, _, threshold = max((score, -abs(at - 0.5), at) for at, score in zip(thresholds, scores, strict=True))
     return threshold, score
 
@@ -59,11 +59,11 @@ def pooled_threshold(
 
 
 def boundary(mask: NDArray[Any], pixels: int) -> NDArray[np.bool_]:
-    """The band along a mask's own edge: bool (H, W), its pixels at most `pixels` from the nearest that is not object.
+    """The band along the inner side of a mask's edge, bool (H, W). `mask` (H, W) is of {0, 1} or bool.
 
-    That of Boundary IoU (Cheng et al. 2021): what `pixels` erosions with a 3x3 square take from the mask (H, W) of
-    {0, 1} or bool. A distance is thus the larger of those along rows and columns, and nothing beyond the picture's
-    border is object. 1.5 ms for 1918x1280 pixels and a band of 5.
+    A pixel of the mask is in the band where a pixel that is not object is at most `pixels` rows and columns away; what
+    lies beyond the picture's border is not object. This is the band of Boundary IoU (Cheng et al. 2021): what `pixels`
+    erosions with a 3x3 square take away. 1.5 ms for 1918x1280 pixels and a band of 5.
     """
     mask = mask.astype(bool)
     band = mask.copy()

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, read_networks
 from segtrain.pipeline.selection import Selection, evaluation_selection
 from segtrain.runs.networks import absolute_source, check_networks, recipes_of
+from segtrain.runs.ownership import new_token, version_of
 from segtrain.runs.run_folder import METRICS_NAME, RunFolder
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, ScoringTask
 from segtrain.storage.csv_cells import cell
@@ -39,7 +39,7 @@ PANEL_NAME = re.compile(r"\d{3,}-.*\.png")
 
 
 def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, float]:
-    """Score the networks that `source` names on `data.fold` of `data.root`; means over pictures by their names.
+    """Score the networks that `source` names on `data.fold` of `data.root`; returns means over pictures by name.
 
     `source` is what `inference.stored_networks.read_networks` takes. Scores are at a picture's own size, at
     `inference.threshold` or else the best one of the networks, and do not depend on the number of workers. The folder
@@ -93,7 +93,10 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
 
 
 def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: Storage) -> str:
-    """Raises UserError where there is none given and `source` is not the folder of a run or of an ensemble."""
+    """The folder `out`, or else one in `source`.
+
+    Raises UserError where no `out` is given and `source` is not the folder of a run or of an ensemble.
+    """
     if out is not None:
         return absolute_output("--out", out)
     marks = (RunFolder(source).recipe, RunFolder(source).ensemble)
@@ -104,7 +107,7 @@ def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: S
 
 
 def _members_that_trained_on_it(recipe: Recipe, source: str, manifest: Manifest, storage: Storage) -> list[str]:
-    """Names of the networks that were trained on the fold that they are about to be scored on."""
+    """Names of the networks that have seen the fold in training, although they are to be scored on it."""
     names = []
     for folder, own in recipes_of(source, storage):
         facts = _facts(folder, storage)
@@ -119,7 +122,7 @@ def _members_that_trained_on_it(recipe: Recipe, source: str, manifest: Manifest,
 
 
 def _facts(folder: str, storage: Storage) -> Mapping[str, Any]:
-    """What is known of a network; in a run's folder `best/metrics.json`, and beside a model that was exported."""
+    """What is known of a network: `best/metrics.json` of a run's folder, or `metrics.json` beside an exported model."""
     for url in (RunFolder(folder).best_metrics, join(folder, METRICS_NAME)):
         try:
             facts = read_json(storage.read_bytes(url))
@@ -173,8 +176,8 @@ def _score(
 
 
 def _own(folder: str, storage: Storage) -> str:
-    """Make a folder of scores this evaluation's own, whoever had it; returns the token that it is known by."""
-    token = uuid.uuid4().hex
+    """Take a folder of scores over from whoever had it. Returns the token of this evaluation, its new owner."""
+    token = new_token()
     storage.write_bytes(join(folder, OWNER), token.encode())
     return token
 
@@ -195,27 +198,26 @@ def _check_owner(folder: str, storage: Storage, token: str) -> None:
 def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[str, Any], token: str) -> None:
     """Write everything into `folder`, the summary last; nothing of an earlier evaluation stays there.
 
-    Until then `summary.json` says that it is under way. Raises UserError where another evaluation has taken the folder
-    over: what is there is the other's then. So everything is written over, and removed, in the version that was there
-    when this one looked whether the folder is still its own.
+    Until the end, `summary.json` says that the evaluation is under way. A file is replaced or deleted only in the
+    version that was there when this evaluation last saw that the folder is its own: so it never touches a file of an
+    evaluation that began later. Raises UserError where such a one has taken the folder over.
     """
-    tables = {PICTURES: scores.per_picture()}
+    files = {SUMMARY: json.dumps({"state": "under way", "by": token}).encode(), PICTURES: _csv(scores.per_picture())}
     if scores.unreadable:
         ids, reasons = zip(*sorted(scores.unreadable.items()), strict=True)
-        tables[UNREADABLE] = {"id": ids, "reason": reasons}
+        files[UNREADABLE] = _csv({"id": ids, "reason": reasons})
         logger.warning("left out %d unreadable pictures, listed in %s", len(ids), join(folder, UNREADABLE))
-    files = {SUMMARY: json.dumps({"state": "under way", "by": token}).encode()}
-    files |= {name: _csv(columns) for name, columns in tables.items()} | _panels(scores)
+    files |= _panels(scores)
     there = [join(WORST, name) for name in storage.list(join(folder, WORST)) if PANEL_NAME.fullmatch(name)]
     names = dict.fromkeys([*files, *there, UNREADABLE])
-    versions = {name: _version(join(folder, name), storage) for name in names}
+    versions = {name: version_of(join(folder, name), storage) for name in names}
     _check_owner(folder, storage, token)
     try:
         for name, data in files.items():
             storage.write_if_version(join(folder, name), data, versions[name])
         for name in (name for name in names if name not in files and versions[name]):
             storage.delete_if_version(join(folder, name), versions[name])
-        version = _version(join(folder, SUMMARY), storage)
+        version = version_of(join(folder, SUMMARY), storage)
         _check_owner(folder, storage, token)
         storage.write_if_version(join(folder, SUMMARY), json.dumps(summary, indent=1).encode(), version)
     except ConflictError as error:
@@ -230,14 +232,6 @@ def _panels(scores: FoldScores) -> dict[str, bytes]:
     panels = scores.panels()
     files = file_names(panels)
     return {join(WORST, f"{rank:03d}-{files[id]}.png"): panels[id] for rank, id in enumerate(panels, start=1)}
-
-
-def _version(url: str, storage: Storage) -> str | None:
-    """What `Storage.write_if_version` knows the file by; None where there is none."""
-    try:
-        return storage.read_versioned(url)[1]
-    except FileNotFoundError:
-        return None
 
 
 def _csv(columns: Mapping[str, Sequence[Any]]) -> bytes:

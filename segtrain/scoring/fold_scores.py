@@ -1,6 +1,7 @@
-"""Scores of every picture of a fold: what workers count, added up so that their number and order cannot matter.
+"""What workers find out about the pictures of a fold, put together: scores, the worst pictures, unreadable ones.
 
-NumPy only, so that the process that gathers them need not import TensorFlow.
+The number of workers and their order change nothing. NumPy only: the driver, which puts it together, does not import
+TensorFlow.
 """
 
 import bisect
@@ -37,13 +38,13 @@ class ScoredPictures:
     """What a worker found out about the pictures of a task."""
 
     threshold: float
-    """The one at which a probability counts as object."""
+    """From this probability on a pixel counts as object."""
     digest: str
-    """That of the networks, which all workers have in common."""
+    """Of the networks; it is the same in all workers."""
     counts: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     """A picture's number in the fold -> what `count_picture` made of it."""
     panels: dict[int, bytes] = field(default_factory=dict)
-    """Number -> PNG, of pictures that were among the worst of those that this worker had seen."""
+    """A picture's number -> PNG, of pictures that were among the worst ones of this worker up to then."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Id -> reason, of pictures that have no scores."""
     bytes: int = 0
@@ -51,14 +52,14 @@ class ScoredPictures:
 
 
 class Worst:
-    """The pictures with the lowest hard dice, at most `size`; of equals the first in the fold."""
+    """The pictures with the lowest hard dice, at most `size` of them. Of equal ones the first in the fold counts."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lowest: list[tuple[float, int]] = []
 
     def admits(self, number: int, counts: NDArray[np.float64]) -> bool:
-        """Whether the picture is among the worst of those that have come so far, itself included."""
+        """Whether the picture is among the worst of all that have been shown so far, this one included."""
         key = (float(dice(counts[HARD])), number)
         if key not in self._lowest:  # a task that failed comes a second time
             bisect.insort(self._lowest, key)

@@ -2,9 +2,9 @@
 
 import io
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,21 @@ from segtrain.scoring.fold_scores import ScoredPictures, ScoringTask, Worst
 from segtrain.storage.files import Storage
 
 
+class Compared(NamedTuple):
+    """What is known of a picture once it has been compared with its mask."""
+
+    number: int
+    """In the fold."""
+    counts: NDArray[np.float64]
+    panel: bytes | None
+    """A PNG, where the picture may be among the worst."""
+
+
 class Scorer:
     """Callable with a task, from several threads at once."""
 
     def __init__(self, recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest) -> None:
-        """For the pictures of `recipe.data.root`, whose manifest that is; raises as `load_network` does."""
+        """`manifest` is that of `recipe.data.root`, whose pictures are scored. Raises as `load_network` does."""
         assert recipe.data.root is not None, "checked before workers start"
         storage = Storage(recipe.storage)
         self._evaluation = recipe.evaluation
@@ -44,33 +54,31 @@ class Scorer:
     def __call__(self, task: ScoringTask) -> ScoredPictures:
         """The counts of each picture, and panels of those that may be among the worst.
 
-        Raises `UserError` for a picture that cannot be read, unless `inference.skip_unreadable` is set; `DataError`
-        and `StorageError` where a shard is missing or storage fails.
+        Raises:
+            UserError: a picture cannot be read, and `inference.skip_unreadable` is not set.
+            DataError, StorageError: a shard is missing, or storage fails.
         """
         stored = self._reader.read(task.shard, task.row_group)
         rows = [row_of(name, stored[place]) for place, name in zip(task.rows, task.ids, strict=True)]
         numbers = dict(zip(task.ids, range(task.first, task.first + len(rows)), strict=True))
-        scored = ScoredPictures(self._predictor.threshold, self._predictor.digest)
-
-        def take(finished: Iterable[tuple[int, NDArray[np.float64], bytes | None]]) -> None:
-            for number, counts, drawn in finished:
-                scored.counts[number] = counts
-                if drawn is not None:
-                    scored.panels[number] = drawn
-
-        finishing: Iterable[tuple[int, NDArray[np.float64], bytes | None]] = ()
-        for found in self._rows.batches(rows, scored.unreadable):
-            take(finishing)  # of the batch before, so that two at most are in memory
-            finishing = self._host.map(lambda each: self._compare(numbers[each[0].id], *each), found)
-        take(finishing)
-        return replace(scored, bytes=sum(len(row.image) for row in rows if isinstance(row, Row)))
+        unreadable: dict[str, str] = {}
+        compared = list(
+            self._rows.finished(rows, unreadable, lambda row, logits: self._compare(numbers[row.id], row, logits))
+        )
+        return ScoredPictures(
+            self._predictor.threshold,
+            self._predictor.digest,
+            counts={each.number: each.counts for each in compared},
+            panels={each.number: each.panel for each in compared if each.panel is not None},
+            unreadable=unreadable,
+            bytes=sum(len(row.image) for row in rows if isinstance(row, Row)),
+        )
 
     def close(self) -> None:
         """End all threads."""
         self._host.shutdown()
 
-    def _compare(self, number: int, row: Row, logits: Logits) -> tuple[int, NDArray[np.float64], bytes | None]:
-        """A picture's number and counts, and its panel as PNG where it may be among the worst."""
+    def _compare(self, number: int, row: Row, logits: Logits) -> Compared:
         assert row.mask is not None, "only labelled pictures are scored"
         truth = unpack_mask(row.mask, row.height, row.width)
         probability = self._predictor.finish(logits)
@@ -79,7 +87,7 @@ class Scorer:
         )
         with self._choosing:
             is_worst = self._worst.admits(number, counts)
-        return number, counts, self._draw(row, truth, probability) if is_worst else None
+        return Compared(number, counts, self._draw(row, truth, probability) if is_worst else None)
 
     def _draw(self, row: Row, truth: NDArray[np.uint8], probability: NDArray[np.float32]) -> bytes:
         image = decode_image(row, row.height, row.width)

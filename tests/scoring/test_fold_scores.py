@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtrain.metrics import dice
-from segtrain.score_table import BOUNDARY, COLUMNS, HARD, SEEN, SOFT, count_picture
+from segtrain.score_table import BOUNDARY, COLUMNS, HARD, SEEN, SOFT
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, Worst
 
 
@@ -18,19 +17,6 @@ def counts(overlap: int, predicted: int = 10, true: int = 10) -> np.ndarray:
 
 def scored(found: dict[int, np.ndarray], **more: object) -> ScoredPictures:
     return ScoredPictures(0.4, "digest", found, {number: b"%d" % number for number in found}, **more)
-
-
-def test_a_picture_is_counted_whole_at_its_boundary_and_by_its_probabilities() -> None:
-    truth, probability = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.float32)
-    truth[1:5, 1:5] = 1  # 16 pixels, of which all but the inner 4 are within 1 of the edge
-    probability[1:5, 2:6] = 0.5
-    found = count_picture(truth, probability, 0.5, boundary_pixels=1)
-    assert found[SEEN] == 1
-    assert found[HARD].tolist() == [12, 16, 16]
-    assert found[BOUNDARY].tolist() == [6, 12, 12]
-    assert found[SOFT].tolist() == [6.0, 8.0, 16.0]
-    assert dice(found[HARD]) == 0.75
-    assert count_picture(truth, probability, 0.51, boundary_pixels=1)[HARD].tolist() == [0, 0, 16]
 
 
 def test_the_summary_is_the_mean_over_pictures_and_the_set_is_all_pixels_at_once() -> None:

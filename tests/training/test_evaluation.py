@@ -21,7 +21,7 @@ from segtrain.models import build_model
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.batches import EvaluationBatch
 from segtrain.pipeline.worker_data import EvaluationData
-from segtrain.score_table import COLUMNS, HARD, SEEN, SOFT, Scores
+from segtrain.score_table import COLUMNS, SEEN
 from segtrain.storage.files import Storage
 from segtrain.training.evaluation import (
     VALIDATION_SCORES,
@@ -186,17 +186,6 @@ def test_what_the_watcher_raises_is_not_swallowed(
 def test_one_worker_alone_has_the_whole_sum(strategy: tf.distribute.Strategy) -> None:
     table = np.random.default_rng(0).random((5, COLUMNS))
     np.testing.assert_array_equal(sum_over_workers(strategy, table), table)
-
-
-def test_scores_add_up_over_pictures_or_over_pixels() -> None:
-    table = np.zeros((2, COLUMNS))
-    table[:, SEEN] = 1
-    table[0, HARD], table[0, SOFT] = [10, 10, 20], [5, 5, 20]  # half right; the other is rightly empty
-    found = Scores(["a", "b"], table).summary(VALIDATION_SCORES)
-    assert found["dice_hard_original"] == pytest.approx((2 / 3 + 1) / 2)
-    assert found["iou_hard_original"] == pytest.approx((1 / 2 + 1) / 2)
-    assert found["dice_hard_original_set"] == pytest.approx(2 / 3)
-    assert found["dice_soft"] == pytest.approx((0.4 + 1) / 2)
 
 
 def test_forward_neither_drops_out_nor_moves_statistics(strategy: tf.distribute.Strategy, tiny_set) -> None:
