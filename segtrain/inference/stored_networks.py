@@ -148,13 +148,13 @@ def _read_keras(url: str, storage: Storage, *, metrics_due: bool = False) -> Sto
     """A `.keras` file with the facts that are of it, and not of the network before or after it."""
     until_s = time.monotonic() + SETTLES_IN_S
     while True:
-        before = _read(storage, metrics_beside(url))
-        data = _read(storage, url)
+        before = storage.read_if_there(metrics_beside(url))
+        data = storage.read_if_there(url)
         if data is None:
             raise UserError(f"there is no {url}")
         facts = _parse_facts(before, metrics_beside(url))
         settled = before is not None or not metrics_due
-        if settled and _is_of(facts, data) and _read(storage, metrics_beside(url)) == before:
+        if settled and _is_of(facts, data) and storage.read_if_there(metrics_beside(url)) == before:
             return StoredNetwork(url, "keras", {MODEL_NAME: data}, before, facts)
         if time.monotonic() > until_s:
             raise UserError(
@@ -173,7 +173,7 @@ def _read_saved_model(url: str, storage: Storage) -> StoredNetwork:
     folders = ("variables", "assets")
     inside = [join(folder, name) for folder in folders for name in storage.list(join(url, folder))]
     files = {name: storage.read_bytes(join(url, name)) for name in (SAVED_MODEL, *inside)}
-    stored = _read(storage, join(url, METRICS_NAME))
+    stored = storage.read_if_there(join(url, METRICS_NAME))
     return StoredNetwork(url, "saved_model", files, stored, _parse_facts(stored, join(url, METRICS_NAME)))
 
 
@@ -188,11 +188,3 @@ def _parse_facts(stored: bytes | None, url: str) -> Facts | None:
         raise UserError(f"{url}: {place}: {first['msg']}; it must be what training writes beside a model") from None
     except ValueError:
         raise UserError(f"{url} is no JSON; it must be what training writes beside a model") from None
-
-
-def _read(storage: Storage, url: str) -> bytes | None:
-    """A file's bytes; None if it does not exist."""
-    try:
-        return storage.read_bytes(url)
-    except FileNotFoundError:
-        return None

@@ -6,11 +6,11 @@ so and the picture is still what it was then.
 """
 
 import json
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from segtrain.errors import ConflictError, UserError
+from segtrain.runs.ownership import holds_folder, take_folder
 from segtrain.storage.files import Storage, join
 from segtrain.storage.json_text import read_json
 
@@ -73,18 +73,12 @@ def check_prediction(storage: Storage, dest: str, facts: Mapping[str, Any]) -> M
 
 def own(storage: Storage, dest: str) -> str:
     """Make a folder of predictions the caller's own, whoever had it; returns the token that `check_owner` asks for."""
-    token = uuid.uuid4().hex
-    storage.write_bytes(join(dest, OWNER), token.encode())
-    return token
+    return take_folder(join(dest, OWNER), storage)
 
 
 def check_owner(storage: Storage, dest: str, token: str) -> None:
     """Raise UserError where another process has made `dest` its own since."""
-    try:
-        owner = storage.read_bytes(join(dest, OWNER)).decode(errors="replace")
-    except FileNotFoundError:
-        owner = "nobody"  # DEST was deleted meanwhile
-    if owner != token:
+    if not holds_folder(join(dest, OWNER), storage, token):
         raise UserError(
             f"{dest} was taken over by another process, which began later (or was deleted); this one ends, and what it "
             f"has finished counts for the other"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segtrain.prepare.checks import csv_list
+from segtrain.storage.csv_cells import csv_bytes
 
 CHANGES_NAME = "changes.csv"
 SHOWN = 20
@@ -47,7 +47,7 @@ class Changes:
         changes = ("added", "changed", "kept", "removed")
         rows = [(id, change, "", "") for change in changes for id in getattr(self, change)]
         rows += [(id, "kept its group", *groups) for id, groups in sorted(self.regrouped.items())]
-        return csv_list(("id", "change", "group", "group_by_source"), rows)
+        return csv_bytes(("id", "change", "group", "group_by_source"), rows)
 
 
 def _shown(ids: Sequence[str]) -> str:

@@ -6,9 +6,7 @@ long as everything else together.
 """
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ from segtrain.pictures.decodable import MOST_PIXELS
 from segtrain.pictures.pillow_files import BadMaskError, BadPairError
 from segtrain.prepare.pairs import RULES, Checked, check_pair, read_sources, unchanged
 from segtrain.prepare.sources import Picture
-from segtrain.storage.csv_cells import cell
+from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, join
 
 FACTS_PREFIX = "checked-"
@@ -150,19 +148,12 @@ def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Che
 
 def rejected_csv(bad: Iterable[Rejected]) -> bytes:
     """`id,image,mask,reason`, sorted by id; text that is no UTF-8 is escaped."""
-    return csv_list(("id", "image", "mask", "reason"), sorted((one.id, one.image, one.mask, one.reason) for one in bad))
+    return csv_bytes(
+        ("id", "image", "mask", "reason"), sorted((one.id, one.image, one.mask, one.reason) for one in bad)
+    )
 
 
 def duplicates_csv(duplicates: Iterable[Sequence[Picture]]) -> bytes:
     """`set,id,group`: pictures of one set are the same file."""
     rows = [(number, one.id, one.group) for number, same in enumerate(duplicates) for one in same]
-    return csv_list(("set", "id", "group"), rows)
-
-
-def csv_list(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file whose cells no spreadsheet takes for formulas; text that is no UTF-8 is escaped."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([cell(value) for value in row] for row in rows)
-    return text.getvalue().encode(errors="backslashreplace")
+    return csv_bytes(("set", "id", "group"), rows)

@@ -90,8 +90,8 @@ class SweepContent:
 
 def read_run(folder: str, storage: Storage) -> RunContent | None:
     """The run in `folder`; None where there is none. Raises UserError for a recipe that is not ours."""
-    text = _read(RunFolder(folder).recipe, storage, MOST_RECIPE_BYTES)
-    lines = _read(RunFolder(folder).metrics_log, storage)
+    text = storage.read_if_there(RunFolder(folder).recipe, at_most=MOST_RECIPE_BYTES)
+    lines = storage.read_if_there(RunFolder(folder).metrics_log)
     recipe = _recipe(text, folder)
     if recipe is None or (lines is None and _holds_folds(recipe, folder, storage)):
         return None
@@ -113,7 +113,7 @@ def read_run(folder: str, storage: Storage) -> RunContent | None:
 
 def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepContent:
     """The sweep in `folder`, whose facts are `sweep`. Raises UserError for a recipe or a record that is not ours."""
-    text = _read(RunFolder(folder).recipe, storage, MOST_RECIPE_BYTES)
+    text = storage.read_if_there(RunFolder(folder).recipe, at_most=MOST_RECIPE_BYTES)
     trials = read_trials(folder, storage)
     order = ranked(trials)
     best, best_panels = _best_with_panels(trial_folder(folder, order[0].number), storage) if order else ({}, [])
@@ -130,14 +130,6 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepConte
         pictures={trial.number: png for trial, png in zip(order, pngs, strict=True) if png is not None},
         has_best_recipe=storage.exists(join(folder, BEST_NAME)),
     )
-
-
-def _read(url: str, storage: Storage, at_most: int | None = None) -> bytes | None:
-    """A file's bytes; None where it is not there."""
-    try:
-        return storage.read_bytes(url, at_most=at_most)
-    except FileNotFoundError:
-        return None
 
 
 def _recipe(text: bytes | None, folder: str) -> Recipe | None:
@@ -163,10 +155,10 @@ def _best_with_panels(folder: str, storage: Storage) -> tuple[dict[str, Any], li
     A run that goes on replaces the panels first and the metrics last.
     """
     for _ in range(TRIES):
-        stored = _read(RunFolder(folder).best_metrics, storage)
+        stored = storage.read_if_there(RunFolder(folder).best_metrics)
         best = _best(stored, folder)
         panels = _panels(folder, best, storage)
-        if _read(RunFolder(folder).best_metrics, storage) == stored:
+        if storage.read_if_there(RunFolder(folder).best_metrics) == stored:
             break
     return best, panels
 
@@ -187,7 +179,7 @@ def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
     rank = {name: k for k, name in enumerate(sorted(dice, key=lambda name: -dice[name]), start=1)}
     ids = {file: name for name, file in file_names(dice).items()}
     names = _panel_names(folder, storage)
-    pngs = _each(lambda name: _read(join(RunFolder(folder).panels, name), storage), names)
+    pngs = _each(lambda name: storage.read_if_there(join(RunFolder(folder).panels, name)), names)
     found = [
         Panel(name, png, dice.get(name), rank.get(name), len(dice))
         for name, png in zip((ids.get(name[:-4], name[:-4]) for name in names), pngs, strict=True)
@@ -199,11 +191,11 @@ def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:
 def _picture(folder: str, wanted: str | None, storage: Storage) -> bytes | None:
     """The panel of the picture `wanted` in a trial's folder, else its first one."""
     if wanted is not None:
-        png = _read(join(RunFolder(folder).panels, f"{file_names([wanted])[wanted]}.png"), storage)
+        png = storage.read_if_there(join(RunFolder(folder).panels, f"{file_names([wanted])[wanted]}.png"))
         if png is not None:
             return png
     names = _panel_names(folder, storage)
-    return _read(join(RunFolder(folder).panels, names[0]), storage) if names else None
+    return storage.read_if_there(join(RunFolder(folder).panels, names[0])) if names else None
 
 
 def _panel_names(folder: str, storage: Storage) -> list[str]:

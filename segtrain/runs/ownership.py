@@ -20,6 +20,18 @@ def new_token() -> str:
     return uuid.uuid4().hex
 
 
+def take_folder(url: str, storage: Storage) -> str:
+    """Claim a folder of predictions or scores, whoever had it. `url` is its file with the owner. Returns the token."""
+    token = new_token()
+    storage.write_bytes(url, token.encode())
+    return token
+
+
+def holds_folder(url: str, storage: Storage, token: str) -> bool:
+    """Whether nobody has claimed the folder since `take_folder` returned `token`; False too if it was deleted."""
+    return storage.read_if_there(url) == token.encode()
+
+
 def take_run(folder: str, storage: Storage, check: Callable[[], object] = lambda: None) -> str:
     """Claim a run's folder for a driver that begins now, whoever had it. Returns the driver's token.
 

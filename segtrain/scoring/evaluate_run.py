@@ -1,8 +1,6 @@
 """Scores of trained networks on a fold of a data set: every picture once, at its own size, on the whole cluster."""
 
-import csv
 import functools
-import io
 import json
 import logging
 import re
@@ -20,10 +18,10 @@ from segtrain.errors import ConflictError, DataError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, read_networks
 from segtrain.pipeline.selection import Selection, evaluation_selection
 from segtrain.runs.networks import absolute_source, check_networks, recipes_of
-from segtrain.runs.ownership import new_token, version_of
+from segtrain.runs.ownership import holds_folder, take_folder, version_of
 from segtrain.runs.run_folder import METRICS_NAME, RunFolder
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, ScoringTask
-from segtrain.storage.csv_cells import cell
+from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, join
 from segtrain.storage.ids import file_names
 from segtrain.storage.json_text import read_json
@@ -70,7 +68,7 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
             ", ".join(trained_on_it),
         )
     networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
-    token = _own(folder, storage)
+    token = take_folder(join(folder, OWNER), storage)
     build = functools.partial(_build_scorer, recipe, networks, manifest)
     scores = _score(recipe, source, build, _tasks(selection, ids), FoldScores(ids, recipe.evaluation.worst))
     if scores.pictures == 0:
@@ -175,20 +173,9 @@ def _score(
     return scores
 
 
-def _own(folder: str, storage: Storage) -> str:
-    """Take a folder of scores over from whoever had it. Returns the token of this evaluation, its new owner."""
-    token = new_token()
-    storage.write_bytes(join(folder, OWNER), token.encode())
-    return token
-
-
 def _check_owner(folder: str, storage: Storage, token: str) -> None:
     """Raise UserError where another evaluation has made `folder` its own since."""
-    try:
-        owner = storage.read_bytes(join(folder, OWNER)).decode(errors="replace")
-    except FileNotFoundError:
-        owner = "nobody"
-    if owner != token:
+    if not holds_folder(join(folder, OWNER), storage, token):
         raise UserError(
             f"{folder} was taken over by another evaluation, which began later (or was deleted); this one writes no "
             f"more there: give each its own --out"
@@ -202,11 +189,15 @@ def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[s
     version that was there when this evaluation last saw that the folder is its own: so it never touches a file of an
     evaluation that began later. Raises UserError where such a one has taken the folder over.
     """
-    files = {SUMMARY: json.dumps({"state": "under way", "by": token}).encode(), PICTURES: _csv(scores.per_picture())}
+    columns = scores.per_picture()
+    files = {
+        SUMMARY: json.dumps({"state": "under way", "by": token}).encode(),
+        PICTURES: csv_bytes(columns, zip(*columns.values(), strict=True)),
+    }
     if scores.unreadable:
-        ids, reasons = zip(*sorted(scores.unreadable.items()), strict=True)
-        files[UNREADABLE] = _csv({"id": ids, "reason": reasons})
-        logger.warning("left out %d unreadable pictures, listed in %s", len(ids), join(folder, UNREADABLE))
+        files[UNREADABLE] = csv_bytes(("id", "reason"), sorted(scores.unreadable.items()))
+        told = len(scores.unreadable), join(folder, UNREADABLE)
+        logger.warning("left out %d unreadable pictures, listed in %s", *told)
     files |= _panels(scores)
     there = [join(WORST, name) for name in storage.list(join(folder, WORST)) if PANEL_NAME.fullmatch(name)]
     names = dict.fromkeys([*files, *there, UNREADABLE])
@@ -232,11 +223,3 @@ def _panels(scores: FoldScores) -> dict[str, bytes]:
     panels = scores.panels()
     files = file_names(panels)
     return {join(WORST, f"{rank:03d}-{files[id]}.png"): panels[id] for rank, id in enumerate(panels, start=1)}
-
-
-def _csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(map(cell, row) for row in zip(*columns.values(), strict=True))
-    return text.getvalue().encode(errors="backslashreplace")

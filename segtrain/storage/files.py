@@ -58,6 +58,12 @@ class Storage:
             raise UserError(f"{url} has more than {at_most} bytes, and so is not what its name says")
         return self._files(url).read_bytes(url)
 
+    def read_if_there(self, url: str, *, at_most: int | None = None) -> bytes | None:
+        """`read_bytes`, or None if there is no such file."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.read_bytes(url, at_most=at_most)
+        return None
+
     def read_range(self, url: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`.
 

@@ -41,10 +41,7 @@ class Record:
         events = self._local / "tensorboard"
         if events.exists() and not events.is_dir():
             raise UserError(f"{events} is a file, where TensorBoard's folder belongs; move it away")
-        try:
-            stored = storage.read_bytes(RunFolder(folder).metrics_log)
-        except FileNotFoundError:
-            stored = b""
+        stored = storage.read_if_there(RunFolder(folder).metrics_log) or b""
         lines = stored.splitlines()
         kept = [line for line in lines if _step_of(line) <= resumed_step]
         torn = bool(stored) and not stored.endswith(b"\n")  # as a kill leaves the last line

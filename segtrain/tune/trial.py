@@ -69,9 +69,8 @@ def untold_epochs(recipe: Recipe, storage: Storage, known_epochs: int) -> list[t
     are of all attempts; those up to an epoch that is not the last are its share. Raises DataError where no checkpoint
     can be read.
     """
-    try:
-        lines = storage.read_bytes(RunFolder(recipe.run.folder).metrics_log)
-    except FileNotFoundError:
+    lines = storage.read_if_there(RunFolder(recipe.run.folder).metrics_log)
+    if lines is None:
         return []
     done = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep).cursor()
     found = []

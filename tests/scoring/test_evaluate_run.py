@@ -17,11 +17,13 @@ from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.prediction.predict_masks import predict
 from segtrain.runs.networks import recipe_to_score
+from segtrain.runs.ownership import take_folder
 from segtrain.score_table import COLUMNS, HARD
 from segtrain.scoring import evaluate_run
 from segtrain.scoring.evaluate_run import evaluate
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures
-from segtrain.storage.files import Storage
+from segtrain.storage.csv_cells import csv_bytes
+from segtrain.storage.files import Storage, join
 from tests.support.labelled import LabelledSet, write_run
 
 FOLD = 1
@@ -134,11 +136,11 @@ class TestWriting:
     def test_ids_name_no_file_outside_and_no_formula_in_a_table(self, tmp_path: Path) -> None:
         folder = tmp_path / "a" / "b" / "c"
         (tmp_path / "x").mkdir()
-        token = evaluate_run._own(str(folder), Storage())
+        token = take_folder(join(str(folder), evaluate_run.OWNER), Storage())
         evaluate_run._write(str(folder), Storage(), scores_of(1, 2, 3, 4), {"x": 1}, token)
         assert [path for path in tmp_path.rglob("*") if path.is_file() and folder not in path.parents] == []
         assert len([path for path in (folder / "worst").iterdir() if path.suffix == ".png"]) == 4
-        assert b"=1+1" not in evaluate_run._csv({"id": ["=1+1"]}).splitlines()
+        assert b"=1+1" not in csv_bytes(("id",), [["=1+1"]]).splitlines()
 
     @pytest.mark.parametrize(
         ("method", "number"), [*(("write_if_version", number) for number in range(7)), ("delete_if_version", 0)]
@@ -148,16 +150,16 @@ class TestWriting:
     ) -> None:
         """The first is held at one of its writes while the second does all of its own."""
         folder, storage, calls = str(tmp_path / "out"), Storage(), itertools.count()
-        own = evaluate_run._own(folder, storage)
+        own = take_folder(join(folder, evaluate_run.OWNER), storage)
         evaluate_run._write(folder, storage, scores_of(1, 2, 3, 5), {"of": "before"}, own)
         (tmp_path / "out" / "worst" / "009-gone.png").write_bytes(b"of an earlier one")
         first, second = scores_of(5, 6, 7, 8), scores_of(4, 3, 2, 1)
-        token = evaluate_run._own(folder, Storage())
+        token = take_folder(join(folder, evaluate_run.OWNER), Storage())
         real = getattr(storage, method)
 
         def held(*arguments: Any) -> None:
             if next(calls) == number:
-                other = evaluate_run._own(folder, Storage())
+                other = take_folder(join(folder, evaluate_run.OWNER), Storage())
                 evaluate_run._write(folder, Storage(), second, {"of": "second"}, other)
             real(*arguments)
 
@@ -166,7 +168,8 @@ class TestWriting:
             evaluate_run._write(folder, storage, first, {"of": "first"}, token)
         found = written(tmp_path / "out")
         assert json.loads(found["summary.json"]) == {"of": "second"}
-        assert found["pictures.csv"] == evaluate_run._csv(second.per_picture())
+        columns = second.per_picture()
+        assert found["pictures.csv"] == csv_bytes(columns, zip(*columns.values(), strict=True))
         assert {name: data for name, data in found.items() if name.endswith(".png")} == evaluate_run._panels(second)
 
 

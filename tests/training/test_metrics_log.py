@@ -195,7 +195,7 @@ def test_what_cannot_be_uploaded_is_an_error_and_not_silence(tmp_path: Path, mon
     def refuse(*_: Any) -> None:
         raise OSError("the bucket is gone")
 
-    monkeypatch.setattr(Storage, "read_bytes", lambda self, url: b"")
+    monkeypatch.setattr(Storage, "read_if_there", lambda self, url: b"")
     record = Record("s3://bucket/run", Storage(), resumed_step=0)
     for method in ("write_file", "write_if_version", "read_versioned"):
         monkeypatch.setattr(Storage, method, refuse)
