@@ -18,9 +18,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from segtrain.cluster import nodes
+from segtrain.cluster.capacity import check_offer, needs
 from segtrain.cluster.failures import WorkerError, comes_again, portable
 from segtrain.cluster.log_forwarding import forward_warnings
-from segtrain.cluster.offer import check_offer, needs
 from segtrain.config import ClusterConfig
 from segtrain.errors import RunError, UserError
 from segtrain.process import before_tensorflow

@@ -9,8 +9,8 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
+from segtrain.cluster.capacity import Node, Offer
 from segtrain.cluster.connection import connection as connection
-from segtrain.cluster.offer import Node, Offer
 from segtrain.cluster.ray_internals import cluster_state, global_worker, ray_constants
 from segtrain.config import ClusterConfig
 

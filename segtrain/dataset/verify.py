@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segtrain.cluster.fan_out import fan_out
-from segtrain.cluster.pace import Pace
+from segtrain.cluster.throughput import Pace
 from segtrain.dataset.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, load_index
 from segtrain.dataset.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.dataset.shards import Row, parse_footer, parse_row_group, unpack_mask

@@ -1,6 +1,6 @@
 """The paths that a recipe names: absolute before anything starts, and in reach of every machine."""
 
-from segtrain.cluster.offer import Offer, check_shared
+from segtrain.cluster.capacity import Offer, check_shared
 from segtrain.config import Recipe
 from segtrain.locations import check_given
 from segtrain.storage.paths import absolute_output, absolute_path

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segtrain.cluster import nodes
-from segtrain.cluster.offer import missing, needs
+from segtrain.cluster.capacity import missing, needs
 from segtrain.cluster.watchdog import Stuck
 from segtrain.config import Recipe
 from segtrain.errors import TakenOverError

@@ -16,7 +16,7 @@ from segtrain.launch import train_run
 from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.earlier_run import check_run_folder
 from segtrain.launch.given_paths import absolute
-from segtrain.launch.prepared_run import PreparedRun, prepared_on
+from segtrain.launch.preflight import PreparedRun, prepared_on
 from segtrain.launch.progress import Display, open_display
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, workload_of

@@ -13,6 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from segtrain.cluster import nodes
+from segtrain.cluster.capacity import Offer, check_offer, needs
 from segtrain.cluster.failures import (
     KNOWN_ERRORS,
     MORE_HOST_MEMORY,
@@ -24,7 +25,6 @@ from segtrain.cluster.failures import (
     comes_again,
     what_happened,
 )
-from segtrain.cluster.offer import Offer, check_offer, needs
 from segtrain.cluster.stop_signal import StopSignal
 from segtrain.cluster.train_internals import (
     BASE_EXCEPTION,
@@ -35,9 +35,9 @@ from segtrain.cluster.train_internals import (
 )
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
+from segtrain.launch.dry_run_lines import plan_lines
 from segtrain.launch.given_paths import check_shared_paths
-from segtrain.launch.plan_lines import plan_lines
-from segtrain.launch.prepared_run import PreparedRun, prepared
+from segtrain.launch.preflight import PreparedRun, prepared
 from segtrain.launch.progress import Display, closing_lines, open_display
 from segtrain.launch.supervisor import TAKEN, Supervisor, culprits
 from segtrain.launch.train_worker import Train

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from segtrain.config import Recipe
-from segtrain.dataset.cautions import cautions
 from segtrain.dataset.data_set import DataSet
+from segtrain.dataset.mask_warnings import cautions
 from segtrain.memory import Plan, plan
 from segtrain.pipeline.selection import evaluation_selection, training_selection
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from segtrain.cluster import nodes
+from segtrain.cluster.capacity import check_shared
 from segtrain.cluster.fleet import work_through
-from segtrain.cluster.offer import check_shared
-from segtrain.cluster.pace import Pace
+from segtrain.cluster.throughput import Pace
 from segtrain.config import KaggleSource, Recipe
 from segtrain.errors import NoSpaceError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, combined_digest, read_networks, threshold_of

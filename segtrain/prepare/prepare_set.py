@@ -19,10 +19,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from segtrain.cluster.fan_out import FanOut, fan_out
-from segtrain.cluster.pace import Pace
+from segtrain.cluster.throughput import Pace
 from segtrain.config import CarvanaSource, FolderSource, KaggleSource, Recipe, SyntheticSource
-from segtrain.dataset.cautions import cautions
 from segtrain.dataset.manifest import FORMAT_VERSION, IndexFile, Manifest, Shard, encode_index
+from segtrain.dataset.mask_warnings import cautions
 from segtrain.dataset.shards import ROW_SCHEMA
 from segtrain.errors import DataError, StorageError, UserError, printable, shown
 from segtrain.prepare import checks, write_shards

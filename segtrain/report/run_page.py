@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from segtrain.dataset.cautions import cautions
+from segtrain.dataset.mask_warnings import cautions
 from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.charts import run_charts

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from segtrain.cluster import nodes
+from segtrain.cluster.capacity import check_shared
 from segtrain.cluster.fleet import work_through
-from segtrain.cluster.offer import check_shared
-from segtrain.cluster.pace import Pace
+from segtrain.cluster.throughput import Pace
 from segtrain.config import Recipe
 from segtrain.dataset.data_set import read_data_set, root_of
 from segtrain.dataset.manifest import Manifest

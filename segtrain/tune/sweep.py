@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from segtrain.cluster import nodes
-from segtrain.cluster.offer import check_offer, needs
+from segtrain.cluster.capacity import check_offer, needs
 from segtrain.cluster.stop_signal import stop_signals
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.dataset.data_set import read_data_set

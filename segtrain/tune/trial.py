@@ -13,7 +13,7 @@ from segtrain.cluster.log_forwarding import forward_warnings
 from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe, recorded
 from segtrain.errors import TakenOverError
-from segtrain.launch.prepared_run import prepared
+from segtrain.launch.preflight import prepared
 from segtrain.launch.train_run import run_on
 from segtrain.launch.train_worker import STUCK_EXIT_CODE, Train
 from segtrain.memory.smaller_batch import with_smaller_batch

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.cluster.offer import Node, Offer
+from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, override
 from segtrain.errors import UserError
 from segtrain.launch.given_paths import absolute, check_shared_paths

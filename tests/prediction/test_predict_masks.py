@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.cluster.offer import Node, Offer
+from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, UNetConfig, override
 from segtrain.errors import UserError
 from segtrain.inference.stored_networks import read_networks

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from segtrain.cluster.pace import MIB, Pace
+from segtrain.cluster.throughput import MIB, Pace
 
 
 def test_a_line_comes_every_few_seconds_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:

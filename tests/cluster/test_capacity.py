@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from segtrain.cluster.offer import Node, Offer, check_offer, missing
+from segtrain.cluster.capacity import Node, Offer, check_offer, missing
 from segtrain.config import ClusterConfig
 from segtrain.errors import UserError
 

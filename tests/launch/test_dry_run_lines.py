@@ -1,8 +1,8 @@
 """What a dry run says of batch, memory and what was changed to fit the devices."""
 
-from segtrain.cluster.offer import Node, Offer
+from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, override
-from segtrain.launch.plan_lines import plan_lines
+from segtrain.launch.dry_run_lines import plan_lines
 from segtrain.launch.workload import Size, fit_devices
 
 CPU_NODE = Node("a", cpus=4, gpus=0)

@@ -11,7 +11,7 @@ import pytest
 from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import Manifest
 from segtrain.launch import train_folds, train_run
-from segtrain.launch.prepared_run import prepared
+from segtrain.launch.preflight import prepared
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import Driver, RunSummary, World
 from tests.support.fault_proxy import FaultProxy

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from segtrain.cluster.offer import Offer, needs
+from segtrain.cluster.capacity import Offer, needs
 from segtrain.config import Recipe
 from segtrain.config.batch_split import split_of
 from segtrain.errors import counted

@@ -1,6 +1,6 @@
 """Sentences about masks that make scores say little."""
 
-from segtrain.dataset.cautions import cautions
+from segtrain.dataset.mask_warnings import cautions
 
 
 def test_a_set_of_sound_masks_needs_no_caution() -> None:
