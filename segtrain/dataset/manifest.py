@@ -241,7 +241,7 @@ def load_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
     try:
         data = storage.read_bytes(url)
     except FileNotFoundError:
-        raise missing_file(storage, root, manifest, url) from None
+        raise lost_file(storage, root, manifest, url) from None
     if len(data) != manifest.index.bytes or crc32c(data) != manifest.index.crc32c:
         raise DataError(f"{url} does not match its checksum in the manifest; make the data set again")
     # Not `pq.read_table`: its threads abort one short program in forty as the interpreter exits (pyarrow 26.0.1).
@@ -255,7 +255,7 @@ def load_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
     raise DataError(f"{url} {reason}; make the data set again")
 
 
-def missing_file(storage: Storage, root: str, manifest: Manifest, url: str) -> DataError:
+def lost_file(storage: Storage, root: str, manifest: Manifest, url: str) -> DataError:
     """What to raise where a file of a data set is not there: it is damaged, or this version of it was removed."""
     try:
         current = read_manifest(storage, root).fingerprint

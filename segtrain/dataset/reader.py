@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from segtrain.dataset.manifest import ByteRange, Manifest, Shard, missing_file, read_index
+from segtrain.dataset.manifest import ByteRange, Manifest, Shard, lost_file, read_index
 from segtrain.dataset.node_cache import NodeCache
 from segtrain.dataset.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.dataset.shards import Row, parse_footer, parse_row_group
@@ -163,7 +163,7 @@ class RowGroupReader:
         except ShortFileError:
             return None
         except FileNotFoundError:
-            raise missing_file(self._storage, self._root, self._manifest, url) from None
+            raise lost_file(self._storage, self._root, self._manifest, url) from None
         self._count(ReadCounts(downloads=1, downloaded_bytes=part.length))
         return data
 
