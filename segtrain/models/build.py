@@ -33,11 +33,12 @@ def build_model(
 ) -> keras.Model:
     """A network from pictures (B, H, W, channels) in [0, 1] to logits (B, H, W, 1), for any H and W.
 
-    Sizes that the depth does not divide are padded inside and cropped back. Logits are float32, and float64 under the
-    policy `float64`. Kernels are drawn He-normal from `seed`: the same seed gives the same weights.
+    - Sizes that the depth does not divide are padded inside and cropped back.
+    - Logits are float32, and float64 under the policy `float64`.
+    - Kernels are drawn He-normal from `seed`: the same seed gives the same weights.
+    - With `rematerialize` a U-Net keeps only the inputs of its blocks for the gradient and computes the rest again. Its
+      variables are the same, in the same order. Such a network cannot be saved.
 
-    With `rematerialize` a U-Net keeps only the inputs of its blocks for the gradient and computes the rest again. Its
-    variables are the same, in the same order. Such a network cannot be saved.
     Raises `UserError` for an FCN.
     """
     dtype = keras.DTypePolicy(dtype_policy)
