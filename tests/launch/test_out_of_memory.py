@@ -67,7 +67,7 @@ def train_in(pictures: int, recipe: Recipe, world: World, driver: Driver, *, sco
     # The process ends with the run, so nothing is put back.
     TrainStep.__call__ = limited  # type: ignore[method-assign, assignment]
     if scoring:
-        loop.evaluate = evaluate  # type: ignore[attr-defined, assignment]
+        loop.score_fold = evaluate  # type: ignore[attr-defined, assignment]
     else:
         TrainStep._gradients = gradients  # type: ignore[method-assign, assignment]
     return loop.train(recipe, world, driver)
