@@ -8,31 +8,31 @@ another kind in `kinds`.
 
 from segtrain.config.inference_settings import InferenceConfig
 from segtrain.config.load import load_recipe, override, recorded
-from segtrain.config.recipe import Recipe, flatten, identity, identity_differences, known_fields
-from segtrain.config.settings import (
+from segtrain.config.model_settings import FCNConfig, Model, UNetConfig
+from segtrain.config.optimizer_settings import (
     AdamConfig,
     AdamWConfig,
+    ConstantSchedule,
+    CosineSchedule,
+    Optimizer,
+    PlateauSchedule,
+    RMSpropConfig,
+    Schedule,
+    SGDConfig,
+)
+from segtrain.config.recipe import Recipe, flatten, identity, identity_differences, known_fields
+from segtrain.config.settings import (
     AugmentConfig,
     CheckpointConfig,
     ClusterConfig,
-    ConstantSchedule,
-    CosineSchedule,
     DataConfig,
     EvaluationConfig,
-    FCNConfig,
     LossConfig,
     LossTerms,
-    Model,
-    Optimizer,
-    PlateauSchedule,
     PrepareConfig,
-    RMSpropConfig,
     RunConfig,
-    Schedule,
-    SGDConfig,
     StorageConfig,
     TrainConfig,
-    UNetConfig,
 )
 from segtrain.config.source_settings import CarvanaSource, FolderSource, KaggleSource, Source, SyntheticSource
 from segtrain.config.sweep_settings import Axis, TuneConfig

@@ -5,7 +5,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from segtrain.config.recipe import Recipe
-from segtrain.config.settings import Section
+from segtrain.config.section import Section
 from segtrain.config.sweep_settings import Axis
 from segtrain.config.yaml_text import NULLS, Node, Scalar, YamlError, plain_tree, plain_value, read_yaml
 from segtrain.errors import UserError, shown

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from segtrain.config.settings import Count, Fraction, Section
+from segtrain.config.section import Count, Fraction, Section
 
 
 class InferenceConfig(Section):

@@ -8,7 +8,9 @@ another.
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from segtrain.config.settings import Model, Optimizer, Schedule, Section
+from segtrain.config.model_settings import Model
+from segtrain.config.optimizer_settings import Optimizer, Schedule
+from segtrain.config.section import Section
 from segtrain.config.source_settings import Source
 from segtrain.errors import UserError
 

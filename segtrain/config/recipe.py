@@ -12,24 +12,20 @@ from pydantic import ValidationError, model_validator
 
 from segtrain.config.inference_settings import InferenceConfig
 from segtrain.config.kinds import KINDS, kinds_with, put, without_defaults
+from segtrain.config.model_settings import Model, UNetConfig
+from segtrain.config.optimizer_settings import AdamConfig, ConstantSchedule, Optimizer, Schedule
+from segtrain.config.section import Section
 from segtrain.config.settings import (
-    AdamConfig,
     AugmentConfig,
     CheckpointConfig,
     ClusterConfig,
-    ConstantSchedule,
     DataConfig,
     EvaluationConfig,
     LossConfig,
-    Model,
-    Optimizer,
     PrepareConfig,
     RunConfig,
-    Schedule,
-    Section,
     StorageConfig,
     TrainConfig,
-    UNetConfig,
 )
 from segtrain.config.source_settings import FolderSource, Source
 from segtrain.config.sweep_settings import TuneConfig

@@ -1,38 +1,11 @@
-"""Every setting of every job, section by section: name, range, default, and what it does."""
+"""Settings of preparing, data, augmentation, loss, training, scoring, checkpoints, cluster, run and storage."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from segtrain.config.section import MIB, Count, Fraction, Positive, Seconds, Section, Seed
 from segtrain.config.texts import Endpoint, Fingerprint, FolderName, LocalFolder, Location, Text
-
-MIB = 2**20
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Seconds = Annotated[float, Field(gt=0.0, le=1e9)]
-"""At most what every clock that waits for it can count."""
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What NumPy, Keras and Optuna all take."""
-
-
-class Section(BaseModel):
-    """A frozen part of the tree. Unknown keys, wrong types and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def by_kind(default: str) -> Discriminator:
-    """Tell the members of a union apart by their `kind`; a section that does not say is the default's."""
-
-    def kind_of(value: Any) -> str:
-        kind = value.get("kind", default) if isinstance(value, Mapping) else getattr(value, "kind", default)
-        return str(kind)
-
-    return Discriminator(kind_of)
 
 
 class PrepareConfig(Section):
@@ -130,55 +103,6 @@ class AugmentConfig(Section):
     """Largest change of brightness, as a fraction of the full range."""
 
 
-class UNetConfig(Section):
-    """A U-Net: `depth` levels down and up, with `filters` channels at the top and twice as many at each level below."""
-
-    kind: Literal["unet"] = "unet"
-    """Selects this network."""
-    filters: Count = 16
-    """Channels at the top level."""
-    depth: Annotated[int, Field(ge=1, le=8)] = 4
-    """Number of down-samplings. The bottleneck has `filters * 2**depth` channels."""
-    convolutions: Count = 2
-    """Convolutions in each block."""
-    norm: Literal["none", "batch", "synchronized", "group"] = "synchronized"
-    """What follows each convolution: nothing, batch norm in a replica, batch norm over all replicas, or group norm."""
-    norm_groups: Count = 8
-    """Number of groups of channels in group norm. It must divide `filters`."""
-    norm_momentum: Fraction = 0.99
-    """Share of its moving statistics that batch norm keeps at each step. 0.9 suits runs of a few hundred steps."""
-    dropout: Fraction | Annotated[tuple[Fraction, ...], Field(strict=False)] = 0.0
-    """Dropout rate after each block: one for all, or a list of `depth + 1` from the top level to the bottleneck."""
-    down: Literal["max_pool", "strided"] = "max_pool"
-    """How a level is made half as large: by max pooling, or by a convolution of stride 2."""
-    up: Literal["transpose_2x2", "transpose_3x3", "resize"] = "transpose_3x3"
-    """How a level is made twice as large: by a transposed convolution of either size, or by resizing."""
-    residual: bool = False
-    """Add each block's input, through a 1x1 convolution where the channels differ, to its output."""
-
-    @model_validator(mode="after")
-    def _levels_fit(self) -> Self:
-        if isinstance(self.dropout, tuple) and len(self.dropout) != self.depth + 1:
-            raise ValueError(f"dropout has {len(self.dropout)} rates; depth {self.depth} needs {self.depth + 1}")
-        if self.norm == "group" and self.filters % self.norm_groups:
-            raise ValueError(f"norm_groups {self.norm_groups} does not divide filters {self.filters}")
-        return self
-
-
-class FCNConfig(Section):
-    """The 2023 article's first network: strided convolutions down, transposed convolutions up, no skips."""
-
-    kind: Literal["fcn"] = "fcn"
-    """Selects this network."""
-    filters: Count = 64
-    """Channels at the first level. Each level below has twice as many."""
-    depth: Annotated[int, Field(ge=1, le=8)] = 3
-    """Number of down-samplings."""
-
-
-Model = Annotated[Annotated[UNetConfig, Tag("unet")] | Annotated[FCNConfig, Tag("fcn")], by_kind("unet")]
-
-
 class LossTerms(Section):
     """Weights of the terms that are added up; 0 leaves a term out."""
 
@@ -204,126 +128,6 @@ class LossConfig(Section):
     article does."""
     dice_smooth: Annotated[float, Field(ge=0.0)] = 1.0
     """Number added to numerator and denominator of the soft dice in the loss. Metrics never have it."""
-
-
-class AdamConfig(Section):
-    """Adam."""
-
-    kind: Literal["adam"] = "adam"
-    """Selects this optimizer."""
-    learning_rate: Positive = 1e-3
-    """Learning rate, before the schedule."""
-    beta_1: Fraction = 0.9
-    """Share of the gradients' moving average that a step keeps."""
-    beta_2: Fraction = 0.999
-    """Share of the squared gradients' moving average that a step keeps."""
-    epsilon: Positive = 1e-7
-    """Small number added to the denominator of an update."""
-    amsgrad: bool = False
-    """Use the AMSGrad variant, which divides by the largest average so far."""
-
-
-class AdamWConfig(Section):
-    """Adam with decoupled weight decay."""
-
-    kind: Literal["adamw"] = "adamw"
-    """Selects this optimizer."""
-    learning_rate: Positive = 1e-3
-    """Learning rate, before the schedule."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 4e-3
-    """Share of the weights, times the learning rate, that is taken off at each step."""
-    beta_1: Fraction = 0.9
-    """Share of the gradients' moving average that a step keeps."""
-    beta_2: Fraction = 0.999
-    """Share of the squared gradients' moving average that a step keeps."""
-    epsilon: Positive = 1e-7
-    """Small number added to the denominator of an update."""
-    amsgrad: bool = False
-    """Use the AMSGrad variant, which divides by the largest average so far."""
-
-
-class SGDConfig(Section):
-    """Stochastic gradient descent."""
-
-    kind: Literal["sgd"] = "sgd"
-    """Selects this optimizer."""
-    learning_rate: Positive = 1e-2
-    """Learning rate, before the schedule."""
-    momentum: Fraction = 0.0
-    """Share of the last update that the next one keeps."""
-    nesterov: bool = False
-    """Use Nesterov's momentum."""
-
-
-class RMSpropConfig(Section):
-    """RMSprop."""
-
-    kind: Literal["rmsprop"] = "rmsprop"
-    """Selects this optimizer."""
-    learning_rate: Positive = 1e-3
-    """Learning rate, before the schedule."""
-    rho: Fraction = 0.9
-    """Share of the squared gradients' moving average that a step keeps."""
-    momentum: Fraction = 0.0
-    """Share of the last update that the next one keeps."""
-    epsilon: Positive = 1e-7
-    """Small number added to the denominator of an update."""
-    centered: bool = False
-    """Divide by the gradients' estimated variance instead of their mean square."""
-
-
-Optimizer = Annotated[
-    Annotated[AdamConfig, Tag("adam")]
-    | Annotated[AdamWConfig, Tag("adamw")]
-    | Annotated[SGDConfig, Tag("sgd")]
-    | Annotated[RMSpropConfig, Tag("rmsprop")],
-    by_kind("adam"),
-]
-
-
-class ConstantSchedule(Section):
-    """The same rate throughout, after a linear warm-up."""
-
-    kind: Literal["constant"] = "constant"
-    """Selects this schedule."""
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
-    """Epochs in which the rate rises linearly from 0."""
-
-
-class CosineSchedule(Section):
-    """Linear warm-up, then half a cosine down to `final_fraction` of the rate at the last epoch."""
-
-    kind: Literal["cosine"] = "cosine"
-    """Selects this schedule."""
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
-    """Epochs in which the rate rises linearly from 0."""
-    final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Fraction of `optimizer.learning_rate` that is left at the end."""
-    horizon_epochs: Count | None = None
-    """Epochs until the end of the cosine. By default `train.epochs`."""
-
-
-class PlateauSchedule(Section):
-    """Linear warm-up, then the rate is multiplied by `factor` after `patience_epochs` without a better dice."""
-
-    kind: Literal["plateau"] = "plateau"
-    """Selects this schedule."""
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
-    """Epochs in which the rate rises linearly from 0."""
-    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Factor by which the rate falls."""
-    patience_epochs: Count = 3
-    """Epochs without a better dice after which the rate falls."""
-    min_fraction: Fraction = 0.01
-    """The rate never falls below this fraction of `optimizer.learning_rate`."""
-
-
-Schedule = Annotated[
-    Annotated[ConstantSchedule, Tag("constant")]
-    | Annotated[CosineSchedule, Tag("cosine")]
-    | Annotated[PlateauSchedule, Tag("plateau")],
-    by_kind("constant"),
-]
 
 
 class TrainConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from segtrain.config.settings import Count, Section, Seed, by_kind
+from segtrain.config.section import Count, Section, Seed, by_kind
 from segtrain.config.texts import Location, Text
 
 

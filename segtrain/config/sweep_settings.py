@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from segtrain.config.settings import Count, Positive, Section, Seed
+from segtrain.config.section import Count, Positive, Section, Seed
 from segtrain.config.texts import Location
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "quniform")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from segtrain.config import Recipe
-from segtrain.config.settings import Section
+from segtrain.config.section import Section
 
 
 def test_every_field_of_every_section_has_a_text_that_fits_into_a_table() -> None:
