@@ -32,9 +32,11 @@ for variable in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOIN
     os.environ.pop(variable, None)
 
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell starts what runs in its background so, and the jobs under test would inherit it and not hear Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background without SIGINT, and nohup without SIGHUP. The jobs under test would inherit
+# that and not hear either.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 # How long an example or its drawing takes says nothing on a machine that others use too.
