@@ -59,6 +59,11 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def first_fault(*faults: tuple[bool, str]) -> str | None:
+    """The sentence of the first fault that is there, of pairs (whether it is, sentence); None where there is none."""
+    return next((sentence for is_there, sentence in faults if is_there), None)
+
+
 SHOWN_IDS = 5
 
 

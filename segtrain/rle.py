@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.errors import first_fault
+
 LARGEST_NUMBER = 2**62
 
 
@@ -42,18 +44,20 @@ def decode(text: str, height: int, width: int) -> NDArray[np.uint8]:
         numbers = np.array(text.split(), np.int64)
     except (ValueError, OverflowError):
         raise ValueError("run lengths are not whole numbers, or are too large") from None
-    if numbers.size and numbers.max() >= LARGEST_NUMBER:  # the sum of two might not fit into 64 bits
-        raise ValueError(f"run lengths hold {numbers.max()}; the picture has {height * width} pixels")
-    if numbers.size % 2:
-        raise ValueError(f"run lengths hold {numbers.size} numbers; start and length come in pairs")
-    starts, lengths = numbers[::2] - 1, numbers[1::2]
+    lengths = numbers[1::2]
+    starts = numbers[::2][: lengths.size] - 1
     ends = starts + lengths
-    if (lengths <= 0).any() or (starts < 0).any():
-        raise ValueError("run lengths hold a start or a length below 1")
-    if (starts[1:] < ends[:-1]).any():
-        raise ValueError("run lengths overlap or are not in order")
-    if ends.size and ends[-1] > height * width:
-        raise ValueError(f"run lengths end at pixel {ends[-1]}; the picture has {height * width}")
+    largest, end = numbers.max(initial=0), ends.max(initial=0)
+    fault = first_fault(
+        # The sum of two such numbers might not fit into 64 bits.
+        (largest >= LARGEST_NUMBER, f"run lengths hold {largest}; the picture has {height * width} pixels"),
+        (numbers.size % 2 == 1, f"run lengths hold {numbers.size} numbers; start and length come in pairs"),
+        (bool((numbers <= 0).any()), "run lengths hold a start or a length below 1"),
+        (bool((starts[1:] < ends[:-1]).any()), "run lengths overlap or are not in order"),
+        (end > height * width, f"run lengths end at pixel {end}; the picture has {height * width}"),
+    )
+    if fault is not None:
+        raise ValueError(fault)
     edges = np.zeros(height * width + 1, np.int8)
     # Runs that touch ("1 2 3 1") end and start at one place, so the marks are added, not set.
     np.add.at(edges, starts, 1)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from segtrain.dataset.manifest import Shard
 from segtrain.dataset.shards import BLOBS, SMALL_COLUMNS, Row, blob_holds, errors_name_row_group, open_row_group
 from segtrain.dataset.soundness import MOST_PIXELS
-from segtrain.errors import DataError
+from segtrain.errors import DataError, first_fault
 from segtrain.storage.ids import check_id
 
 
@@ -32,14 +32,14 @@ def row_of(id: str, row: Row | None) -> Row | LostRow:
 def damage_of(row: Row) -> LostRow | None:
     """The reason against a row by its own checksums, its id and its size; None where it is sound."""
     reason = check_id(row.id, older=True)
-    if reason is not None:
-        return LostRow(row.id, f"its id {reason}")
-    if row.height < 1 or row.width < 1 or row.height * row.width > MOST_PIXELS:
-        return LostRow(row.id, f"its size of {row.width}x{row.height} is not possible")
+    is_possible = row.height >= 1 and row.width >= 1 and row.height * row.width <= MOST_PIXELS
     damaged = [name for name in BLOBS if not blob_holds(getattr(row, name), getattr(row, f"{name}_crc32c"))]
-    if not damaged:
-        return None
-    return LostRow(row.id, " and ".join(f"the {name} differs from its own checksum" for name in damaged))
+    fault = first_fault(
+        (reason is not None, f"its id {reason}"),
+        (not is_possible, f"its size of {row.width}x{row.height} is not possible"),
+        (damaged != [], " and ".join(f"the {name} differs from its own checksum" for name in damaged)),
+    )
+    return None if fault is None else LostRow(row.id, fault)
 
 
 def salvage_row_group(shard: Shard, footer: pq.FileMetaData, row_group: int, data: bytes) -> list[Row | LostRow]:

@@ -6,6 +6,7 @@ counts must add up, parts must lie in their files one after the other, and nothi
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segtrain.errors import shown
+from segtrain.errors import first_fault, shown
 from segtrain.storage.ids import check_id, check_relative, has_control
 
 if TYPE_CHECKING:
@@ -38,39 +39,27 @@ ODD_ID = r"^$|^\.\.?$|[\p{Cc}/]"
 
 def wrong_manifest(manifest: "Manifest") -> str | None:
     """The first contradiction in a manifest."""
-    return next(_wrong_in(manifest), None)
+    return next(filter(None, _wrong_in(manifest)), None)
 
 
-def _wrong_in(manifest: "Manifest") -> Iterator[str]:
-    if not manifest.shards or manifest.pictures < 1:
-        yield "there is no picture in it"
-    if not FINGERPRINT.fullmatch(manifest.fingerprint):
-        yield f"fingerprint '{shown(manifest.fingerprint)}' is not 16 hex digits"
-    for name in ("created", "source"):
-        if has_control(getattr(manifest, name)):
-            yield f"{name} has a control character"
+def _wrong_in(manifest: "Manifest") -> Iterator[str | None]:
+    """What is wrong, one check after the other; later ones may rely on what the earlier ones have looked at."""
+    yield first_fault(
+        (not manifest.shards or manifest.pictures < 1, "there is no picture in it"),
+        (
+            not FINGERPRINT.fullmatch(manifest.fingerprint),
+            f"fingerprint '{shown(manifest.fingerprint)}' is not 16 hex digits",
+        ),
+        (has_control(manifest.created), "created has a control character"),
+        (has_control(manifest.source), "source has a control character"),
+    )
     for shard in manifest.shards:
-        reason = _wrong_row_groups(shard.row_groups) or _wrong_shard(shard)
-        if reason is not None:
-            yield f"{shown(shard.path)}: {reason}"
-    reason = check_relative(manifest.index.path)
-    if reason is not None:
-        yield f"index.path '{shown(manifest.index.path)}' {reason}"
+        reason = _wrong_row_groups(shard.row_groups) or _wrong_path("path", shard.path) or _wrong_parts(shard)
+        yield None if reason is None else f"{shown(shard.path)}: {reason}"
+    yield _wrong_path("index.path", manifest.index.path)
     paths = sorted([manifest.index.path, *(shard.path for shard in manifest.shards)])
     yield from (f"two files have the path '{shown(one)}'" for one, other in pairwise(paths) if one == other)
-    rows = sum(shard.rows for shard in manifest.shards)
-    if rows != manifest.pictures:
-        yield f"pictures is {manifest.pictures}; its shards have {rows} rows"
-    if not 1 <= manifest.groups <= manifest.pictures:
-        yield f"groups is {manifest.groups} for {manifest.pictures} pictures"
-    if not 0 <= manifest.labelled <= manifest.pictures:
-        yield f"labelled is {manifest.labelled} of {manifest.pictures} pictures"
-    if not _is_fraction(manifest.mean_foreground):
-        yield f"mean_foreground is {manifest.mean_foreground}, no fraction"
-    for name in ("height", "width"):
-        least, most = getattr(manifest, f"min_{name}"), getattr(manifest, f"max_{name}")
-        if not 1 <= least <= most <= MOST_PIXELS:
-            yield f"min_{name} and max_{name} are {least} and {most}"
+    yield _wrong_totals(manifest)
     yield from _wrong_folds(manifest)
 
 
@@ -78,51 +67,71 @@ def _wrong_row_groups(parts: "RowGroups") -> str | None:
     """Byte ranges, checksums and numbers of rows that are impossible."""
     if not parts.rows:
         return "has no row groups"
-    if min(parts.offset) < 0 or min(parts.length) < 1 or max(parts.offset) + max(parts.length) > MOST_BYTES:
-        return "its row groups lie outside of any file"
-    if min(parts.crc32c) < 0 or max(parts.crc32c) >= CHECKSUM_END:
-        return "has a CRC32C that is no 32-bit number"
-    if min(parts.rows) < 1 or any(rows > length for rows, length in zip(parts.rows, parts.length, strict=True)):
-        return "has a row group without rows, or with more rows than bytes"
-    return None
+    is_outside = min(parts.offset) < 0 or min(parts.length) < 1 or max(parts.offset) + max(parts.length) > MOST_BYTES
+    fit = all(1 <= rows <= length for rows, length in zip(parts.rows, parts.length, strict=True))
+    return first_fault(
+        (is_outside, "its row groups lie outside of any file"),
+        (min(parts.crc32c) < 0 or max(parts.crc32c) >= CHECKSUM_END, "has a CRC32C that is no 32-bit number"),
+        (not fit, "has a row group without rows, or with more rows than bytes"),
+    )
 
 
-def _wrong_shard(shard: "Shard") -> str | None:
-    """A path that leads out of the data set, parts that do not lie in the file in order, rows that do not add up."""
-    reason = check_relative(shard.path)
-    if reason is not None:
-        return f"path '{shown(shard.path)}' {reason}"
-    if not lies_in_order(shard) or shard.footer.offset + shard.footer.length != shard.bytes:
-        return "its parts do not lie one after the other in its bytes"
-    if shard.rows != sum(shard.row_groups.rows):
-        return f"rows is {shard.rows}; its row groups have {sum(shard.row_groups.rows)}"
-    return None
+def _wrong_path(field: str, path: str) -> str | None:
+    """A path that leads out of the data set."""
+    reason = check_relative(path)
+    return None if reason is None else f"{field} '{shown(path)}' {reason}"
 
 
-def lies_in_order(shard: "Shard") -> bool:
-    """Whether row groups and footer follow one another within the shard's bytes and do not overlap."""
-    parts = [*zip(shard.row_groups.offset, shard.row_groups.length, strict=True)]
-    parts += [(shard.footer.offset, shard.footer.length), (shard.bytes, 0)]
-    return all(start <= start + length <= following for (start, length), (following, _) in pairwise([(0, 0), *parts]))
+def _wrong_parts(shard: "Shard") -> str | None:
+    """Parts that do not lie in the file one after the other up to its end, rows that do not add up."""
+    groups = zip(shard.row_groups.offset, shard.row_groups.length, strict=True)
+    parts = [(0, 0), *groups, (shard.footer.offset, shard.footer.length), (shard.bytes, 0)]
+    follow = all(start <= start + length <= following for (start, length), (following, _) in pairwise(parts))
+    ends = shard.footer.offset + shard.footer.length == shard.bytes
+    rows = sum(shard.row_groups.rows)
+    return first_fault(
+        (not (follow and ends), "its parts do not lie one after the other in its bytes"),
+        (shard.rows != rows, f"rows is {shard.rows}; its row groups have {rows}"),
+    )
+
+
+def _wrong_totals(manifest: "Manifest") -> str | None:
+    """Counts, a mean and sizes that cannot be."""
+    rows, pictures = sum(shard.rows for shard in manifest.shards), manifest.pictures
+    return first_fault(
+        (rows != pictures, f"pictures is {pictures}; its shards have {rows} rows"),
+        (not 1 <= manifest.groups <= pictures, f"groups is {manifest.groups} for {pictures} pictures"),
+        (not 0 <= manifest.labelled <= pictures, f"labelled is {manifest.labelled} of {pictures} pictures"),
+        (not _is_fraction(manifest.mean_foreground), f"mean_foreground is {manifest.mean_foreground}, no fraction"),
+        (
+            not 1 <= manifest.min_height <= manifest.max_height <= MOST_PIXELS,
+            f"min_height and max_height are {manifest.min_height} and {manifest.max_height}",
+        ),
+        (
+            not 1 <= manifest.min_width <= manifest.max_width <= MOST_PIXELS,
+            f"min_width and max_width are {manifest.min_width} and {manifest.max_width}",
+        ),
+    )
 
 
 def _wrong_folds(manifest: "Manifest") -> Iterator[str]:
-    folds = {facts.fold: facts for facts in manifest.folds}
+    folds = {facts.fold for facts in manifest.folds}
     if len(folds) < len(manifest.folds) or min(folds, default=0) < 0:
         yield "a fold stands twice, or has a number below 0"
     for facts in manifest.folds:
         if facts.groups < 0 or facts.groups > facts.pictures or not _is_fraction(facts.foreground):
-            facts_say = f"{facts.pictures} pictures in {facts.groups} groups with a foreground of {facts.foreground}"
-            yield f"fold {facts.fold} has {facts_say}"
-    rows = dict.fromkeys(folds, 0)
+            yield (
+                f"fold {facts.fold} has {facts.pictures} pictures in {facts.groups} groups "
+                f"with a foreground of {facts.foreground}"
+            )
+    rows: Counter[int] = Counter()
     for shard in manifest.shards:
         if shard.fold not in folds:
             yield f"{shown(shard.path)} is of fold {shard.fold}, which is not in folds"
-            return
         rows[shard.fold] += shard.rows
-    for fold, count in rows.items():
-        if folds[fold].pictures != count:
-            yield f"fold {fold} has {folds[fold].pictures} pictures; its shards have {count} rows"
+    for facts in manifest.folds:
+        if facts.pictures != rows[facts.fold]:
+            yield f"fold {facts.fold} has {facts.pictures} pictures; its shards have {rows[facts.fold]} rows"
 
 
 def _is_fraction(value: float) -> bool:
@@ -131,17 +140,17 @@ def _is_fraction(value: float) -> bool:
 
 def wrong_index_size(footer: pq.FileMetaData, file_bytes: int, pictures: int) -> str | None:
     """What is wrong with the size that an index's footer states, before anything is unpacked."""
-    if footer.num_rows > pictures:
-        return f"has {footer.num_rows} rows; the manifest says {pictures} pictures"
     row_groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     columns = [row_group.column(number) for row_group in row_groups for number in range(row_group.num_columns)]
     unpacked = sum(column.total_uncompressed_size for column in columns)
     ids = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "id")
-    if unpacked > UNPACKED * file_bytes + UNPACKED_SPARE_BYTES or ids < ID_BYTES * footer.num_rows:
-        return (
-            f"says that its {file_bytes} bytes unpack to {unpacked}, with {ids} of ids for {footer.num_rows} pictures"
-        )
-    return None
+    return first_fault(
+        (footer.num_rows > pictures, f"has {footer.num_rows} rows; the manifest says {pictures} pictures"),
+        (
+            unpacked > UNPACKED * file_bytes + UNPACKED_SPARE_BYTES or ids < ID_BYTES * footer.num_rows,
+            f"says that its {file_bytes} bytes unpack to {unpacked}, with {ids} of ids for {footer.num_rows} pictures",
+        ),
+    )
 
 
 def wrong_index(manifest: "Manifest", index: pa.Table) -> str | None:
@@ -158,15 +167,15 @@ def wrong_index(manifest: "Manifest", index: pa.Table) -> str | None:
     if len(odd):
         name = odd[0].as_py()
         return f"has a picture whose id, '{shown(name)}', {check_id(name, older=True)}"
-    if pc.count_distinct(index["id"]).as_py() < index.num_rows:
-        return "has two pictures of one id"
     height, width = (index[name].to_numpy().astype(np.int64) for name in ("height", "width"))
-    if min(height.min(), width.min()) < 1 or (height * width).max() > MOST_PIXELS:
-        return "has a picture of a size that is none"
     foreground = index["foreground"].to_numpy()
-    if not (np.isfinite(foreground).all() and foreground.min() >= 0 and foreground.max() <= 1):
-        return "has a foreground that is no fraction"
-    return None if _places_match(manifest, index) else "has pictures in other places than the manifest"
+    sizes_are_possible = min(height.min(), width.min()) >= 1 and (height * width).max() <= MOST_PIXELS
+    return first_fault(
+        (pc.count_distinct(index["id"]).as_py() < index.num_rows, "has two pictures of one id"),
+        (not sizes_are_possible, "has a picture of a size that is none"),
+        (not ((foreground >= 0) & (foreground <= 1)).all(), "has a foreground that is no fraction"),
+        (not _places_match(manifest, index), "has pictures in other places than the manifest"),
+    )
 
 
 def _places_match(manifest: "Manifest", index: pa.Table) -> bool:

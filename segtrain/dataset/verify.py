@@ -19,7 +19,7 @@ from segtrain.cluster.throughput import Pace
 from segtrain.dataset.manifest import INDEX_SCHEMA, ByteRange, Manifest, Shard, load_index
 from segtrain.dataset.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.dataset.shards import Row, parse_footer, parse_row_group, unpack_mask
-from segtrain.dataset.soundness import MOST_PIXELS, lies_in_order, wrong_index
+from segtrain.dataset.soundness import MOST_PIXELS, wrong_index
 from segtrain.dataset.verify_index import wrong_counts, wrong_names
 from segtrain.errors import DataError, ShortFileError, StorageError, UserError, shown
 from segtrain.pictures.image_files import check_header, check_image
@@ -124,30 +124,23 @@ def verify_shard(
     """
     found = ShardFindings(shard, most_pixels)
     try:
-        _verify_shard(_Pass(storage, join(root, shard.path)), found, index)
-    except FileNotFoundError:
-        found.add("is named in the manifest but is not there")
-    except (StorageError, UserError) as error:
-        found.add(f"cannot be read: {error}")
-    return found
-
-
-def _verify_shard(file: "_Pass", found: ShardFindings, index: pa.Table | None) -> None:
-    shard = found.shard
-    if file.size != shard.bytes:
-        found.add(f"has {file.size} bytes; the manifest says {shard.bytes}")
-    if lies_in_order(shard):
+        file = _Pass(storage, join(root, shard.path))
+        if file.size != shard.bytes:
+            found.add(f"has {file.size} bytes; the manifest says {shard.bytes}")
         footer = _footer(file, found)
         for number in range(len(shard.row_groups)):
             rows = _read_rows(file, found, footer, number)
             wanted = None if index is None else index.filter(pc.equal(index["row_group"], number)).to_pylist()
             if rows is not None:
                 _compare(found, number, rows, wanted)
-    else:
-        found.add("its byte ranges in the manifest do not lie one after the other")
-    file.read_rest()
-    if file.size == shard.bytes and file.sha256.hexdigest() != shard.sha256:
-        found.add("its SHA-256 differs from the manifest's")
+        file.read_rest()
+        if file.size == shard.bytes and file.sha256.hexdigest() != shard.sha256:
+            found.add("its SHA-256 differs from the manifest's")
+    except FileNotFoundError:
+        found.add("is named in the manifest but is not there")
+    except (StorageError, UserError) as error:
+        found.add(f"cannot be read: {error}")
+    return found
 
 
 def _footer(file: "_Pass", found: ShardFindings) -> pq.FileMetaData | None:

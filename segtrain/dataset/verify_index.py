@@ -56,9 +56,6 @@ def _wrong_totals(manifest: Manifest, index: pa.Table) -> Iterator[str]:
     mean = _mean_foreground(index)
     if not math.isclose(mean, manifest.mean_foreground, abs_tol=FOREGROUND_TOLERANCE):
         yield f"mean_foreground is {mean:.6f}; the manifest says {manifest.mean_foreground:.6f}"
-    rows = sum(shard.rows for shard in manifest.shards)
-    if rows != manifest.pictures:
-        yield f"the manifest's shards have {rows} rows together; it says {manifest.pictures} pictures"
 
 
 def _wrong_folds(manifest: Manifest, index: pa.Table) -> Iterator[str]:
@@ -79,10 +76,6 @@ def _in_words(facts: FoldFacts) -> str:
 
 
 def _wrong_places(manifest: Manifest, index: pa.Table) -> Iterator[str]:
-    for shard in manifest.shards:
-        rows = sum(shard.row_groups.rows)
-        if shard.rows != rows:
-            yield f"{shard.path} has {rows} rows in its row groups; the manifest says {shard.rows}"
     # One by one, since a manifest may claim any number of rows.
     places = (
         (shard.fold, number, row_group, row)

@@ -8,6 +8,8 @@ Each function returns the reason against a file, in words that follow "image", o
 import struct
 import zlib
 
+from segtrain.errors import counted, first_fault
+
 MOST_PIXELS = 2**29 - 1
 """TensorFlow decodes no larger picture, whatever the format."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -72,11 +74,16 @@ def _jpeg_reason(data: bytes) -> str | None:
 
 
 def _png_header_reason(data: bytes, height: int, width: int) -> str | None:
-    if max(height, width) > PNG_SIDE:
-        return f"is {width}x{height}, and TensorFlow decodes PNGs with sides of {PNG_SIDE:,} pixels at most; cut it"
-    if data[26:29] not in (b"\0\0\0", b"\0\0\1"):
-        return "is a PNG of an unknown compression, filter or interlace method; save it again"
-    return None
+    return first_fault(
+        (
+            max(height, width) > PNG_SIDE,
+            f"is {width}x{height}, and TensorFlow decodes PNGs with sides of {PNG_SIDE:,} pixels at most; cut it",
+        ),
+        (
+            data[26:29] not in (b"\0\0\0", b"\0\0\1"),
+            "is a PNG of an unknown compression, filter or interlace method; save it again",
+        ),
+    )
 
 
 def png_reason(data: bytes, height: int, width: int) -> str | None:
@@ -119,42 +126,54 @@ def _wrong_pixels(parts: list[memoryview], wanted_bytes: int) -> str | None:
                 waiting = stream.unconsumed_tail
     except zlib.error:
         return "is a PNG with damaged pixels; save it again"
-    if got < wanted_bytes:
-        return f"is truncated: its pixels need {wanted_bytes} bytes and {got} are there"
-    if not stream.eof and got > wanted_bytes:
-        return f"is a PNG with more bytes of pixels than the {wanted_bytes} that its size needs; save it again"
-    if not stream.eof:
-        return "is a PNG whose pixels lack the checksum at their end; save it again"
-    return None
+    return first_fault(
+        (got < wanted_bytes, f"is truncated: its pixels need {wanted_bytes} bytes and {got} are there"),
+        (
+            not stream.eof and got > wanted_bytes,
+            f"is a PNG with more bytes of pixels than the {wanted_bytes} that its size needs; save it again",
+        ),
+        (not stream.eof, "is a PNG whose pixels lack the checksum at their end; save it again"),
+    )
 
 
 def _bmp_header_reason(data: bytes, height: int, width: int) -> str | None:
     if len(data) < BMP_FILE_HEADER + BMP_HEADERS[0] or struct.unpack_from("<I", data, 14)[0] not in BMP_HEADERS:
         return "is a BMP with a header of OS/2; save it as an ordinary BMP, or as PNG"
     start, header_bytes, bits, compression, colours = struct.unpack_from("<II10xHI12xI", data, 10)
-    if bits not in (8, 24, 32):
-        depth = f"{bits} bit{'s' * (bits != 1)}"
-        return f"is a BMP with {depth} a pixel, which TensorFlow cannot decode; save it with 24, or as PNG"
-    if compression == BMP_BITFIELDS and struct.unpack_from("<III", data[:66].ljust(66, b"\0"), 54) != BMP_ORDER:
-        return "is a BMP whose colours are not in the order blue, green, red; save it with 24 bits a pixel, or as PNG"
-    if compression not in (0, BMP_BITFIELDS):
-        kind = " with RLE" if compression in BMP_RLE else ""
-        return f"is a BMP compressed{kind}, which TensorFlow cannot decode; save it uncompressed, or as PNG"
+    order = struct.unpack_from("<III", data[:66].ljust(66, b"\0"), 54)
     palette = 4 * (colours or 256) if bits == 8 else 0
-    if start < BMP_FILE_HEADER + header_bytes + palette:
-        return "is a BMP whose pixels begin within its header; save it again"
-    if height * _bmp_row_bytes(width, bits) >= BMP_BYTES:
-        return "is a BMP of 1 GiB or more, which TensorFlow does not decode; save it as PNG"
-    return None
+    return first_fault(
+        (
+            bits not in (8, 24, 32),
+            f"is a BMP with {counted(bits, 'bit')} a pixel, which TensorFlow cannot decode; save it with 24, or as PNG",
+        ),
+        (
+            compression == BMP_BITFIELDS and order != BMP_ORDER,
+            "is a BMP whose colours are not in the order blue, green, red; save it with 24 bits a pixel, or as PNG",
+        ),
+        (
+            compression not in (0, BMP_BITFIELDS),
+            f"is a BMP compressed{' with RLE' * (compression in BMP_RLE)}, which TensorFlow cannot decode; "
+            "save it uncompressed, or as PNG",
+        ),
+        (
+            start < BMP_FILE_HEADER + header_bytes + palette,
+            "is a BMP whose pixels begin within its header; save it again",
+        ),
+        (
+            height * _bmp_row_bytes(width, bits) >= BMP_BYTES,
+            "is a BMP of 1 GiB or more, which TensorFlow does not decode; save it as PNG",
+        ),
+    )
 
 
 def _bmp_reason(data: bytes, height: int, width: int) -> str | None:
     start, bits = struct.unpack_from("<I14xH", data, 10)
     spare = len(data) - start - height * _bmp_row_bytes(width, bits)
-    if spare:
-        what = f"{spare} bytes behind its last pixel" if spare > 0 else f"{-spare} bytes too few"
-        return f"is a BMP with {what}, which TensorFlow does not decode; save it again, or as PNG"
-    return None
+    what = f"{spare} bytes behind its last pixel" if spare > 0 else f"{-spare} bytes too few"
+    return first_fault(
+        (spare != 0, f"is a BMP with {what}, which TensorFlow does not decode; save it again, or as PNG")
+    )
 
 
 def _bmp_row_bytes(width: int, bits: int) -> int:

@@ -4,7 +4,7 @@ from PIL import ImageFile
 
 from segtrain.pictures.decodable import MOST_PIXELS, header_reason, png_bit_depth, whole_reason
 from segtrain.pictures.mask_files import kind_of
-from segtrain.pictures.pillow_files import BadPairError, decode_whole, open_image, orientation_of
+from segtrain.pictures.pillow_files import BadPairError, decode_whole, open_image, orientation_of, refuse_for
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP")
 # Start of a JPEG scan and end of the image: neither can occur within the coded pixels.
@@ -22,9 +22,7 @@ def check_image(data: bytes, most_pixels: int = MOST_PIXELS) -> tuple[int, int, 
     # Pillow is content once it has every pixel. Phones add data behind the end.
     if image.format == "JPEG" and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0:
         raise BadPairError("image is truncated: the end mark of a JPEG is missing")
-    reason = whole_reason(data, image.height, image.width)
-    if reason is not None:
-        raise BadPairError(f"image {reason}")
+    refuse_for("image", whole_reason(data, image.height, image.width))
     return facts
 
 
@@ -35,9 +33,7 @@ def check_header(data: bytes, most_pixels: int = MOST_PIXELS) -> tuple[int, int,
 
 def _facts_of(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int]:
     width, height = image.size
-    reason = header_reason(data, height, width)
-    if reason is not None:
-        raise BadPairError(f"image {reason}")
+    refuse_for("image", header_reason(data, height, width))
     if image.mode not in ("RGB", "L") or png_bit_depth(data) not in (None, 8):
         raise BadPairError(f"image is {kind_of(image, data)}; only 8-bit RGB and grey are taken, convert it")
     orientation = orientation_of("image", image)

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
+from segtrain.errors import first_fault
 from segtrain.pictures.decodable import MOST_PIXELS, png_bit_depth, png_reason
-from segtrain.pictures.pillow_files import BadPairError, decode_whole, open_image, orientation_of
+from segtrain.pictures.pillow_files import BadPairError, decode_whole, open_image, orientation_of, refuse_for
 
 MASK_FORMATS = ("PNG", "GIF", "BMP", "JPEG")
 # JPEG blurs the edges of a mask. Of real masks saved at quality 50 at most 0.2 % of the pixels end up between these
@@ -35,9 +36,8 @@ def mask_from_file(
         turn = "; the image's EXIF orientation turns it: turn its mask, too" if image_is_turned else ""
         raise BadPairError(f"image is {size[1]}x{size[0]} and mask {shape[1]}x{shape[0]} (width x height){turn}")
     decode_whole("mask", image, data)
-    reason = png_reason(data, image.height, image.width) if image.format == "PNG" else None
-    if reason is not None:
-        raise BadPairError(f"mask {reason}")
+    if image.format == "PNG":
+        refuse_for("mask", png_reason(data, image.height, image.width))
     upright = ImageOps.exif_transpose(image)
     if image.format == "JPEG":
         return _binary_from_jpeg(upright.convert("L"))
@@ -49,10 +49,14 @@ def mask_from_file(
 def _check_kind(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse what holds more than one mask, or values of which Pillow drops the lower half."""
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise BadPairError(f"mask has {frames} frames; save one of them alone")
-    if image.mode not in ("1", "L", "P", "RGB") or png_bit_depth(data) == 16:
-        raise BadPairError(f"mask is {kind_of(image, data)}; save it with 8 bits, as black and one other value")
+    reason = first_fault(
+        (frames > 1, f"has {frames} frames; save one of them alone"),
+        (
+            image.mode not in ("1", "L", "P", "RGB") or png_bit_depth(data) == 16,
+            f"is {kind_of(image, data)}; save it with 8 bits, as black and one other value",
+        ),
+    )
+    refuse_for("mask", reason)
 
 
 def kind_of(image: Image.Image, data: bytes) -> str:

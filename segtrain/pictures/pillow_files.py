@@ -10,6 +10,7 @@ import zlib
 
 from PIL import BmpImagePlugin, ExifTags, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
+from segtrain.errors import first_fault
 from segtrain.pictures.decodable import JPEG_START, MOST_PIXELS, PNG_START
 
 READERS: dict[str, tuple[tuple[bytes, ...], type[ImageFile.ImageFile]]] = {
@@ -44,6 +45,12 @@ class BadMaskError(BadPairError):
     """Why a mask cannot be taken."""
 
 
+def refuse_for(what: str, reason: str | None) -> None:
+    """Raise `BadPairError` where there is a reason against `what`, an image or a mask."""
+    if reason is not None:
+        raise BadPairError(f"{what} {reason}")
+
+
 def open_image(what: str, data: bytes, formats: tuple[str, ...], most_pixels: int) -> ImageFile.ImageFile:
     """A picture of which only the header has been read. A reason against it begins with `what`: image or mask."""
     name = next((name for name in formats if data.startswith(READERS[name][0])), None)
@@ -53,11 +60,18 @@ def open_image(what: str, data: bytes, formats: tuple[str, ...], most_pixels: in
         image = READERS[name][1](io.BytesIO(data))
     except DAMAGE as error:
         raise _undecodable(what, error) from None
-    if image.width * image.height > most_pixels:
-        fix = f"{'raise prepare.max_pixels, or ' * (what == 'image' and most_pixels < MOST_PIXELS)}make it smaller"
-        raise BadPairError(f"{what} is {image.width}x{image.height}, more than {most_pixels:,} pixels; {fix}")
-    if image.tile and image.tile[0].extents not in (None, (0, 0, *image.size)):
-        raise BadPairError(f"{what} is a {name} whose first frame does not cover all of it; save it again")
+    fix = f"{'raise prepare.max_pixels, or ' * (what == 'image' and most_pixels < MOST_PIXELS)}make it smaller"
+    reason = first_fault(
+        (
+            image.width * image.height > most_pixels,
+            f"is {image.width}x{image.height}, more than {most_pixels:,} pixels; {fix}",
+        ),
+        (
+            bool(image.tile) and image.tile[0].extents not in (None, (0, 0, *image.size)),
+            f"is a {name} whose first frame does not cover all of it; save it again",
+        ),
+    )
+    refuse_for(what, reason)
     return image
 
 

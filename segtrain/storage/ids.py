@@ -8,9 +8,9 @@ read, under file names made for them.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from segtrain.errors import UserError, shown
+from segtrain.errors import UserError, first_fault, shown
 from segtrain.storage.files import join
 
 MOST_BYTES = 200
@@ -27,17 +27,14 @@ def check_id(name: str, *, older: bool = False) -> str | None:
         length = len(name.encode())
     except UnicodeEncodeError:
         return "is not UTF-8"
-    if not name:
-        return "is empty"
-    if name in (".", ".."):
-        return f"is '{name}'"
-    if "/" in name or ("\\" in name and not older):
-        return "has a slash" if "/" in name else "has a backslash"
-    if has_control(name):
-        return "has a control character"
-    if length > MOST_BYTES and not older:
-        return f"has {length} bytes, more than {MOST_BYTES}"
-    return None
+    return first_fault(
+        (not name, "is empty"),
+        (name in (".", ".."), f"is '{name}'"),
+        ("/" in name, "has a slash"),
+        ("\\" in name and not older, "has a backslash"),
+        (has_control(name), "has a control character"),
+        (length > MOST_BYTES and not older, f"has {length} bytes, more than {MOST_BYTES}"),
+    )
 
 
 def has_control(text: str) -> bool:
@@ -51,19 +48,14 @@ def file_names(ids: Iterable[str]) -> dict[str, str]:
     A name is the id itself where that is safe. Ids that differ in case or in Unicode form alone get names that differ
     in more: some file systems take the former for one name. Whatever the ids are, no name leads out of its folder.
     """
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    unnamed = []
+    taken: dict[str, str] = {}
     for name in sorted(set(ids)):
-        key = _as_file_systems_compare(name)
-        if check_id(name) is None and key not in taken:
-            names[name] = name
-            taken.add(key)
-        else:
-            unnamed.append(name)
-    for name in unnamed:
+        if check_id(name) is None:
+            taken.setdefault(_as_file_systems_compare(name), name)
+    names = {name: name for name in taken.values()}
+    for name in sorted(set(ids) - names.keys()):
         names[name] = _made_name(name, taken)
-        taken.add(_as_file_systems_compare(names[name]))
+        taken[_as_file_systems_compare(names[name])] = name
     return names
 
 
@@ -73,7 +65,7 @@ def _as_file_systems_compare(name: str) -> str:
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
-def _made_name(name: str, taken: set[str]) -> str:
+def _made_name(name: str, taken: Mapping[str, str]) -> str:
     """A name that begins like the id and ends in a digest of it."""
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
     safe = "".join("_" if one in "/\\" or unicodedata.category(one) in ("Cc", "Cs") else one for one in name)
@@ -87,11 +79,11 @@ def _made_name(name: str, taken: set[str]) -> str:
 
 def check_relative(path: str) -> str | None:
     """Why a path that a foreign file names may lead out of its folder, in words that follow it; None where it stays."""
-    if not path or path.startswith("/") or "://" in path:
-        return "is no relative path"
-    if "\\" in path or has_control(path) or any(part in ("", ".", "..") for part in path.split("/")):
-        return "leads out of its folder"
-    return None
+    leads_out = "\\" in path or has_control(path) or any(part in ("", ".", "..") for part in path.split("/"))
+    return first_fault(
+        (not path or path.startswith("/") or "://" in path, "is no relative path"),
+        (leads_out, "leads out of its folder"),
+    )
 
 
 def join_inside(folder: str, path: str) -> str:

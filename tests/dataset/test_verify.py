@@ -17,6 +17,7 @@ from segtrain.dataset.manifest import IndexFile, Manifest, Shard, encode_index, 
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row, pack_mask, write_shard
 from segtrain.dataset.verify import Problem, verify, verify_shard
+from segtrain.errors import DataError
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage, join
 
@@ -325,14 +326,16 @@ def test_an_id_that_is_there_twice_and_a_group_in_two_folds_are_found(local: Cop
     assert f"{file}: group {other.group} is in the folds 0, 1" in lines
 
 
-def test_byte_ranges_that_overlap_are_found(local: Copy) -> None:
+def test_byte_ranges_that_overlap_are_refused_with_the_manifest(local: Copy) -> None:
     offsets = list(local.shard.row_groups.offset)
     offsets[2] -= 1
     parts = local.shard.row_groups.model_copy(update={"offset": offsets})
     shards = list(local.manifest.shards)
     shards[1] = local.shard.model_copy(update={"row_groups": parts})
-    local.manifest = local.manifest.model_copy(update={"shards": shards})
-    assert local.lines() == ["its byte ranges in the manifest do not lie one after the other"]
+    manifest = local.manifest.model_copy(update={"shards": shards})
+    local.write("manifest.json", manifest.model_dump_json().encode())
+    with pytest.raises(DataError, match="its parts do not lie one after the other in its bytes"):
+        read_manifest(STORAGE, local.root)
 
 
 @pytest.fixture
