@@ -68,8 +68,6 @@ class NodeCache:
         self._lock = threading.Lock()
         self.hits = 0
         """Entries that this object found whole."""
-        self.misses = 0
-        """Entries that this object had fetched."""
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             if _claim(folder):
@@ -92,20 +90,20 @@ class NodeCache:
         """
         path = self._entries / quote(name, safe="=")
         data = _read_entry(path, length, crc32c)
-        if data is not None:
-            self._count(hit=True)
-            return data
-        if not self._takes(length):
-            self._count(hit=False)
+        if data is None and not self._takes(length):
             return fetch()
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(_locked(self._locks / _lock_of(path), self._longest_wait_s))
-            except OSError as error:
-                self._stop_storing(error)
-            data = _read_entry(path, length, crc32c)  # the lock's holder before may have stored it
-            self._count(hit=data is not None)
-            return self._fill(path, fetch) if data is None else data
+            if data is None:
+                try:
+                    stack.enter_context(_locked(self._locks / _lock_of(path), self._longest_wait_s))
+                except OSError as error:
+                    self._stop_storing(error)
+                data = _read_entry(path, length, crc32c)  # the lock's holder before may have stored it
+            if data is None:
+                return self._fill(path, fetch)
+        with self._lock:
+            self.hits += 1
+        return data
 
     def _fill(self, path: Path, fetch: Callable[[], bytes]) -> bytes:
         data = fetch()
@@ -181,11 +179,6 @@ class NodeCache:
                 error.strerror or error,
             )
 
-    def _count(self, *, hit: bool) -> None:
-        with self._lock:
-            self.hits += hit
-            self.misses += not hit
-
 
 def _claim(folder: Path) -> bool:
     """Make a folder that only this user can enter; whether it was there, as of an earlier version, and open to others.
@@ -248,26 +241,24 @@ def _locked(path: Path, longest_wait_s: float) -> Iterator[int]:
     Raises `TimeoutError` where the lock is not free within `longest_wait_s`, and other `OSError`s.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    give_up, wait_s = time.monotonic() + longest_wait_s, FIRST_POLL_S
     try:
-        _acquire(descriptor, path, longest_wait_s)
+        while not _try_lock(descriptor):
+            if time.monotonic() >= give_up:
+                raise TimeoutError(f"{path} has been locked for {longest_wait_s:g} s")
+            time.sleep(wait_s)
+            wait_s = min(LONGEST_POLL_S, 2 * wait_s)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, longest_wait_s: float) -> None:
-    give_up = time.monotonic() + longest_wait_s
-    wait_s = FIRST_POLL_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= give_up:
-                raise TimeoutError(f"{path} has been locked for {longest_wait_s:g} s") from None
-        else:
-            return
-        time.sleep(wait_s)
-        wait_s = min(LONGEST_POLL_S, 2 * wait_s)
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_total(descriptor: int) -> int:

@@ -4,10 +4,10 @@ Damaged bytes are downloaded a second time. If they differ again, they are damag
 still be proven is returned, the others are quarantined, which means named, counted and left out.
 """
 
+import contextlib
 import dataclasses
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -24,17 +24,14 @@ from segtrain.dataset.shards import Row, parse_footer, parse_row_group
 from segtrain.errors import DataError, ShortFileError, StorageError, shown
 from segtrain.storage.checksums import crc32c
 from segtrain.storage.files import Storage, join
+from segtrain.storage.last_used import LastUsed
 
 logger = logging.getLogger(__name__)
 
 # 40 MB; the footers of a larger data set come from the node cache time and again.
 FOOTERS_KEPT = 512
-FOOTER_LOCKS = 64
 MOST_UNKNOWN_ROWS = 2**20
 """Of a row group whose number of rows only the manifest tells."""
-
-FOOTER_LOST = "the shard's footer in storage differs from the manifest's checksum"
-ROW_GROUP_LOST = "the row group in storage differs from the manifest's checksum, its small columns too"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +70,15 @@ class ReadCounts:
 
 
 class RowGroupReader:
-    """Reads row groups of one data set. Safe to share between threads; a shard's footer is read once and kept."""
+    """Reads row groups of one data set. Safe to share between threads; a shard's footer is read once and kept.
+
+    `cache` is the reader's own, so that its hits are the reader's.
+    """
 
     def __init__(self, manifest: Manifest, storage: Storage, root: str, cache: NodeCache | None = None) -> None:
-        self._manifest = manifest
-        self._storage = storage
-        self._root = root
-        self._cache = cache
-        self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
-        self._footer_locks = [threading.Lock() for _ in range(FOOTER_LOCKS)]
-        self._ids: dict[int, list[str]] = {}
+        self._manifest, self._storage, self._root, self._cache = manifest, storage, root, cache
+        self._footers = LastUsed(self._read_footer, FOOTERS_KEPT)
+        self._ids = LastUsed(self._read_ids, FOOTERS_KEPT)
         self._lock = threading.Lock()
         self._counts = ReadCounts()
         self._retries_before = storage.retries
@@ -97,9 +93,10 @@ class RowGroupReader:
         """
         facts = self._manifest.shards[shard]
         try:
-            footer = self._footer(shard)
+            footer = self._footers.get(shard)
         except _DamagedError:
-            return self._admit(facts, row_group, self._lost(shard, row_group, FOOTER_LOST))
+            lost = self._lost(shard, row_group, "the shard's footer in storage differs from the manifest's checksum")
+            return self._admit(facts, row_group, lost)
         try:
             data = self._checked(facts, facts.row_groups.byte_range(row_group))
         except _DamagedError as error:
@@ -111,40 +108,21 @@ class RowGroupReader:
     def counts(self) -> ReadCounts:
         """What has been read since this reader was made."""
         with self._lock:
-            return self._counts + ReadCounts(retries=self._storage.retries - self._retries_before)
+            hits = self._cache.hits if self._cache else 0
+            retries = self._storage.retries - self._retries_before
+            return dataclasses.replace(self._counts, cache_hits=hits, retries=retries)
 
-    def _footer(self, shard: int) -> pq.FileMetaData:
-        # The lock spans the download, so that threads starting on one shard do not fetch its footer many times.
-        with self._footer_locks[shard % FOOTER_LOCKS]:
-            with self._lock:
-                if shard in self._footers:
-                    self._footers.move_to_end(shard)
-                    return self._footers[shard]
-            facts = self._manifest.shards[shard]
-            footer = parse_footer(facts, self._checked(facts, facts.footer))
-            with self._lock:
-                self._footers[shard] = footer
-                if len(self._footers) > FOOTERS_KEPT:
-                    self._footers.popitem(last=False)
-            return footer
+    def _read_footer(self, shard: int) -> pq.FileMetaData:
+        facts = self._manifest.shards[shard]
+        return parse_footer(facts, self._checked(facts, facts.footer))
 
     def _checked(self, shard: Shard, part: ByteRange) -> bytes:
         """The bytes of a part of a shard, whose checksum holds. Raises `_DamagedError` where it failed twice."""
         if self._cache is None:
             return self._download(shard, part)
-        is_hit = True
-
-        def fetch() -> bytes:
-            nonlocal is_hit
-            is_hit = False
-            return self._download(shard, part)
-
         stem = PurePosixPath(shard.path).with_suffix("")
         name = f"{self._manifest.fingerprint}/{stem}/{part.offset}-{part.length}-{part.crc32c:08x}"
-        data = self._cache.get(name, part.length, part.crc32c, fetch)
-        if is_hit:
-            self._count(ReadCounts(cache_hits=1))
-        return data
+        return self._cache.get(name, part.length, part.crc32c, lambda: self._download(shard, part))
 
     def _download(self, shard: Shard, part: ByteRange) -> bytes:
         data = self._download_once(shard, part)
@@ -176,7 +154,8 @@ class RowGroupReader:
         try:
             rows = salvage_row_group(facts, footer, row_group, data)
         except DataError:
-            return self._lost(shard, row_group, ROW_GROUP_LOST)
+            reason = "the row group in storage differs from the manifest's checksum, its small columns too"
+            return self._lost(shard, row_group, reason)
         if all(isinstance(row, Row) for row in rows):
             logger.warning("%s, row group %d differs from its checksum, but no picture does", facts.path, row_group)
         return rows
@@ -185,7 +164,7 @@ class RowGroupReader:
         """All rows of a row group of which nothing can be believed."""
         sizes = self._manifest.shards[shard].row_groups.rows
         first = sum(sizes[:row_group])
-        ids = self._ids_of(shard)[first : first + sizes[row_group]]
+        ids = self._ids.get(shard)[first : first + sizes[row_group]]
         if not ids:
             if sizes[row_group] > MOST_UNKNOWN_ROWS:
                 raise DataError(
@@ -195,16 +174,14 @@ class RowGroupReader:
             ids = [f"unknown (row {first + number} of the shard)" for number in range(sizes[row_group])]
         return [LostRow(id, reason) for id in ids]
 
-    def _ids_of(self, shard: int) -> list[str]:
+    def _read_ids(self, shard: int) -> list[str]:
         """The ids of a shard's pictures in stored order, from the index; none where that is lost as well."""
-        if shard not in self._ids:
-            try:
-                index = read_index(self._storage, self._root, self._manifest)
-                ids = index.filter(pc.equal(index["shard"], pa.scalar(shard, pa.int32())))["id"].to_pylist()
-            except (DataError, StorageError):
-                ids = []
-            self._ids[shard] = ids if len(ids) == self._manifest.shards[shard].rows else []
-        return self._ids[shard]
+        with contextlib.suppress(DataError, StorageError):
+            index = read_index(self._storage, self._root, self._manifest)
+            ids: list[str] = index.filter(pc.equal(index["shard"], pa.scalar(shard, pa.int32())))["id"].to_pylist()
+            if len(ids) == self._manifest.shards[shard].rows:
+                return ids
+        return []
 
     def _admit(self, shard: Shard, row_group: int, rows: Sequence[Row | LostRow]) -> list[Row | None]:
         """The rows, with None for lost ones, which are counted and, the first time, named in the log."""

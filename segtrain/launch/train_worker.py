@@ -19,7 +19,7 @@ from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe
 from segtrain.launch.mailbox import Began, StuckWorker
 from segtrain.runs.status import NOBODY, Driver, Left, Progress, RunSummary, World
-from segtrain.storage.process_scratch import temporary_files_in_scratch
+from segtrain.storage.scratch import temporary_files_in_scratch
 
 Train = Callable[[Recipe, World, Driver], RunSummary]
 

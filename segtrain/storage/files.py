@@ -97,7 +97,7 @@ class Storage:
 
     def exists(self, url: str) -> bool:
         """Whether there is a file, or anything below the URL."""
-        return self._files(url).exists(url)
+        return self._files(url).kind(url) is not None
 
     def list(self, url: str) -> list[str]:
         """Names of the direct children, sorted; empty where there are none."""
@@ -113,7 +113,7 @@ class Storage:
 
     def is_file(self, url: str) -> bool:
         """Whether there is a file, and no folder."""
-        return self._files(url).is_file(url)
+        return self._files(url).kind(url) == "file"
 
     def delete(self, url: str) -> None:
         """Remove a file, or everything below a folder. It is no error if nothing is there."""
@@ -189,9 +189,13 @@ class LocalFiles:
         with _errors_name(url), _replacing(local_path(url)) as temporary:
             shutil.copyfile(local, temporary)
 
-    def exists(self, url: str) -> bool:
+    def kind(self, url: str) -> str | None:
+        """`file`, or another word for a folder and the like; None where there is nothing."""
+        path = local_path(url)
         with _errors_name(url):
-            return local_path(url).exists()
+            if path.is_file():
+                return "file"
+            return "other" if path.exists() else None
 
     def list(self, url: str) -> list[str]:
         with contextlib.suppress(FileNotFoundError), _errors_name(url):
@@ -202,10 +206,6 @@ class LocalFiles:
         with contextlib.suppress(FileNotFoundError), _errors_name(url), os.scandir(local_path(url)) as entries:
             return {one.name: _mark(one.stat()) for one in entries if one.is_file()}
         return {}
-
-    def is_file(self, url: str) -> bool:
-        with _errors_name(url):
-            return local_path(url).is_file()
 
     def delete(self, url: str) -> None:
         path = local_path(url)

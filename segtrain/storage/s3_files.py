@@ -27,13 +27,14 @@ from fsspec.asyn import sync
 from segtrain.config import StorageConfig
 from segtrain.errors import ConflictError, ShortFileError, StorageError, UserError, missing_file
 from segtrain.locations import bucket_and_key, check_endpoint
+from segtrain.storage.last_used import LastUsed
 from segtrain.storage.s3_faults import FAULTS, MISTAKES, WITHOUT_REASON, error_code, is_passing
-from segtrain.storage.s3_handles import OpenHandles
 from segtrain.storage.s3_retries import retrying
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
+HANDLES = 256
 KEYS_PER_DELETE = 1000
 PART_BYTES = 48 * 2**20
 """Bytes of a part; S3 asks for 5 MiB. Objects larger than two parts are sent in parts, each with its own retries."""
@@ -46,13 +47,12 @@ class S3Files:
     """Files at `s3://bucket/key` URLs, for all threads of this process."""
 
     def __init__(self, config: StorageConfig) -> None:
-        environment = os.environ
         self._config = config
         self.retries = 0
         self._counting = threading.Lock()
-        self._endpoint = config.endpoint_url or _endpoint_of(environment)
-        self._region = config.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-        self._handles = OpenHandles(lambda path: self._ranges.open_input_file(path))
+        self._endpoint = config.endpoint_url or _endpoint_of(os.environ)
+        self._region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        self._handles = LastUsed(lambda path: self._ranges.open_input_file(path), HANDLES)
 
     def read_bytes(self, url: str) -> bytes:
         return self._run(url, lambda: self._get(_key(url)))[0]
@@ -106,8 +106,11 @@ class S3Files:
 
         self._run(url, put)
 
-    def exists(self, url: str) -> bool:
-        return self._type(url) is not None
+    def kind(self, url: str) -> str | None:
+        """`file` or `directory`; None where there is neither."""
+        with contextlib.suppress(FileNotFoundError):
+            return str(self._run(url, lambda: self._objects.info(_path(url)))["type"])
+        return None
 
     def list(self, url: str) -> list[str]:
         return sorted(self._children(url))
@@ -116,19 +119,13 @@ class S3Files:
         found = self._children(url).items()
         return {name: f"{facts['size']}-{facts['ETag']}" for name, facts in found if facts["type"] == "file"}
 
-    def is_file(self, url: str) -> bool:
-        return self._type(url) == "file"
-
     def delete(self, url: str) -> None:
         self._run(url, lambda: self._delete_all(_key(url)))
 
     def delete_if_version(self, url: str, version: str | None) -> None:
-        try:
-            there = self.read_versioned(url)[1]
-        except FileNotFoundError:
-            return
-        if there == version:
-            self.delete(url)
+        with contextlib.suppress(FileNotFoundError):
+            if self.read_versioned(url)[1] == version:
+                self.delete(url)
 
     def size(self, url: str) -> int:
         facts: dict[str, Any] = self._run(url, lambda: self._objects.info(_key(url)))
@@ -174,12 +171,6 @@ class S3Files:
             inside = [facts for facts in found if facts["name"].startswith(folder) and facts["name"] != folder]
             return {facts["name"].removeprefix(folder): facts for facts in inside}
         return {}
-
-    def _type(self, url: str) -> str | None:
-        """`file` or `directory`; None where there is neither."""
-        with contextlib.suppress(FileNotFoundError):
-            return str(self._run(url, lambda: self._objects.info(_path(url)))["type"])
-        return None
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         """One request about the object at `bucket/key`."""
@@ -228,11 +219,9 @@ class S3Files:
 
     def _is_marked(self, path: str, mark: str) -> bool:
         """Whether the object at `bucket/key` was written with this mark."""
-        try:
-            found: dict[str, str] = self._call("head_object", path).get("Metadata", {})
-        except FileNotFoundError:
-            return False
-        return found.get(WRITE_MARK) == mark
+        with contextlib.suppress(FileNotFoundError):
+            return bool(self._call("head_object", path).get("Metadata", {}).get(WRITE_MARK) == mark)
+        return False
 
     def _delete_all(self, path: str) -> None:
         """Delete the object at `bucket/key` and all below it.

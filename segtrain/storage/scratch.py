@@ -31,6 +31,21 @@ def scratch_folder(what: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def temporary_files_in_scratch(what: str) -> Iterator[None]:
+    """Give Python another temporary folder for the block, in all threads of the process, and remove it afterwards.
+
+    TensorFlow writes the source of each function that it converts to a file in the temporary folder and removes it as
+    the interpreter exits, which a worker of Ray never does: it is killed. Raises what `scratch_folder` raises.
+    """
+    with scratch_folder(what) as folder:
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+@contextlib.contextmanager
 def locked_folder(base: str | None, prefix: str) -> Iterator[Path]:
     """A new folder in `base`, else in the temporary folder, which only this user can enter; removed after the block."""
     with contextlib.ExitStack() as stack:

@@ -22,7 +22,7 @@ from segtrain.runs.run_folder import RunFolder
 from segtrain.runs.run_record import epochs_of
 from segtrain.runs.status import Driver, Progress, RunSummary, World
 from segtrain.storage.files import Storage
-from segtrain.storage.process_scratch import temporary_files_in_scratch
+from segtrain.storage.scratch import temporary_files_in_scratch
 from segtrain.training.checkpoint import Checkpoints
 from segtrain.tune.placement_groups import TrialGroups
 from segtrain.tune.stopping import FAILED, TAKEN

@@ -32,6 +32,19 @@ def content(name: str, length: int) -> bytes:
     return (digest * (length // len(digest) + 1))[:length]
 
 
+class CountedCache(NodeCache):
+    """Counts what it had fetched."""
+
+    misses = 0
+
+    def get(self, name: str, length: int, crc32c: int, fetch: Callable[[], bytes]) -> bytes:
+        def counted() -> bytes:
+            self.misses += 1
+            return fetch()
+
+        return super().get(name, length, crc32c, counted)
+
+
 def get(cache: NodeCache, name: str, length: int = 100) -> bytes:
     """An entry whose right bytes follow from its name."""
     data = content(name, length)
@@ -63,10 +76,10 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def test_what_was_fetched_once_is_a_hit_for_every_later_process(tmp_path: Path) -> None:
-    first = NodeCache(tmp_path, 1000)
+    first = CountedCache(tmp_path, 1000)
     assert get(first, "f/s/4-100-0") == get(first, "f/s/4-100-0") == content("f/s/4-100-0", 100)
     assert (first.hits, first.misses) == (1, 1)
-    later = NodeCache(tmp_path, 1000)
+    later = CountedCache(tmp_path, 1000)
     get(later, "f/s/4-100-0")
     assert (later.hits, later.misses) == (1, 0)
 
@@ -123,7 +136,7 @@ def test_an_entry_that_another_user_left_is_fetched_again(tmp_path: Path) -> Non
 
 
 def test_the_same_range_of_another_data_set_is_another_entry(tmp_path: Path) -> None:
-    cache = NodeCache(tmp_path, 1000)
+    cache = CountedCache(tmp_path, 1000)
     one, other = get(cache, "aaaa/fold=0/part-0/4-100-0"), get(cache, "bbbb/fold=0/part-0/4-100-0")
     assert one != other
     assert cache.misses == len(entries(tmp_path)) == 2
@@ -157,7 +170,7 @@ def test_the_bound_holds_and_the_bytes_are_right_whatever_is_asked_for(
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        caches = [NodeCache(folder, limit), NodeCache(folder, limit)]
+        caches = [CountedCache(folder, limit), CountedCache(folder, limit)]
         for key, length, which in gets:
             assert get(caches[which], f"{key}-{length}", length) == content(f"{key}-{length}", length)
             assert kept_bytes(folder) == counted_bytes(folder) <= limit
@@ -208,7 +221,7 @@ def test_where_nothing_can_be_written_everything_is_fetched_with_one_warning(
         folder.mkdir(mode=0o700)
     blocker.parent.mkdir(exist_ok=True)
     blocker.write_bytes(b"")
-    cache = NodeCache(folder, 1000)
+    cache = CountedCache(folder, 1000)
     for _ in range(2):
         assert get(cache, "a") == content("a", 100)
     assert (cache.hits, cache.misses) == (0, 2)

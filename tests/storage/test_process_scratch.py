@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.storage.process_scratch import temporary_files_in_scratch
+from segtrain.storage.scratch import temporary_files_in_scratch
 
 
 def test_temporary_files_of_the_block_are_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segtrain.storage.last_used import LastUsed
 from segtrain.storage.s3_faults import error_code, is_passing
-from segtrain.storage.s3_handles import OpenHandles
 from segtrain.storage.s3_retries import retrying
 
 
@@ -161,7 +161,7 @@ def test_an_object_is_opened_once_for_all_threads_that_ask() -> None:
         opened.append(path)
         return object()
 
-    handles = OpenHandles(open_object)
+    handles = LastUsed(open_object, limit=256)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(handles.get, "bucket/key") for _ in range(8)]
         go.set()
@@ -180,7 +180,7 @@ def test_an_object_that_does_not_open_is_tried_again_when_it_is_next_asked_for()
             raise answer
         return answer
 
-    handles = OpenHandles(open_object)
+    handles = LastUsed(open_object, limit=256)
     with pytest.raises(TimeoutError, match="silence"):
         handles.get("bucket/key")
     assert handles.get("bucket/key") == "open"
@@ -193,7 +193,7 @@ def test_the_objects_used_last_stay_open() -> None:
         opened.append(path)
         return path
 
-    handles = OpenHandles(open_object, limit=2)
+    handles = LastUsed(open_object, limit=2)
     for path in ("a", "b", "a", "c", "a", "b"):
         assert handles.get(path) == path
     assert opened == ["a", "b", "c", "b"]
