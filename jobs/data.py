@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = read_manifest(storage, args.dataset, recipe.data.version)
     if args.what == "inspect":
         versions = [version.manifest for version in replaced_versions(storage, args.dataset)]
-        print("\n".join([*describe.overview(manifest, args.dataset), *describe.version_lines(manifest, versions)]))
+        print("\n".join(describe.overview(manifest, args.dataset, versions)))
     elif args.what == "stats":
         print("\n".join(describe.statistics(read_index(storage, args.dataset, manifest))))
     elif args.what == "preview":

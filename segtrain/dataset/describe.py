@@ -21,8 +21,8 @@ from segtrain.storage.files import Storage
 MIB = 2**20
 
 
-def overview(manifest: Manifest, root: str) -> list[str]:
-    """Lines for `jobs/data.py inspect`: the manifest in words."""
+def overview(manifest: Manifest, root: str, versions: Sequence[Manifest] = ()) -> list[str]:
+    """Lines for `jobs/data.py inspect`: the manifest in words, and those of `versions` that are others."""
     lengths = [length for shard in manifest.shards for length in shard.row_groups.length]
     total_bytes = sum(shard.bytes for shard in manifest.shards)
     return [
@@ -36,12 +36,8 @@ def overview(manifest: Manifest, root: str) -> list[str]:
         f"{len(lengths)} row groups of at most {max(lengths) / MIB:.2f} MiB",
         "fold  pictures  groups  foreground",
         *(f"{fold.fold:4d}  {fold.pictures:8d}  {fold.groups:6d}  {fold.foreground:10.1%}" for fold in manifest.folds),
+        *(f"earlier version {version_label(one)}" for one in versions if one.fingerprint != manifest.fingerprint),
     ]
-
-
-def version_lines(manifest: Manifest, versions: Sequence[Manifest]) -> list[str]:
-    """Lines for `jobs/data.py inspect`: the versions that were replaced and stay, the one shown left out."""
-    return [f"earlier version {version_label(one)}" for one in versions if one.fingerprint != manifest.fingerprint]
 
 
 def statistics(index: pa.Table) -> list[str]:

@@ -89,6 +89,9 @@ class Shard(_Facts):
     """From the end of the last row group to the end of the file."""
     row_groups: RowGroups
 
+    def __hash__(self) -> int:
+        return hash(self.path)
+
 
 class FoldFacts(_Facts):
     """How much is in one fold."""
@@ -201,11 +204,10 @@ def parse_manifest(text: bytes, url: str) -> Manifest:
         )
     try:
         manifest = Manifest.model_validate(tree)
+        reason = wrong_manifest(manifest)
     except ValidationError as error:
         first = error.errors()[0]
-        field = shown(".".join(str(part) for part in first["loc"]))
-        raise DataError(f"{url} is damaged: {field}: {first['msg']}; make the data set again") from None
-    reason = wrong_manifest(manifest)
+        reason = f"{shown('.'.join(str(part) for part in first['loc']))}: {first['msg']}"
     if reason is not None:
         raise DataError(f"{url} is damaged: {reason}; make the data set again")
     return manifest
@@ -226,12 +228,10 @@ def read_index(storage: Storage, root: str, manifest: Manifest) -> pa.Table:
     Raises `DataError` where the file is not the one that the manifest promises, and for values that cannot be.
     """
     index = load_index(storage, root, manifest)
-    url = join(root, manifest.index.path)
-    if not index.schema.equals(INDEX_SCHEMA):
-        raise DataError(f"{url} has other columns than format {FORMAT_VERSION}; make the data set again")
-    reason = wrong_index(manifest, index)
+    has_columns = index.schema.equals(INDEX_SCHEMA)
+    reason = wrong_index(manifest, index) if has_columns else f"has other columns than format {FORMAT_VERSION}"
     if reason is not None:
-        raise DataError(f"{url} {reason}; make the data set again")
+        raise DataError(f"{join(root, manifest.index.path)} {reason}; make the data set again")
     return index
 
 

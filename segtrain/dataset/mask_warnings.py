@@ -27,7 +27,8 @@ def cautions(foreground: Sequence[float], folds: Sequence[int], ids: Sequence[st
         if count == shares.size:
             lines.append(f"warning: all {count} masks have {what}; a dice of 1 says nothing: see to the masks")
         elif count:
-            named = _named([ids[at] for at in np.flatnonzero(is_so)[:SHOWN_IDS]] if len(ids) else [], count)
+            shown = [ids[at] for at in np.flatnonzero(is_so)[:SHOWN_IDS]] if len(ids) else []
+            named = f" ({', '.join(shown)}{', ...' * (count > len(shown))})" if shown else ""
             lines.append(f"warning: {count} of {shares.size} masks have {what}{named}: {means}")
             lines += _of_folds(what, is_so, numbers)
     return lines
@@ -42,7 +43,3 @@ def _of_folds(what: str, is_so: np.ndarray, folds: np.ndarray) -> Iterator[str]:
                 f"warning: in fold {fold} {int(part.sum())} of {part.size} masks have {what}; "
                 "its scores say little of how well objects are found"
             )
-
-
-def _named(ids: Sequence[str], count: int) -> str:
-    return f" ({', '.join(ids)}{', ...' * (count > len(ids))})" if ids else ""

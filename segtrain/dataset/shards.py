@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from segtrain.dataset.manifest import ByteRange, RowGroups, Shard
 from segtrain.dataset.soundness import MOST_PIXELS
-from segtrain.errors import DataError
+from segtrain.errors import DataError, first_fault
 from segtrain.storage.checksums import crc32c
 
 ROW_SCHEMA = pa.schema(
@@ -89,11 +89,14 @@ def _packed(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         packed = stream.decompress(data, height * row_bytes + 1)
     except zlib.error as error:
         raise DataError(f"a mask cannot be unpacked: {error}") from None
-    if len(packed) != height * row_bytes:
-        found = "more" if len(packed) > height * row_bytes else len(packed)
-        raise DataError(f"a mask unpacks to {found} bytes; {height}x{width} pixels need {height * row_bytes}")
-    if not stream.eof:
-        raise DataError("a mask cannot be unpacked: its end is missing")
+    needed = height * row_bytes
+    found = "more" if len(packed) > needed else len(packed)
+    fault = first_fault(
+        (len(packed) != needed, f"a mask unpacks to {found} bytes; {height}x{width} pixels need {needed}"),
+        (not stream.eof, "a mask cannot be unpacked: its end is missing"),
+    )
+    if fault is not None:
+        raise DataError(fault)
     return np.frombuffer(packed, np.uint8).reshape(height, row_bytes)
 
 
@@ -119,8 +122,7 @@ def write_shard(local: Path, path: str, fold: int, row_groups: Iterable[Sequence
 
 def _facts(local: Path, path: str, fold: int) -> Shard:
     """Where the row groups of a finished shard lie, and the checksums of everything in it."""
-    with pq.ParquetFile(local) as parquet:
-        metadata = parquet.metadata
+    metadata = pq.read_metadata(local)
     row_groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     offsets = [facts.column(0).data_page_offset for facts in row_groups]
     last = [facts.column(facts.num_columns - 1) for facts in row_groups]
@@ -164,7 +166,7 @@ def parse_footer(shard: Shard, footer: bytes) -> pq.FileMetaData:
 
 
 def parse_row_group(
-    shard: Shard, footer: bytes | pq.FileMetaData, row_group: int, data: bytes, *, check_pages: bool = True
+    shard: Shard, footer: pq.FileMetaData, row_group: int, data: bytes, *, check_pages: bool = True
 ) -> list[Row]:
     """The rows of one row group, from the shard's footer and the bytes of that row group's range.
 
@@ -172,9 +174,8 @@ def parse_row_group(
     twice as long as all the rest: leave it out where the checksum of the whole range has been compared. Raises
     `DataError` that names shard and row group where the bytes are not what the manifest says.
     """
-    metadata = parse_footer(shard, footer) if isinstance(footer, bytes) else footer
     with errors_name_row_group(shard, row_group):
-        parquet = open_row_group(shard, metadata, row_group, data, check_pages=check_pages)
+        parquet = open_row_group(shard, footer, row_group, data, check_pages=check_pages)
         table = parquet.read_row_group(row_group, use_threads=False)
     if not table.schema.equals(ROW_SCHEMA) or table.num_rows != shard.row_groups.rows[row_group]:
         raise DataError(

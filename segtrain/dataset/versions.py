@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from segtrain.dataset.manifest import VERSION_NAME, Manifest, parse_manifest, read_manifest, version_name
+from segtrain.dataset.manifest import VERSION_NAME, Manifest, parse_manifest, read_manifest
 from segtrain.errors import DataError, UserError
 from segtrain.storage.files import Storage, join
 
@@ -28,7 +28,8 @@ class Version:
     name: str
     """Of its copy in the data set's folder."""
     manifest: Manifest
-    text: bytes
+    mark: str
+    """Of the copy's own version in storage."""
 
 
 def replaced_versions(storage: Storage, root: str) -> list[Version]:
@@ -36,28 +37,13 @@ def replaced_versions(storage: Storage, root: str) -> list[Version]:
     found = []
     for name in filter(VERSION_NAME.fullmatch, storage.list(root)):
         try:
-            text = storage.read_bytes(join(root, name))
-            found.append(Version(name, parse_manifest(text, join(root, name)), text))
+            text, mark = storage.read_versioned(join(root, name))
+            found.append(Version(name, parse_manifest(text, join(root, name)), mark))
         except FileNotFoundError:  # pruned meanwhile
             continue
         except (UserError, DataError) as error:
             logger.warning("passed over: %s", error)
     return sorted(found, key=lambda version: _made_at(version.manifest), reverse=True)
-
-
-def put_copy(storage: Storage, root: str, manifest: Manifest) -> None:
-    """Keep a manifest that is about to be replaced."""
-    storage.write_bytes(join(root, version_name(manifest.fingerprint)), manifest.model_dump_json().encode())
-
-
-def remove_copy(storage: Storage, root: str, version: Version) -> None:
-    """Remove a copy, unless another manifest's copy has replaced it."""
-    url = join(root, version.name)
-    try:
-        if storage.read_bytes(url) == version.text:
-            storage.delete(url)
-    except FileNotFoundError:
-        return
 
 
 def files_of(manifests: Iterable[Manifest]) -> set[str]:
@@ -92,7 +78,7 @@ def prune(storage: Storage, root: str) -> list[str]:
         is_current = version.manifest.fingerprint == current.fingerprint
         if is_current and not unneeded:
             continue  # of a `prepare` that is about to replace the current one
-        remove_copy(storage, root, version)
+        storage.delete_if_version(join(root, version.name), version.mark)
         for path in sorted(unneeded):
             storage.delete(join(root, path))
         what = "earlier files of the current version" if is_current else "version"

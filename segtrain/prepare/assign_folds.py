@@ -1,27 +1,19 @@
 """Folds: which group goes where. A group is never torn apart, and keeps its fold when pictures are added."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from segtrain.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSize:
-    """What one group weighs in the balance of the folds."""
-
-    pictures: int
-    foreground: float
-    """Sum over its pictures of the fraction of object pixels."""
-
-
 def assign_folds(
-    groups: Mapping[str, GroupSize], folds: int, *, seed: int = 0, kept: Mapping[str, int] | None = None
+    groups: Mapping[str, Sequence[float]], folds: int, *, seed: int = 0, kept: Mapping[str, int] | None = None
 ) -> dict[str, int]:
     """Fold of each group, 0 to `folds - 1`, balanced by number of pictures and by foreground.
 
+    `groups` has, for each of a group's pictures, the fraction of object pixels.
     Groups named in `kept` stay in that fold. The others are placed one by one, the heaviest first, each where it adds
     least to the sum of squares of the folds' shares of pictures and of foreground: where most is missing. `seed`
     decides between equally heavy groups. The result does not depend on the order of `groups`.
@@ -31,7 +23,7 @@ def assign_folds(
     if len(groups) < folds:
         raise UserError(_too_few(len(groups), folds))
     assigned = {group: fold for group, fold in (kept or {}).items() if group in groups}
-    weights = {group: np.array([size.pictures, size.foreground]) for group, size in groups.items()}
+    weights = {group: np.array([len(shares), math.fsum(shares)]) for group, shares in groups.items()}
     total = np.maximum(np.array([*weights.values()]).sum(axis=0), 1e-12)
     share = {group: weight / total for group, weight in weights.items()}
     load = np.zeros((folds, 2))

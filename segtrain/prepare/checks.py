@@ -6,21 +6,21 @@ long as everything else together.
 """
 
 import contextlib
+import fnmatch
 import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from segtrain.pictures.decodable import MOST_PIXELS
 from segtrain.pictures.pillow_files import BadMaskError, BadPairError
-from segtrain.prepare.pairs import RULES, Checked, check_pair, read_sources, unchanged
+from segtrain.prepare.pairs import FACTS, RULES, Checked, check_pair, read_mask, read_source, unchanged
 from segtrain.prepare.sources import Picture
 from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, join
 
-FACTS_PREFIX = "checked-"
+FACTS_PREFIX = f"checked-{RULES}-"
 MASKS_PREFIX = "masks-"
 
 
@@ -28,10 +28,7 @@ MASKS_PREFIX = "masks-"
 class Rejected:
     """A pair that is left out, and why."""
 
-    id: str
-    image: str
-    mask: str
-    """Its file; empty where it comes as run lengths."""
+    picture: Picture
     reason: str
     file: str
     """The one of the two files that the reason is about."""
@@ -64,17 +61,21 @@ def check_chunk(
     read_bytes = 0
     for picture in pictures:
         try:
-            image, mask = read_sources(picture, storage)
+            image, mask = read_source(picture.image, storage), read_mask(picture, storage)
             read_bytes += len(image) + len(mask)
             earlier = known.get(picture.id)
-            fits = earlier is not None and earlier.height * earlier.width <= most_pixels
-            if earlier is not None and fits and picture.group and unchanged(earlier, image, mask):
+            if (
+                earlier is not None
+                and earlier.height * earlier.width <= most_pixels
+                and picture.group
+                and unchanged(earlier, image, mask)
+            ):
                 good.append(earlier)
             else:
                 fresh.append(check_pair(picture, image, mask, most_pixels))
         except BadPairError as error:
             file = picture.mask if isinstance(error, BadMaskError) and picture.mask else picture.image
-            bad.append(Rejected(picture.id, picture.image, picture.mask or "", str(error), file))
+            bad.append(Rejected(picture, str(error), file))
     return Findings(good + _keep_masks(storage, folder, fresh), bad, read_bytes)
 
 
@@ -88,10 +89,9 @@ def _keep_masks(storage: Storage, folder: str, fresh: Sequence[tuple[Checked, by
     return [replace(one, packed_in=name, packed_at=at) for (one, _), at in zip(fresh, places, strict=False)]
 
 
-def save_facts(storage: Storage, folder: str, good: Sequence[Checked]) -> None:
-    """Keep facts in a file of their own in `folder`."""
-    text = json.dumps([asdict(checked) for checked in good])
-    write_hint(storage, join(folder, f"{FACTS_PREFIX}{_digest(good)}.json"), text.encode())
+def save_facts(storage: Storage, folder: str, good: list[Checked]) -> None:
+    """Keep facts in a file of their own in `folder`, whose name says by which rules they were found."""
+    write_hint(storage, join(folder, f"{FACTS_PREFIX}{_digest(good)}.json"), FACTS.dump_json(good))
 
 
 def _digest(good: Sequence[Checked]) -> str:
@@ -101,26 +101,12 @@ def _digest(good: Sequence[Checked]) -> str:
 
 
 def load_facts(storage: Storage, folder: str) -> dict[str, Checked]:
-    """Id -> facts that `save_facts` kept; those of another version of segtrain, and damaged ones, are passed over."""
+    """Id -> facts that `save_facts` kept; those by other rules, and damaged ones, are passed over."""
     known: dict[str, Checked] = {}
-    for text in read_hints(storage, folder, lambda name: name.startswith(FACTS_PREFIX)):
-        with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(text)
-            known.update(
-                {one["id"]: Checked(**one) for one in (found if isinstance(found, list) else ()) if _is_ours(one)}
-            )
+    for text in read_hints(storage, folder, f"{FACTS_PREFIX}*"):
+        with contextlib.suppress(ValueError):
+            known |= {one.id: one for one in FACTS.validate_json(text, strict=True)}
     return known
-
-
-def _is_ours(facts: object) -> bool:
-    """Whether this is what `asdict` makes of a `Checked` by the rules of today."""
-    types = {field.name: field.type for field in fields(Checked)}
-    return (
-        isinstance(facts, dict)
-        and facts.keys() == types.keys()
-        and all(type(facts[name]) is kind for name, kind in types.items())
-        and facts["rules"] == RULES
-    )
 
 
 def write_hint(storage: Storage, url: str, data: bytes) -> None:
@@ -130,27 +116,28 @@ def write_hint(storage: Storage, url: str, data: bytes) -> None:
         storage.write_bytes(url, data)
 
 
-def read_hints(storage: Storage, folder: str, wanted: Callable[[str], bool]) -> Iterator[bytes]:
-    """Contents of the files in `folder` whose names are `wanted`; files that are gone are passed over."""
-    for name in filter(wanted, storage.list(folder)):
+def read_hints(storage: Storage, folder: str, pattern: str) -> Iterator[bytes]:
+    """Contents of the files in `folder` whose names match a pattern; files that are gone are passed over."""
+    for name in fnmatch.filter(storage.list(folder), pattern):
         with contextlib.suppress(FileNotFoundError):
             yield storage.read_bytes(join(folder, name))
 
 
-def duplicates_across_groups(pictures: Iterable[Picture], good: Mapping[str, Checked]) -> list[list[Picture]]:
+def duplicates_across_groups(pairs: Iterable[tuple[Picture, Checked]]) -> list[list[Picture]]:
     """Sets of pictures that are the same file, byte for byte, and stand in different groups: a leak between folds."""
     alike: defaultdict[str, list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        if picture.id in good:
-            alike[good[picture.id].image_digest].append(picture)
+    for picture, checked in pairs:
+        alike[checked.image_digest].append(picture)
     return [same for same in alike.values() if len({picture.group for picture in same}) > 1]
 
 
 def rejected_csv(bad: Iterable[Rejected]) -> bytes:
-    """`id,image,mask,reason`, sorted by id; text that is no UTF-8 is escaped."""
-    return csv_bytes(
-        ("id", "image", "mask", "reason"), sorted((one.id, one.image, one.mask, one.reason) for one in bad)
-    )
+    """`id,image,mask,reason`, sorted by id, without a mask where it comes as run lengths.
+
+    Text that is no UTF-8 is escaped.
+    """
+    rows = sorted((one.picture.id, one.picture.image, one.picture.mask or "", one.reason) for one in bad)
+    return csv_bytes(("id", "image", "mask", "reason"), rows)
 
 
 def duplicates_csv(duplicates: Iterable[Sequence[Picture]]) -> bytes:

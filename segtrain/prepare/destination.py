@@ -22,7 +22,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -36,14 +35,13 @@ from segtrain.dataset.manifest import (
     version_name,
     write_manifest,
 )
-from segtrain.dataset.versions import files_of, kept_and_dropped, put_copy, remove_copy, replaced_versions
+from segtrain.dataset.versions import DATA_FILE, files_of, kept_and_dropped, replaced_versions
 from segtrain.errors import ConflictError, DataError, StorageError, UserError
 from segtrain.storage.files import Storage, is_remote, join, local_path
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = "_prepare-"
-FILE_NAMES = re.compile(r"part-\d+-[0-9a-f-]+\.parquet|index-[0-9a-f-]+\.parquet")
 
 
 class Destination:
@@ -61,7 +59,8 @@ class Destination:
         self.index: pa.Table | None = None
         """The pictures of the earlier data set."""
         self._keep_versions = keep_versions
-        if _is_file(storage, url):
+        with contextlib.suppress(FileNotFoundError):
+            storage.size(url)
             raise UserError(f"{url} is a file; name a folder for the data set")
         if storage.exists(join(url, MANIFEST_NAME)):
             self._read_earlier(folds)
@@ -95,7 +94,8 @@ class Destination:
         is_other = earlier is not None and earlier.fingerprint != manifest.fingerprint
         if earlier is not None and is_other:
             self._refuse_if_written(manifest)
-            put_copy(self.storage, self.url, earlier)
+            copy = join(self.url, version_name(earlier.fingerprint))
+            self.storage.write_bytes(copy, earlier.model_dump_json().encode())
         versions = replaced_versions(self.storage, self.url)
         kept, dropped = kept_and_dropped(versions, manifest, earlier, self._keep_versions)
         named = files_of([manifest, *(version.manifest for version in kept)])
@@ -114,7 +114,8 @@ class Destination:
         if earlier is not None and not is_other:
             named |= files_of([earlier])  # of the same pictures: their readers go on until the next writer lands
         for version in dropped:
-            remove_copy(self.storage, self.url, version)
+            # Another manifest's copy may have replaced it.
+            self.storage.delete_if_version(join(self.url, version.name), version.mark)
         self._remove(before - named)
         return manifest
 
@@ -149,11 +150,9 @@ class Destination:
     def _files(self) -> set[str]:
         """Everything in the folder that a writer has made, relative to it, but for the manifest and the reports."""
         names = self.storage.list(self.url)
-        found = {name for name in names if name.startswith(UNFINISHED) or FILE_NAMES.fullmatch(name)}
-        for fold in (name for name in names if name.startswith("fold=")):
-            inside = filter(FILE_NAMES.fullmatch, self.storage.list(join(self.url, fold)))
-            found.update(join(fold, name) for name in inside)
-        return found
+        folds = [name for name in names if name.startswith("fold=")]
+        inside = [join(fold, name) for fold in folds for name in self.storage.list(join(self.url, fold))]
+        return {path for path in [*names, *inside] if path.startswith(UNFINISHED) or DATA_FILE.fullmatch(path)}
 
     def _remove_leftovers(self) -> None:
         """Remove what killed writers had begun to write."""
@@ -183,14 +182,6 @@ def _token(version: str | None) -> str:
 def _says_the_same(one: Manifest, other: Manifest) -> bool:
     """Whether two manifests are of the same pictures, from the same kind of source, in the same files."""
     return all(getattr(one, name) == getattr(other, name) for name in ("fingerprint", "source", "shards", "index"))
-
-
-def _is_file(storage: Storage, url: str) -> bool:
-    try:
-        storage.size(url)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _remove_empty(url: str) -> None:

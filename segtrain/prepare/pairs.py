@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from segtrain import rle
 from segtrain.dataset.shards import Row, pack_mask
-from segtrain.errors import shown
+from segtrain.errors import first_fault, shown
 from segtrain.pictures.decodable import MOST_PIXELS
 from segtrain.pictures.image_files import check_image
 from segtrain.pictures.mask_files import mask_from_file
@@ -47,21 +48,19 @@ class Checked:
     """Name of the file in which the check kept the packed mask; empty where it did not."""
     packed_at: int = 0
     """Where in that file the packed mask begins."""
-    rules: int = RULES
-    """By which it was judged."""
 
 
-def read_sources(picture: Picture, storage: Storage) -> tuple[bytes, bytes]:
-    """The bytes of the image file, and of the mask's file or run lengths. A file that is gone is a `BadPairError`."""
-    return _read(picture.image, storage), read_mask(picture, storage)
+FACTS = TypeAdapter(list[Checked])
+"""Facts as they are kept in a file, in JSON."""
 
 
 def read_mask(picture: Picture, storage: Storage) -> bytes:
     """The bytes of the mask's file or run lengths. A file that is gone is a `BadPairError`."""
-    return _read(picture.mask, storage) if picture.mask is not None else (picture.run_lengths or "").encode()
+    return read_source(picture.mask, storage) if picture.mask is not None else (picture.run_lengths or "").encode()
 
 
-def _read(url: str, storage: Storage) -> bytes:
+def read_source(url: str, storage: Storage) -> bytes:
+    """The bytes of an image's or a mask's file. One that is gone is a `BadPairError`."""
     try:
         return storage.read_bytes(url)
     except FileNotFoundError:
@@ -72,12 +71,16 @@ def _read(url: str, storage: Storage) -> bytes:
 def check_pair(picture: Picture, image: bytes, mask: bytes, most_pixels: int = MOST_PIXELS) -> tuple[Checked, bytes]:
     """The facts of a pair and its packed mask. Raises `BadPairError` with the reason for all that can be wrong."""
     reason = check_id(picture.id)
-    if reason is not None:
-        raise BadPairError(f"the id, which is its name, {reason}; rename image and mask")
-    if not picture.group:
-        raise BadPairError("has no group: the grouping of the source gives an empty name")
-    if has_control(picture.group):
-        raise BadPairError(f"its group '{shown(picture.group)}' has a control character; give it another name")
+    fault = first_fault(
+        (reason is not None, f"the id, which is its name, {reason}; rename image and mask"),
+        (not picture.group, "has no group: the grouping of the source gives an empty name"),
+        (
+            has_control(picture.group),
+            f"its group '{shown(picture.group)}' has a control character; give it another name",
+        ),
+    )
+    if fault is not None:
+        raise BadPairError(fault)
     height, width, orientation = check_image(image, most_pixels)
     try:
         pixels = _decode_mask_of(picture, mask, height, width, turned=orientation >= 5)

@@ -24,15 +24,15 @@ from segtrain.config import CarvanaSource, FolderSource, KaggleSource, Recipe, S
 from segtrain.dataset.manifest import FORMAT_VERSION, IndexFile, Manifest, Shard, encode_index
 from segtrain.dataset.mask_warnings import cautions
 from segtrain.dataset.shards import ROW_SCHEMA
-from segtrain.errors import DataError, StorageError, UserError, printable, shown
+from segtrain.errors import DataError, StorageError, UserError, printable, shown, some_of
 from segtrain.prepare import checks, write_shards
-from segtrain.prepare.assign_folds import GroupSize, assign_folds
+from segtrain.prepare.assign_folds import assign_folds
 from segtrain.prepare.changes import CHANGES_NAME, Changes
 from segtrain.prepare.destination import Destination
 from segtrain.prepare.pairs import Checked
 from segtrain.prepare.sources import Picture, carvana, competition, folder
 from segtrain.prepare.stored_rows import Stored, know_shard, stored_pictures
-from segtrain.prepare.union import Grouping, UnionPicture, group_as_stored, kinds_of, merge
+from segtrain.prepare.union import Grouping, Pair, group_as_stored, kinds_of, merge
 from segtrain.storage.checksums import crc32c
 from segtrain.storage.files import Storage, is_remote, join, local_path
 from segtrain.storage.scratch import remove_leftovers, scratch_folder
@@ -70,20 +70,19 @@ def prepare(recipe: Recipe, dest: str, *, parallel: bool = True) -> Manifest:
     target = Destination(storage, dest, recipe.prepare.folds, recipe.prepare.keep_versions)
     _check_kind(recipe, target)
     with _files_of(recipe) as source:
-        pictures = _scan(source, storage)
+        pictures = carvana.scan(source, storage) if isinstance(source, CarvanaSource) else folder.scan(source, storage)
         is_local = not (is_remote(dest) and is_remote(source.path or ""))
-        held = target.earlier.pictures if target.earlier else 0
-        with fan_out(max(len(pictures), held), parallel=parallel, is_local=is_local) as calls_side_by_side:
+        count = max(len(pictures), target.earlier.pictures if target.earlier else 0)
+        with fan_out(count, parallel=parallel, is_local=is_local) as calls_side_by_side:
             job = _Job(target, recipe, calls_side_by_side)
             try:
-                pairs, changes = job.plan(pictures)
+                plans, changes = job.plan(pictures)
             except UserError:
                 target.forget()
                 raise
-            _report_cautions(pairs)
-            plans = write_shards.plan_shards(pairs, recipe.prepare, target.token)
+            _report_cautions(plans)
             shards = job.write(plans)
-    manifest = target.land(_manifest(target, recipe, pairs, plans, shards))
+    manifest = target.land(_manifest(target, recipe, plans, shards))
     if manifest is target.earlier:
         logger.info("nothing changes in %s", dest)
     else:
@@ -100,48 +99,48 @@ class _Job:
         self._every_s = recipe.run.progress_every_s
         self._lost: dict[str, str] = {}
 
-    def plan(self, source: Sequence[Picture]) -> tuple[list[write_shards.Pair], Changes]:
-        """The pictures of the new data set with their folds, and the changes; logs changes and duplicates."""
+    def plan(self, source: Sequence[Picture]) -> tuple[list[write_shards.ShardPlan], Changes]:
+        """The shards of the new data set, and the changes; logs changes and duplicates."""
         earlier, index = self._target.earlier, self._target.index
         stored = {} if earlier is None or index is None else stored_pictures(earlier, index)
         grouping = group_as_stored(source, stored)
         good = self._check(grouping.pictures)
         facts = good if self._is_the_same(stored, grouping, good) else self._know(stored)
         self._refuse_lost(stored, facts, grouping.pictures, good)
-        members, changes = merge(stored, facts, grouping, good, remove=self._config.remove)
+        pairs, changes = merge(stored, facts, grouping, good, remove=self._config.remove)
         if stored:
             for line in changes.lines(join(self._dest, CHANGES_NAME)):
                 logger.info("%s", line)
-        self._report_duplicates(members)
-        return write_shards.pair_up(members, self._folds(members, grouping)), changes
+        self._report_duplicates(pairs)
+        return self._lay_out(pairs, grouping), changes
 
-    def _folds(self, members: Sequence[UnionPicture], grouping: Grouping) -> dict[str, int]:
-        return assign_folds(_group_sizes(members), self._config.folds, seed=self._config.seed, kept=grouping.folds)
+    def _lay_out(self, pairs: Sequence[Pair], grouping: Grouping) -> list[write_shards.ShardPlan]:
+        config = self._config
+        foreground: defaultdict[str, list[float]] = defaultdict(list)
+        for pair in pairs:
+            foreground[pair.picture.group].append(pair.checked.foreground)
+        folds = assign_folds(foreground, config.folds, seed=config.seed, kept=grouping.folds)
+        return write_shards.plan_shards(pairs, folds, config, self._target.token)
 
     def _is_the_same(self, stored: Mapping[str, Stored], grouping: Grouping, good: Mapping[str, Checked]) -> bool:
         """Whether the source alone makes the data set that is there, so that none of its shards need be read."""
         if self._target.earlier is None or stored.keys() != good.keys():
             return False
-        members, _ = merge(stored, good, grouping, good, remove=False)
-        pairs = write_shards.pair_up(members, self._folds(members, grouping))
-        plans = write_shards.plan_shards(pairs, self._config, self._target.token)
-        return write_shards.fingerprint(plans) == self._target.earlier.fingerprint
+        pairs, _ = merge(stored, good, grouping, good, remove=False)
+        return write_shards.fingerprint(self._lay_out(pairs, grouping)) == self._target.earlier.fingerprint
 
     def _know(self, stored: Mapping[str, Stored]) -> dict[str, Checked]:
         """Id -> facts of the pictures that are in the data set, from its shards; damaged ones are left out."""
-        ids: defaultdict[str, list[str]] = defaultdict(list)
+        ids_of: defaultdict[Shard, list[str]] = defaultdict(list)
         for id, one in stored.items():
-            ids[one.place.shard.path].append(id)
-        shards = {one.place.shard.path: one.place.shard for one in stored.values()}
-        calls = [
-            (self._storage, self._dest, shard, ids[path], self._target.unfinished) for path, shard in shards.items()
-        ]
+            ids_of[one.place.shard].append(id)
+        calls = [(self._storage, self._dest, shard, ids, self._target.unfinished) for shard, ids in ids_of.items()]
         pace = Pace("read again", len(stored), self._every_s)
         facts: dict[str, Checked] = {}
         for known in self._side_by_side(know_shard, calls):
             facts |= known.facts
             self._lost |= known.lost
-            pace.add(known.rows, known.bytes)
+            pace.add(len(known.facts) + len(known.lost), known.bytes)
         return facts
 
     def _refuse_lost(
@@ -191,7 +190,8 @@ class _Job:
             return
         self._storage.write_bytes(url, checks.rejected_csv(bad))
         first = "; ".join(
-            f"{printable(one.file)}: {one.reason}" for one in sorted(bad, key=lambda one: one.id)[:SHOWN_REJECTED]
+            f"{printable(one.file)}: {one.reason}"
+            for one in sorted(bad, key=lambda one: one.picture.id)[:SHOWN_REJECTED]
         )
         more = f"; and {len(bad) - SHOWN_REJECTED} more" if len(bad) > SHOWN_REJECTED else ""
         text = f"{len(bad)} bad pair{'s' * (len(bad) > 1)} (all in {url}): {first}{more}"
@@ -201,10 +201,8 @@ class _Job:
             raise UserError(f"{text}. Mend or remove them, or set prepare.allow_rejected={len(bad)} to leave them out")
         logger.warning("left out %s", text)
 
-    def _report_duplicates(self, members: Sequence[UnionPicture]) -> None:
-        duplicates = checks.duplicates_across_groups(
-            [one.picture for one in members], {one.picture.id: one.checked for one in members}
-        )
+    def _report_duplicates(self, pairs: Sequence[Pair]) -> None:
+        duplicates = checks.duplicates_across_groups((pair.picture, pair.checked) for pair in pairs)
         url = join(self._dest, DUPLICATES_NAME)
         if not duplicates:
             self._storage.delete(url)
@@ -266,17 +264,12 @@ def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
         yield CarvanaSource(path=path)
 
 
-def _scan(source: CarvanaSource | FolderSource, storage: Storage) -> list[Picture]:
-    return carvana.scan(source, storage) if isinstance(source, CarvanaSource) else folder.scan(source, storage)
-
-
 def _check_kind(recipe: Recipe, target: Destination) -> None:
     """Raise `UserError` where the data set was made from another kind of source and `prepare.mix` is not set."""
-    if target.earlier is None or recipe.prepare.mix:
-        return
-    if not kinds_of(recipe.source.kind) <= kinds_of(target.earlier.source):
+    earlier = target.earlier
+    if earlier is not None and not recipe.prepare.mix and not kinds_of(recipe.source.kind) <= kinds_of(earlier.source):
         raise UserError(
-            f"{target.url} was made from a source of kind {target.earlier.source}, this one is {recipe.source.kind}; "
+            f"{target.url} was made from a source of kind {earlier.source}, this one is {recipe.source.kind}; "
             "prepare into another folder, or set prepare.mix=true to add its pictures all the same"
         )
 
@@ -290,52 +283,43 @@ def _keep_changes(target: Destination, changes: Changes) -> None:
         target.storage.delete(url)
 
 
-def _group_sizes(members: Sequence[UnionPicture]) -> dict[str, GroupSize]:
-    foreground: defaultdict[str, list[float]] = defaultdict(list)
-    for one in members:
-        foreground[one.picture.group].append(one.checked.foreground)
-    return {group: GroupSize(len(each), math.fsum(each)) for group, each in foreground.items()}
-
-
-def _source(target: Destination, recipe: Recipe, pairs: Sequence[write_shards.Pair]) -> str:
+def _source(target: Destination, recipe: Recipe, pairs: Sequence[Pair]) -> str:
     """The kinds of source that the pictures come from, joined by `+`."""
-    kinds: set[str] = {recipe.source.kind}
-    if target.earlier is not None and any(pair.place for pair in pairs):
-        kinds |= set(target.earlier.source.split("+"))
-    return "+".join(sorted(kinds))
+    earlier = target.earlier.source.split("+") if target.earlier and any(pair.place for pair in pairs) else []
+    return "+".join(sorted({recipe.source.kind, *earlier}))
 
 
-def _report_cautions(pairs: Sequence[write_shards.Pair]) -> None:
+def _report_cautions(plans: Sequence[write_shards.ShardPlan]) -> None:
     """Say which masks make scores say little, and that EXIF turns images by half or mirrors them, if it does.
 
     Such an image is as large as before, so that nothing shows whether its mask was made of the upright picture.
     """
-    ordered = sorted(pairs, key=lambda pair: pair.picture.id)
-    for line in cautions(
-        [pair.checked.foreground for pair in ordered],
-        [pair.fold for pair in ordered],
-        [pair.picture.id for pair in ordered],
-    ):
+    ordered = sorted(
+        (pair.picture.id, pair.checked.foreground, plan.fold, pair.checked.orientation)
+        for plan in plans
+        for pair in plan.pairs
+    )
+    ids, foreground, folds, orientations = zip(*ordered, strict=True)
+    for line in cautions(foreground, folds, ids):
         logger.warning(line)
-    turned = [pair.picture.id for pair in ordered if pair.checked.orientation in (2, 3, 4)]
+    turned = [id for id, orientation in zip(ids, orientations, strict=True) if orientation in (2, 3, 4)]
     if turned:
-        named = ", ".join(turned[:SHOWN_REJECTED]) + ", ..." * (len(turned) > SHOWN_REJECTED)
         logger.warning(
             "warning: EXIF mirrors %d images or turns them upside down (%s); their masks are taken as they are, "
             "for the picture as a viewer shows it",
             len(turned),
-            named,
+            some_of(turned),
         )
 
 
 def _manifest(
     target: Destination,
     recipe: Recipe,
-    pairs: Sequence[write_shards.Pair],
     plans: Sequence[write_shards.ShardPlan],
     shards: list[Shard],
 ) -> Manifest:
     """Write the index and describe the whole data set."""
+    pairs = [pair for plan in plans for pair in plan.pairs]
     fingerprint = write_shards.fingerprint(plans)
     heights, widths = zip(*((pair.checked.height, pair.checked.width) for pair in pairs), strict=True)
     return Manifest(
@@ -352,7 +336,7 @@ def _manifest(
         min_width=min(widths),
         max_width=max(widths),
         row_schema=ROW_SCHEMA.to_string(),
-        folds=write_shards.fold_facts(pairs, recipe.prepare.folds),
+        folds=write_shards.fold_facts(plans, recipe.prepare.folds),
         shards=shards,
         index=_write_index(target, fingerprint, plans),
         replaces=target.version,

@@ -6,10 +6,8 @@ read once with all checksums; the row is read again when it is written into a ne
 
 import contextlib
 import hashlib
-import json
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -18,11 +16,11 @@ from segtrain.dataset.salvage import LostRow, damage_of, salvage_row_group
 from segtrain.dataset.shards import Row, parse_footer, parse_row_group
 from segtrain.errors import DataError, ShortFileError
 from segtrain.prepare.checks import write_hint
-from segtrain.prepare.pairs import Checked
+from segtrain.prepare.pairs import FACTS, Checked
 from segtrain.prepare.sources import Picture
 from segtrain.storage.checksums import crc32c
 from segtrain.storage.files import Storage, join
-from segtrain.storage.json_text import read_json
+from segtrain.storage.last_used import LastUsed
 
 # Rows of a new shard lie in the order of the old ones, so that one or two row groups serve a while.
 ROW_GROUPS_KEPT = 2
@@ -54,7 +52,6 @@ class Known:
     facts: dict[str, Checked]
     lost: dict[str, str]
     """Id -> reason, of pictures whose bytes are damaged."""
-    rows: int
     bytes: int
     """Read from the shard."""
 
@@ -75,10 +72,10 @@ def know_shard(storage: Storage, root: str, shard: Shard, ids: Sequence[str], fo
     Holds one row group in memory. A shard whose facts an earlier call kept is not read again.
     """
     url = join(folder, f"stored-{shard.sha256[:32]}.json")
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-        facts = [Checked(**one) for one in read_json(storage.read_bytes(url))]
-        return Known({one.id: one for one in facts}, {}, shard.rows, 0)
-    known = Known({}, {}, shard.rows, shard.bytes)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        facts = FACTS.validate_json(storage.read_bytes(url), strict=True)
+        return Known({one.id: one for one in facts}, {}, 0)
+    known = Known({}, {}, shard.bytes)
     rows = StoredRows(storage, root)
     left = iter(ids)
     for row_group in range(len(shard.row_groups)):
@@ -88,7 +85,7 @@ def know_shard(storage: Storage, root: str, shard: Shard, ids: Sequence[str], fo
             else:
                 known.lost[id] = row.reason if isinstance(row, LostRow) else f"the index says {id} and the row {row.id}"
     if not known.lost:
-        write_hint(storage, url, json.dumps([asdict(one) for one in known.facts.values()]).encode())
+        write_hint(storage, url, FACTS.dump_json([*known.facts.values()]))
     return known
 
 
@@ -114,11 +111,11 @@ class StoredRows:
 
     def __init__(self, storage: Storage, root: str) -> None:
         self._storage, self._root = storage, root
-        self._row_groups: OrderedDict[tuple[str, int], Sequence[Row | LostRow]] = OrderedDict()
+        self._row_groups = LastUsed(lambda place: self.row_group(*place), ROW_GROUPS_KEPT)
 
     def row(self, place: RowPlace, checked: Checked) -> Row:
         """The row at a place, of which `checked` is known. Raises `DataError` where it is damaged by now."""
-        row = self.row_group(place.shard, place.row_group)[place.row]
+        row: Row | LostRow = self._row_groups.get((place.shard, place.row_group))[place.row]
         if isinstance(row, LostRow):
             raise DataError(f"{join(self._root, place.shard.path)}, id {checked.id}: {row.reason}")
         if (row.id, row.image_crc32c, row.mask_crc32c) != (checked.id, checked.image_crc32c, checked.mask_crc32c):
@@ -126,23 +123,14 @@ class StoredRows:
         return row
 
     def row_group(self, shard: Shard, row_group: int) -> Sequence[Row | LostRow]:
-        """Its rows in stored order."""
-        key = (shard.path, row_group)
-        if key not in self._row_groups:
-            if len(self._row_groups) == ROW_GROUPS_KEPT:
-                self._row_groups.popitem(last=False)
-            self._row_groups[key] = self._read(shard, row_group)
-        self._row_groups.move_to_end(key)
-        return self._row_groups[key]
-
-    def _read(self, shard: Shard, row_group: int) -> Sequence[Row | LostRow]:
+        """Read the rows of a row group, in stored order."""
         footer, footer_holds = self._bytes(shard, shard.footer)
         data, holds = self._bytes(shard, shard.row_groups.byte_range(row_group))
-        if footer_holds and holds:
-            rows = parse_row_group(shard, footer, row_group, data, check_pages=False)
-            return [damage_of(row) or row for row in rows]
         if footer_holds:
             metadata = parse_footer(shard, footer)
+            if holds:
+                rows = parse_row_group(shard, metadata, row_group, data, check_pages=False)
+                return [damage_of(row) or row for row in rows]
             with contextlib.suppress(DataError):
                 return salvage_row_group(shard, metadata, row_group, data)
         reason = f"row group {row_group} is not there or differs from its checksum"

@@ -14,8 +14,8 @@ from segtrain.prepare.stored_rows import RowPlace, Stored
 
 
 @dataclass(frozen=True, slots=True)
-class UnionPicture:
-    """A picture of the new set."""
+class Pair:
+    """A picture of the new set, which passed every check."""
 
     picture: Picture
     checked: Checked
@@ -60,7 +60,7 @@ def merge(
     good: Mapping[str, Checked],
     *,
     remove: bool,
-) -> tuple[list[UnionPicture], Changes]:
+) -> tuple[list[Pair], Changes]:
     """The pictures of the new set, and how it differs from the stored one.
 
     `facts` are of the stored pictures whose rows are not damaged; `good` are of the source's pictures that passed every
@@ -68,15 +68,15 @@ def merge(
 
     Raises `KeyError` for a picture that has to stay but is not in `facts`.
     """
-    members = [UnionPicture(picture, good[picture.id]) for picture in source.pictures if picture.id in good]
+    pairs = [Pair(picture, good[picture.id]) for picture in source.pictures if picture.id in good]
     added = sorted(good.keys() - stored.keys())
     both = sorted(good.keys() & stored.keys())
     changed = [id for id in both if id not in facts or _blobs(facts[id]) != _blobs(good[id])]
     missing = stored.keys() - good.keys()
     removed = sorted(missing - {picture.id for picture in source.pictures}) if remove else []
     kept = sorted(missing.difference(removed))
-    members += [UnionPicture(stored[id].picture, facts[id], stored[id].place) for id in kept]
-    return members, Changes(added, changed, kept, removed, source.regrouped)
+    pairs += [Pair(stored[id].picture, facts[id], stored[id].place) for id in kept]
+    return pairs, Changes(added, changed, kept, removed, source.regrouped)
 
 
 def kinds_of(source: str) -> set[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -13,31 +13,19 @@ import pyarrow as pa
 from segtrain.config import PrepareConfig
 from segtrain.dataset.manifest import FORMAT_VERSION, INDEX_SCHEMA, FoldFacts, Shard
 from segtrain.dataset.shards import Row, write_shard
-from segtrain.errors import ShortFileError, UserError
+from segtrain.errors import ShortFileError, UserError, first_fault
 from segtrain.pictures.pillow_files import BadPairError
 from segtrain.prepare.checks import read_hints, write_hint
 from segtrain.prepare.layout import Entry, cut_rows, cut_shards, shuffled
-from segtrain.prepare.pairs import Checked, make_row, pack, read_mask
-from segtrain.prepare.sources import Picture
-from segtrain.prepare.stored_rows import RowPlace, StoredRows
-from segtrain.prepare.union import UnionPicture
+from segtrain.prepare.pairs import Checked, make_row, pack, read_mask, read_source
+from segtrain.prepare.stored_rows import StoredRows
+from segtrain.prepare.union import Pair
 from segtrain.storage.checksums import crc32c
 from segtrain.storage.files import Storage, join
 from segtrain.storage.scratch import scratch_folder
 
 AGAIN = "run the same command again"
 READ_BYTES = 8 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A picture that passed every check, and its fold."""
-
-    picture: Picture
-    checked: Checked
-    fold: int
-    place: RowPlace | None = None
-    """Where its row lies in the data set already; None where it comes from the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +39,20 @@ class ShardPlan:
     fold: int
     row_groups: list[list[Pair]]
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """All pairs of the shard, in order."""
+        return [pair for row_group in self.row_groups for pair in row_group]
 
-def plan_shards(pairs: Sequence[Pair], config: PrepareConfig, token: str) -> list[ShardPlan]:
+
+def plan_shards(pairs: Sequence[Pair], folds: Mapping[str, int], config: PrepareConfig, token: str) -> list[ShardPlan]:
     """The shards of a data set, fold by fold; a function of the pairs and the settings, not of the pairs' order.
 
-    `token` stands at the end of their names.
+    `folds` has the fold of each group. `token` stands at the end of the shards' names.
     """
     by_fold: defaultdict[int, dict[str, Pair]] = defaultdict(dict)
     for pair in pairs:
-        by_fold[pair.fold][pair.picture.id] = pair
+        by_fold[folds[pair.picture.group]][pair.picture.id] = pair
     plans = []
     for fold, members in sorted(by_fold.items()):
         entries = [Entry(name, pair.checked.image_bytes + pair.checked.mask_bytes) for name, pair in members.items()]
@@ -98,8 +91,7 @@ def write_one(storage: Storage, root: str, plan: ShardPlan, finished: Shard | No
 
 def load_finished(storage: Storage, facts: str) -> list[Shard]:
     """Facts of the shards that an earlier, killed `prepare` finished."""
-    texts = read_hints(storage, facts, lambda name: name.endswith(".parquet.json"))
-    return [Shard.model_validate_json(text) for text in texts]
+    return [Shard.model_validate_json(text) for text in read_hints(storage, facts, "*.parquet.json")]
 
 
 def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
@@ -117,14 +109,19 @@ def _is_stored(storage: Storage, url: str, shard: Shard) -> bool:
 def _row(storage: Storage, pair: Pair, facts: str, stored: StoredRows) -> Row:
     if pair.place is not None:
         return stored.row(pair.place, pair.checked)
+    picture, checked = pair.picture, pair.checked
     try:
-        image = storage.read_bytes(pair.picture.image)
-    except FileNotFoundError as error:
-        raise UserError(f"{pair.picture.id}: {error.filename} is not there any more; {AGAIN}") from None
-    if crc32c(image) != pair.checked.image_crc32c:
-        raise UserError(f"{pair.picture.image} changed meanwhile; {AGAIN}")
-    packed = _kept_mask(storage, pair.checked, facts) or _packed_again(storage, pair)
-    return make_row(pair.picture, pair.checked, image, packed)
+        image = read_source(picture.image, storage)
+        packed = _kept_mask(storage, checked, facts) or pack(picture, checked, read_mask(picture, storage))
+    except BadPairError as error:
+        raise UserError(f"{picture.id}: {error}; {AGAIN}") from None
+    fault = first_fault(
+        (crc32c(image) != checked.image_crc32c, f"{picture.image} changed meanwhile"),
+        (crc32c(packed) != checked.mask_crc32c, f"the mask of {picture.image} changed meanwhile"),
+    )
+    if fault is not None:
+        raise UserError(f"{fault}; {AGAIN}")
+    return make_row(picture, checked, image, packed)
 
 
 def _kept_mask(storage: Storage, checked: Checked, facts: str) -> bytes | None:
@@ -136,16 +133,6 @@ def _kept_mask(storage: Storage, checked: Checked, facts: str) -> bytes | None:
     except (FileNotFoundError, ShortFileError):
         return None
     return packed if crc32c(packed) == checked.mask_crc32c else None
-
-
-def _packed_again(storage: Storage, pair: Pair) -> bytes:
-    try:
-        packed = pack(pair.picture, pair.checked, read_mask(pair.picture, storage))
-    except BadPairError as error:
-        raise UserError(f"{pair.picture.id}: {error}; {AGAIN}") from None
-    if crc32c(packed) != pair.checked.mask_crc32c:
-        raise UserError(f"the mask of {pair.picture.image} changed meanwhile; {AGAIN}")
-    return packed
 
 
 def fingerprint(plans: Sequence[ShardPlan]) -> str:
@@ -165,30 +152,25 @@ def _identity(pair: Pair) -> list[object]:
 
 def index_table(plans: Sequence[ShardPlan]) -> pa.Table:
     """One row a picture (`INDEX_SCHEMA`), ordered by (shard, row_group, row)."""
-    columns = zip(*_index_rows(plans), strict=True)
-    return pa.table([list(column) for column in columns], schema=INDEX_SCHEMA)
+    rows = [
+        (
+            *(pair.picture.id, pair.picture.group),
+            *(plan.fold, shard, row_group, row),
+            *(pair.checked.height, pair.checked.width, pair.checked.foreground, True),
+        )
+        for shard, plan in enumerate(plans)
+        for row_group, pairs in enumerate(plan.row_groups)
+        for row, pair in enumerate(pairs)
+    ]
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=INDEX_SCHEMA)
 
 
-def _index_rows(plans: Sequence[ShardPlan]) -> Iterator[tuple[object, ...]]:
-    for shard, plan in enumerate(plans):
-        for row_group, pairs in enumerate(plan.row_groups):
-            for row, pair in enumerate(pairs):
-                place = (plan.fold, shard, row_group, row)
-                facts = (pair.checked.height, pair.checked.width, pair.checked.foreground, True)
-                yield (pair.picture.id, pair.picture.group, *place, *facts)
-
-
-def fold_facts(pairs: Sequence[Pair], folds: int) -> list[FoldFacts]:
+def fold_facts(plans: Sequence[ShardPlan], folds: int) -> list[FoldFacts]:
     """How much is in each fold."""
     facts = []
     for fold in range(folds):
-        members = [pair for pair in pairs if pair.fold == fold]
+        members = [pair for plan in plans if plan.fold == fold for pair in plan.pairs]
         foreground = math.fsum(pair.checked.foreground for pair in members) / max(1, len(members))
         groups = len({pair.picture.group for pair in members})
         facts.append(FoldFacts(fold=fold, pictures=len(members), groups=groups, foreground=foreground))
     return facts
-
-
-def pair_up(members: Sequence[UnionPicture], folds: Mapping[str, int]) -> list[Pair]:
-    """The pictures with their groups' folds."""
-    return [Pair(one.picture, one.checked, folds[one.picture.group], one.place) for one in members]

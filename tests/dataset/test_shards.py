@@ -30,7 +30,7 @@ def write(path: Path, row_groups: list[list[Row]]) -> tuple[Shard, bytes]:
 
 
 def parse(shard: Shard, data: bytes, row_group: int) -> list[Row]:
-    footer = data[shard.footer.offset :][: shard.footer.length]
+    footer = parse_footer(shard, data[shard.footer.offset :][: shard.footer.length])
     part = shard.row_groups.byte_range(row_group)
     return parse_row_group(shard, footer, row_group, data[part.offset :][: part.length])
 
@@ -72,7 +72,7 @@ def test_a_shard_of_packed_columns_is_not_unpacked(tmp_path: Path) -> None:
         start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
         changed = shard.model_copy(update={"bytes": len(data)})
         with pytest.raises(DataError, match="its columns are packed"):
-            parse_row_group(changed, data[start:], 0, data[4:start])
+            parse_row_group(changed, parse_footer(changed, data[start:]), 0, data[4:start])
 
 
 def test_rows_come_back_row_group_by_row_group(tmp_path: Path) -> None:
@@ -153,13 +153,13 @@ def test_a_short_range_or_a_damaged_footer_is_a_data_error(tmp_path: Path) -> No
     part = shard.row_groups.byte_range(0)
     body = data[part.offset :][: part.length]
     with pytest.raises(DataError, match="row group 0 cannot be read"):
-        parse_row_group(shard, footer, 0, body[:-10])
+        parse_row_group(shard, parse_footer(shard, footer), 0, body[:-10])
     with pytest.raises(DataError, match="footer cannot be read"):
-        parse_row_group(shard, footer[:-1] + b"X", 0, body)
+        parse_footer(shard, footer[:-1] + b"X")
 
 
 def test_another_shards_footer_is_noticed(tmp_path: Path) -> None:
     shard, data = write(tmp_path / "a.parquet", [[make_row(0)]])
     other, other_data = write(tmp_path / "b.parquet", [[make_row(0), make_row(1)]])
     with pytest.raises(DataError):
-        parse_row_group(shard, other_data[other.footer.offset :], 0, data[4 : shard.footer.offset])
+        parse_row_group(shard, parse_footer(shard, other_data[other.footer.offset :]), 0, data[4 : shard.footer.offset])

@@ -114,7 +114,7 @@ def test_prune_removes_nothing_but_shards_and_indices(source: Path, tmp_path: Pa
     (version,) = replaced_versions(STORAGE, dest)
     mine = tmp_path / "mine"
     mine.write_text("precious")
-    text = version.text.decode().replace(version.manifest.index.path, "../mine")
+    text = STORAGE.read_bytes(join(dest, version.name)).decode().replace(version.manifest.index.path, "../mine")
     STORAGE.write_bytes(join(dest, version.name), text.encode())
     prune(STORAGE, dest)
     assert mine.read_text() == "precious"

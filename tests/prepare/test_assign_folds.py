@@ -6,19 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.errors import UserError
-from segtrain.prepare.assign_folds import GroupSize, assign_folds
+from segtrain.prepare.assign_folds import assign_folds
 
 
-def random_groups(count: int, seed: int = 0, prefix: str = "g") -> dict[str, GroupSize]:
+def random_groups(count: int, seed: int = 0, prefix: str = "g") -> dict[str, list[float]]:
     rng = np.random.default_rng(seed)
-    return {f"{prefix}{i}": GroupSize(16, float(16 * rng.uniform(0.09, 0.41))) for i in range(count)}
+    return {f"{prefix}{i}": [rng.uniform(0.09, 0.41)] * 16 for i in range(count)}
 
 
 def test_pictures_and_foreground_are_balanced() -> None:
     groups = random_groups(318)
     folds = assign_folds(groups, 5)
-    pictures = [sum(groups[name].pictures for name in groups if folds[name] == fold) for fold in range(5)]
-    mass = [sum(groups[name].foreground for name in groups if folds[name] == fold) for fold in range(5)]
+    pictures = [sum(len(groups[name]) for name in groups if folds[name] == fold) for fold in range(5)]
+    mass = [sum(sum(groups[name]) for name in groups if folds[name] == fold) for fold in range(5)]
     assert max(pictures) - min(pictures) <= 32
     means = np.divide(mass, pictures)
     assert means.max() - means.min() < 0.01
@@ -30,7 +30,7 @@ def test_the_order_of_the_groups_does_not_matter() -> None:
 
 
 def test_the_seed_decides_between_equal_groups() -> None:
-    groups = {f"g{i}": GroupSize(1, 0.2) for i in range(20)}
+    groups = {f"g{i}": [0.2] for i in range(20)}
     assert assign_folds(groups, 4, seed=1) == assign_folds(groups, 4, seed=1)
     assert assign_folds(groups, 4, seed=1) != assign_folds(groups, 4, seed=2)
 
@@ -46,12 +46,12 @@ def test_a_group_keeps_its_fold_when_others_are_added(before: int, added: int, s
 
 def test_new_groups_go_where_most_is_missing() -> None:
     kept = {"a": 0, "b": 0, "c": 1}
-    groups = dict.fromkeys(["a", "b", "c", "new"], GroupSize(8, 2.0))
+    groups = dict.fromkeys(["a", "b", "c", "new"], [0.25] * 8)
     assert assign_folds(groups, 2, kept=kept)["new"] == 1
 
 
 def test_masks_that_are_all_empty_still_give_folds() -> None:
-    folds = assign_folds({f"g{i}": GroupSize(1, 0.0) for i in range(10)}, 5)
+    folds = assign_folds({f"g{i}": [0.0] for i in range(10)}, 5)
     assert sorted(folds.values()) == sorted([0, 1, 2, 3, 4] * 2)
 
 
@@ -67,5 +67,5 @@ def test_a_fold_that_lost_all_its_groups_is_refused() -> None:
 
 def test_one_group_alone_is_not_advised_to_be_one_fold() -> None:
     with pytest.raises(UserError, match=r"all pictures are of one group.*group the pictures more finely") as refused:
-        assign_folds({"car": GroupSize(9, 1.0)}, 5)
+        assign_folds({"car": [1 / 9] * 9}, 5)
     assert "set prepare.folds" not in str(refused.value)

@@ -12,7 +12,7 @@ from segtrain.dataset.shards import unpack_mask
 from segtrain.pictures.image_files import check_header, check_image
 from segtrain.pictures.mask_files import mask_from_file
 from segtrain.pictures.pillow_files import BadPairError
-from segtrain.prepare.pairs import check_pair, make_row, pack, read_sources, unchanged
+from segtrain.prepare.pairs import check_pair, make_row, pack, read_mask, read_source, unchanged
 from segtrain.prepare.sources import Picture
 from segtrain.storage.files import Storage
 from tests.support.odd_images import png
@@ -21,6 +21,10 @@ MASK = np.zeros((6, 8), np.uint8)
 MASK[1:4, 2:7] = 1
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 PICTURE = Picture("a", "g", "a.jpg", mask="a.png")
+
+
+def read_sources(picture: Picture) -> tuple[bytes, bytes]:
+    return read_source(picture.image, Storage()), read_mask(picture, Storage())
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -274,10 +278,10 @@ def test_a_file_that_changed_is_noticed_and_one_that_went_is_named(tmp_path: Pat
     picture = Picture("a", "g", str(tmp_path / "a.jpg"), mask=str(tmp_path / "a.png"))
     (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "a.png").write_bytes(mask_bytes(MASK))
-    checked, _ = check_pair(picture, *read_sources(picture, Storage()))
-    assert unchanged(checked, *read_sources(picture, Storage()))
+    checked, _ = check_pair(picture, *read_sources(picture))
+    assert unchanged(checked, *read_sources(picture))
     (tmp_path / "a.png").write_bytes(mask_bytes(1 - MASK))
-    assert not unchanged(checked, *read_sources(picture, Storage()))
+    assert not unchanged(checked, *read_sources(picture))
     (tmp_path / "a.png").unlink()
     with pytest.raises(BadPairError, match=r"a\.png is not there"):
-        read_sources(picture, Storage())
+        read_sources(picture)

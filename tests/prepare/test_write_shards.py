@@ -15,8 +15,8 @@ from segtrain.errors import UserError
 from segtrain.prepare.checks import check_chunk
 from segtrain.prepare.pairs import Checked
 from segtrain.prepare.sources import Picture
+from segtrain.prepare.union import Pair
 from segtrain.prepare.write_shards import (
-    Pair,
     ShardPlan,
     fingerprint,
     fold_facts,
@@ -28,6 +28,7 @@ from segtrain.prepare.write_shards import (
 )
 from segtrain.storage.files import Storage
 
+FOLDS = {f"g{number}": number % 3 for number in range(7)}
 CONFIG = PrepareConfig(folds=3, row_group_bytes=4096, shard_bytes=9000, min_row_groups=1)
 
 
@@ -36,7 +37,6 @@ def make_pairs(count: int = 60) -> list[Pair]:
         Pair(
             Picture(f"p{number:03d}", f"g{number % 7}", "image", mask="mask"),
             Checked(f"p{number:03d}", 6, 8, 1, 0.25 * (number % 3), 700, number, f"digest{number}", 50, number, 0),
-            number % 7 % 3,
         )
         for number in range(count)
     ]
@@ -44,21 +44,21 @@ def make_pairs(count: int = 60) -> list[Pair]:
 
 def test_the_plan_depends_on_contents_and_settings_alone() -> None:
     pairs = make_pairs()
-    plans = plan_shards(pairs, CONFIG, "token")
-    assert plan_shards(pairs[::-1], CONFIG, "token") == plans
-    assert fingerprint(plan_shards(pairs[::-1], CONFIG, "token")) == fingerprint(plans)
+    plans = plan_shards(pairs, FOLDS, CONFIG, "token")
+    assert plan_shards(pairs[::-1], FOLDS, CONFIG, "token") == plans
+    assert fingerprint(plan_shards(pairs[::-1], FOLDS, CONFIG, "token")) == fingerprint(plans)
     assert len(fingerprint(plans)) == 16
 
 
 def test_any_change_of_contents_changes_the_fingerprint_and_the_names_of_its_shards() -> None:
     pairs = make_pairs()
-    plans = plan_shards(pairs, CONFIG, "token")
+    plans = plan_shards(pairs, FOLDS, CONFIG, "token")
     for name, value in (("mask_crc32c", 99), ("image_digest", "other")):
         changed = [
             *pairs[:-1],
             dataclasses.replace(pairs[-1], checked=dataclasses.replace(pairs[-1].checked, **{name: value})),
         ]
-        after = plan_shards(changed, CONFIG, "token")
+        after = plan_shards(changed, FOLDS, CONFIG, "token")
         assert fingerprint(after) != fingerprint(plans)
         before_paths, after_paths = ({plan.path for plan in these} for these in (plans, after))
         assert len(before_paths - after_paths) == 1
@@ -66,9 +66,9 @@ def test_any_change_of_contents_changes_the_fingerprint_and_the_names_of_its_sha
 
 def test_every_pair_is_in_one_place_of_its_own_fold() -> None:
     pairs = make_pairs()
-    plans = plan_shards(pairs, CONFIG, "token")
+    plans = plan_shards(pairs, FOLDS, CONFIG, "token")
     placed = [(pair, plan.fold) for plan in plans for group in plan.row_groups for pair in group]
-    assert all(pair.fold == fold for pair, fold in placed)
+    assert all(FOLDS[pair.picture.group] == fold for pair, fold in placed)
     assert sorted(pair.picture.id for pair, _ in placed) == [pair.picture.id for pair in pairs]
     assert len({plan.path for plan in plans}) == len(plans) > 3
     assert plans[0].path.startswith("fold=0/part-00000-")
@@ -76,7 +76,7 @@ def test_every_pair_is_in_one_place_of_its_own_fold() -> None:
 
 def test_the_token_is_in_every_name_and_nothing_else_changes_with_it() -> None:
     pairs = make_pairs()
-    one, other = (plan_shards(pairs, CONFIG, token) for token in ("one", "other"))
+    one, other = (plan_shards(pairs, FOLDS, CONFIG, token) for token in ("one", "other"))
     assert not {plan.path for plan in one} & {plan.path for plan in other}
     assert [without_token(plan.path) for plan in one] == [without_token(plan.path) for plan in other]
     assert fingerprint(one) == fingerprint(other)
@@ -91,7 +91,7 @@ def plan(tmp_path: Path) -> ShardPlan:
         Image.fromarray(np.eye(6, 8, dtype=np.uint8) * 255).save(tmp_path / f"{name}.gif")
         pictures.append(Picture(name, "g", str(tmp_path / f"{name}.png"), mask=str(tmp_path / f"{name}.gif")))
     found = check_chunk(Storage(), pictures, {}, str(tmp_path / "kept"))
-    pairs = [Pair(picture, checked, 0) for picture, checked in zip(pictures, found.good, strict=True)]
+    pairs = [Pair(picture, checked) for picture, checked in zip(pictures, found.good, strict=True)]
     return ShardPlan("fold=0/part-00000-content-token.parquet", 0, [[pair] for pair in pairs])
 
 
@@ -144,14 +144,14 @@ def test_a_finished_shard_is_taken_under_the_name_that_it_has(plan: ShardPlan, t
 
 
 def test_the_index_has_a_row_for_each_picture_in_stored_order() -> None:
-    plans = plan_shards(make_pairs(), CONFIG, "token")
+    plans = plan_shards(make_pairs(), FOLDS, CONFIG, "token")
     index = index_table(plans)
     assert index["id"].to_pylist() == [pair.picture.id for plan in plans for group in plan.row_groups for pair in group]
     assert index["shard"].to_pylist() == sorted(index["shard"].to_pylist())
 
 
 def test_the_fold_table_adds_up() -> None:
-    facts = fold_facts(make_pairs(), 3)
+    facts = fold_facts(plan_shards(make_pairs(), FOLDS, CONFIG, "token"), 3)
     assert [fold.pictures for fold in facts] == [26, 17, 17]
     assert [fold.groups for fold in facts] == [3, 2, 2]
     assert all(0.2 < fold.foreground < 0.3 for fold in facts)

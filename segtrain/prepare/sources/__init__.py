@@ -37,7 +37,7 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
     listed = storage.list(folder)
     names = [name for name in listed if not name.startswith(".")]
     # What begins with `._` macOS adds to the files of other systems' disks: no pictures, whatever they are called.
-    hidden = [name for name in sorted({*listed} - {*names}) if _is_picture(name, suffixes) and name[:2] != "._"]
+    hidden = [name for name in sorted({*listed} - {*names}) if name.lower().endswith(suffixes) and name[:2] != "._"]
     if hidden:
         more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
         logger.warning(
@@ -51,7 +51,7 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
     found: dict[str, str] = {}
     for name in names:
         path, url = PurePosixPath(name), join(folder, name)
-        if not _is_picture(name, suffixes):
+        if not name.lower().endswith(suffixes):
             if storage.exists(url) and not storage.is_file(url):
                 raise UserError(f"{printable(url)} is a folder; move its files into {folder}, or move it away")
             kinds = ", ".join(suffix.lstrip(".") for suffix in suffixes)
@@ -64,10 +64,6 @@ def files_by_stem(storage: Storage, folder: str, suffixes: tuple[str, ...], endi
             raise UserError(f"{both} have the same id '{printable(stem)}'; remove one of them")
         found[stem] = url
     return dict(sorted(found.items()))
-
-
-def _is_picture(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes)
 
 
 def require_pairs(images: Mapping[str, str], masks: Mapping[str, str]) -> None:
