@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from segtrain.config import StorageConfig
 from segtrain.errors import StorageError, UserError
@@ -189,35 +188,22 @@ def _marker(part: Path) -> Path:
 
 def _forget_odd_marker(marker: Path) -> None:
     """Remove a marker that is not one, since deep JSON would break the client; the part is then begun again."""
-    if not marker.is_file():
-        return
-    with contextlib.suppress(ValueError, RecursionError), marker.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError), marker.open("rb") as file:
         text = file.read(MARKER_BYTES + 1)
         if len(text) <= MARKER_BYTES and isinstance(json.loads(text), dict):
             return
-    marker.unlink()
+    marker.unlink(missing_ok=True)
 
 
 class _NotTheFileError(requests.RequestException):
     """What came was not the file that Kaggle had announced."""
 
 
-class _TimedAdapter(HTTPAdapter):
-    """Waits at most `timeout_s` for an answer, and for each part of it."""
-
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__()
-        self._timeout_s = timeout_s
-
-    def send(self, *args: Any, **kwargs: Any) -> Any:
-        return super().send(*args, **{**kwargs, "timeout": self._timeout_s})
-
-
 def _with_timeouts(client: Any, timeout_s: float) -> Any:
+    """The client, which now waits at most `timeout_s` for an answer, and for each part of it."""
     http = client.http_client()
     http._init_session()  # the session is made late and there is no other way to it
-    for scheme in ("http://", "https://"):
-        http._session.mount(scheme, _TimedAdapter(timeout_s))
+    http._session.send = functools.partial(http._session.send, timeout=timeout_s)
     return client
 
 

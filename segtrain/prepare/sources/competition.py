@@ -8,7 +8,6 @@ the same command goes on from there, without the network where no archive is mis
 import contextlib
 import errno
 import fcntl
-import functools
 import logging
 import shutil
 import threading
@@ -18,11 +17,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Self
 
 from segtrain.config import CarvanaSource, KaggleSource, StorageConfig
-from segtrain.errors import StorageError, UserError, shown
+from segtrain.errors import StorageError, UserError, first_fault, shown
+from segtrain.kaggle.client import KaggleClient, size_of
 from segtrain.prepare.sources import require_path
 from segtrain.storage.files import is_remote, local_path
 from segtrain.storage.ids import has_control
@@ -121,8 +119,6 @@ def _require_competition(root: Path, competition: str) -> None:
 
 
 def _download(competition: str, files: dict[str, str], root: Path, limits: StorageConfig, every_s: float) -> None:
-    from segtrain.kaggle.client import KaggleClient, size_of
-
     client = KaggleClient(competition, limits)
     offered = client.files()
     for file in files.values():
@@ -133,17 +129,24 @@ def _download(competition: str, files: dict[str, str], root: Path, limits: Stora
     needed = sum(2 * offered[file] - size_of(root / f"{name}.part") for name, file in files.items())
     _require_space(root, needed, f"{' and '.join(files)} and what is in them")
     for name, file in files.items():
-        part = root / f"{name}.part"
-        with _Progress(name, functools.partial(size_of, part), offered[file], every_s) as progress:
-            client.download(file, part, functools.partial(_admit, root, part, progress))
-        part.replace(root / name)
-        logger.info("downloaded %s, %s in %.0f s", name, _size(progress.total), progress.passed_s)
+        _download_one(client, file, offered[file], root / name, every_s)
 
 
-def _admit(root: Path, part: Path, progress: "_Progress", size: int) -> None:
-    """Look again whether there is room, now that Kaggle says how many bytes will come."""
-    progress.total = size or progress.total
-    _require_space(root, size - (part.stat().st_size if part.exists() else 0), part.stem)
+def _download_one(client: KaggleClient, file: str, total: int, archive: Path, every_s: float) -> None:
+    """Download a file that should have `total` bytes."""
+    part = archive.with_name(f"{archive.name}.part")
+
+    def admit(size: int) -> None:
+        """Look again whether there is room, now that Kaggle says how many bytes will come."""
+        nonlocal total
+        total = size or total
+        _require_space(archive.parent, size - size_of(part), archive.name)
+
+    start_s = time.monotonic()
+    with _progress(archive.name, lambda: (size_of(part), total), every_s):
+        client.download(file, part, admit)
+    part.replace(archive)
+    logger.info("downloaded %s, %s in %.0f s", archive.name, _size(total), time.monotonic() - start_s)
 
 
 def _require_space(root: Path, needed: int, what: str) -> None:
@@ -180,8 +183,8 @@ def _unpack(archive: Path, root: Path, every_s: float) -> None:
 
 def _is_litter(member: zipfile.ZipInfo) -> bool:
     """Whether a file browser has left it in the archive; files that begin like our own are no litter."""
-    path = PurePosixPath(member.filename)
-    return member.filename.startswith("__MACOSX") or path.name in (".DS_Store", "Thumbs.db")
+    name = PurePosixPath(member.filename).name
+    return member.filename.startswith("__MACOSX") or name in (".DS_Store", "Thumbs.db")
 
 
 def _is_ours(path: PurePosixPath) -> bool:
@@ -199,42 +202,47 @@ def _check_sizes(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         if one.file_size > UNPACKED * one.compress_size + UNPACKED_SPARE_BYTES:
             sizes = f"has {one.compress_size} bytes and would unpack to {one.file_size}, over {UNPACKED} times as many"
             raise UserError(f"{archive}: '{shown(one.filename)}' {sizes}; it is not Kaggle's: delete it")
-    if sum(one.compress_size for one in members) > archive.stat().st_size:
-        raise zipfile.BadZipFile("its files lie over one another")
     names = Counter(one.filename.lower() for one in members)
-    twice = next((name for name, count in names.items() if count > 1), None)
-    if twice is not None:
-        raise zipfile.BadZipFile(f"it holds '{shown(twice)}' twice")
     folders = {str(folder).lower() for one in members for folder in PurePosixPath(one.filename).parents}
-    both = next((name for name in names if name in folders), None)
-    if both is not None:
-        raise zipfile.BadZipFile(f"it holds '{shown(both)}' as a file and as a folder")
+    twice = next((name for name, count in names.items() if count > 1), "")
+    both = next((name for name in names if name in folders), "")
+    fault = first_fault(
+        (sum(one.compress_size for one in members) > archive.stat().st_size, "its files lie over one another"),
+        (twice != "", f"it holds '{shown(twice)}' twice"),
+        (both != "", f"it holds '{shown(both)}' as a file and as a folder"),
+    )
+    if fault is not None:
+        raise zipfile.BadZipFile(fault)
 
 
 def _target(archive: Path, member: zipfile.ZipInfo, root: Path) -> Path:
     """Where a file of the archive belongs; raises `UserError` for a place outside of `root`."""
-    path = PurePosixPath(member.filename)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in member.filename:
-        raise UserError(
-            f"{archive} wants to write '{shown(member.filename)}', outside of {root}; it is not Kaggle's: delete it"
-        )
-    if has_control(member.filename) or _is_ours(path):
-        raise UserError(
-            f"{archive} wants to write '{shown(member.filename)}', over what this job keeps in {root} or under a name "
-            "that no picture has; it is not Kaggle's: delete it"
-        )
-    if member.compress_type not in UNPACKABLE:
-        raise UserError(
-            f"{archive} is packed in a way that Python cannot unpack; unpack it in {root} with another program, "
-            "then use source.kind=carvana; if that one cannot either, it is damaged: delete it"
-        )
+    path, name = PurePosixPath(member.filename), shown(member.filename)
+    fault = first_fault(
+        (
+            path.is_absolute() or ".." in path.parts or not path.parts or "\\" in member.filename,
+            f"wants to write '{name}', outside of {root}; it is not Kaggle's: delete it",
+        ),
+        (
+            has_control(member.filename) or _is_ours(path),
+            f"wants to write '{name}', over what this job keeps in {root} or under a name that no picture has; "
+            "it is not Kaggle's: delete it",
+        ),
+        (
+            member.compress_type not in UNPACKABLE,
+            f"is packed in a way that Python cannot unpack; unpack it in {root} with another program, "
+            "then use source.kind=carvana; if that one cannot either, it is damaged: delete it",
+        ),
+    )
+    if fault is not None:
+        raise UserError(f"{archive} {fault}")
     return root / path
 
 
 def _unpack_files(archive: zipfile.ZipFile, files: Sequence[tuple[zipfile.ZipInfo, Path]], every_s: float) -> None:
     name = Path(str(archive.filename)).name
-    written = 0
-    with _Progress(f"unpacking {name}", lambda: written, sum(one.file_size for one, _ in files), every_s) as progress:
+    start_s, written, total = time.monotonic(), 0, sum(one.file_size for one, _ in files)
+    with _progress(f"unpacking {name}", lambda: (written, total), every_s):
         for member, path in files:
             path.parent.mkdir(parents=True, exist_ok=True)
             hidden = path.with_name(f".{path.name}.part")
@@ -246,41 +254,36 @@ def _unpack_files(archive: zipfile.ZipFile, files: Sequence[tuple[zipfile.ZipInf
                 hidden.unlink(missing_ok=True)
             written += member.file_size
     if files:
-        logger.info("unpacked %s, %d files, %s in %.0f s", name, len(files), _size(written), progress.passed_s)
+        passed_s = time.monotonic() - start_s
+        logger.info("unpacked %s, %d files, %s in %.0f s", name, len(files), _size(written), passed_s)
 
 
-class _Progress:
-    """Logs the bytes done every `every_s` seconds while the block runs, from a thread, as both jobs block."""
+@contextlib.contextmanager
+def _progress(what: str, reached: Callable[[], tuple[int, int]], every_s: float) -> Iterator[None]:
+    """Log what is `reached` every `every_s` seconds while the block runs, from a thread, as both jobs block.
 
-    def __init__(self, what: str, done: Callable[[], int], total: int, every_s: float) -> None:
-        self.total = total
-        """Bytes in all; 0 where nobody knows."""
-        self.passed_s = 0.0
-        self._what, self._done, self._every_s = what, done, every_s
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._report, daemon=True)
+    That is the bytes done, and those in all: 0 where nobody knows.
+    """
+    start_s, start = time.monotonic(), reached()[0]
+    end = threading.Event()
 
-    def __enter__(self) -> Self:
-        self._start_s, self._start = time.monotonic(), self._done()
-        if self._start:
-            logger.info("%s: going on after %s", self._what, _size(self._start))
-        self._thread.start()
-        return self
+    def report() -> None:
+        while not end.wait(every_s):
+            done, total = reached()
+            rate = max(0, done - start) / (time.monotonic() - start_s)
+            left = f", {max(0, total - done) / rate:.0f} s left" if total and rate else ""
+            of = f" of {_size(total)}" if total else ""
+            logger.info("%s: %s%s, %.1f MiB/s%s", what, _size(done), of, rate / MIB, left)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join()
-        self.passed_s = time.monotonic() - self._start_s
-
-    def _report(self) -> None:
-        while not self._end.wait(self._every_s):
-            done = self._done()
-            rate = max(0, done - self._start) / (time.monotonic() - self._start_s)
-            left = f", {max(0, self.total - done) / rate:.0f} s left" if self.total and rate else ""
-            of = f" of {_size(self.total)}" if self.total else ""
-            logger.info("%s: %s%s, %.1f MiB/s%s", self._what, _size(done), of, rate / MIB, left)
+    if start:
+        logger.info("%s: going on after %s", what, _size(start))
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 def _size(count: int) -> str:
