@@ -51,7 +51,7 @@ def _paint_items(picture: Image.Image, items: list[Item], camera: Camera, studio
         draw.polygon(pixels[k].ravel().tolist(), fill=_rgb(colour))
 
 
-def _circle(radius: float, count: int) -> Floats:
+def floor_circle(radius: float, count: int) -> Floats:
     """Points (count, 3) on the floor."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.column_stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros(count)])
@@ -59,7 +59,7 @@ def _circle(radius: float, count: int) -> Floats:
 
 def _floor_mask(studio: Studio, camera: Camera, size: tuple[int, int]) -> Image.Image:
     """255 where the picture shows the floor: below the foot of the wall."""
-    pixels, depth = camera.project(_circle(studio.radius, 192))
+    pixels, depth = camera.project(floor_circle(studio.radius, 192))
     foot = pixels[depth > NEAR_M]
     foot = foot[np.argsort(foot[:, 0])]
     sides = np.array([[-9.0 * size[0], 4.0 * size[1]], [9.0 * size[0], 4.0 * size[1]]])
@@ -94,7 +94,7 @@ def _floor_lines(picture: Image.Image, studio: Studio, camera: Camera) -> None:
             along, aside = np.linspace(-far, far, 40), np.full(40, at)
             lines += [(np.column_stack([*way, np.zeros(40)]), 0.84) for way in ((along, aside), (aside, along))]
     if studio.disc:
-        ring = np.pad(_circle(studio.disc, 96), ((0, 1), (0, 0)), mode="wrap")
+        ring = np.pad(floor_circle(studio.disc, 96), ((0, 1), (0, 0)), mode="wrap")
         lines += [(ring, 0.55), (ring * 0.985, 0.80)]
     draw = ImageDraw.Draw(picture)
     for line, shade in lines:

@@ -155,6 +155,5 @@ def on_side(body: Body, outline: Floats, side: float, lift: float) -> Floats:
     """Outlines (N, 4, 2) in x and z laid on the bodywork of one side, `lift` metres proud of it: (N, 4, 3)."""
     x, z = outline[..., 0], outline[..., 1]
     widths, heights, _ = _section(body, 0.5 - x.ravel() / body.length)
-    low = slice(1, KEEL_POINTS)
-    y = [np.interp(at, h[low], w[low]) for at, h, w in zip(z.ravel(), heights, widths, strict=True)]
+    y = [np.interp(at, h[1:KEEL_POINTS], w[1:KEEL_POINTS]) for at, h, w in zip(z.ravel(), heights, widths, strict=True)]
     return np.stack([x, side * (np.reshape(y, x.shape) + lift), z], axis=-1)

@@ -26,13 +26,10 @@ PAINTS: tuple[Colour, ...] = (
 
 
 class Car(NamedTuple):
-    """A car's faces, with the sizes that placing it needs (metres)."""
+    """A car's faces, and the numbers that they were built from."""
 
     quads: Quads
-    paint: Colour
-    length: float
-    width: float
-    height: float
+    body: Body
 
 
 def build_car(rng: np.random.Generator, style: Style) -> Car:
@@ -44,4 +41,4 @@ def build_car(rng: np.random.Generator, style: Style) -> Car:
     axles = (front, front - length * rng.uniform(0.57, 0.60))
     body = Body(style, length, width, height, (red, green, blue), axles, wheel)
     parts = [shell(body), *wheels(body, rng), *fascias(body, rng), *seams(body), *mirrors(body), antenna(body, rng)]
-    return Car(joined(parts), body.paint, length, width, height)
+    return Car(joined(parts), body)

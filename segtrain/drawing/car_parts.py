@@ -46,14 +46,12 @@ def wheels(body: Body, rng: np.random.Generator) -> list[Quads]:
             inside = np.array([axle, face - side * 0.1, radius])
             outer, inner = _upright(disc + hub, face), _upright(disc + hub, face - side * 0.21)
             tread = np.stack([inner[:, 3], inner[:, 2], outer[:, 2], outer[:, 3]], axis=1)
-            rim_face = _upright(rim + hub, face + side * 0.004)
-            bright_face = _upright(bright + hub, face + side * 0.006)
             parts += [
                 make_quads(on_side(body, arch, side, 0.004), BLACK, 0.0, WELL),
                 make_quads(tread, RUBBER, 0.0, INNER, inside=inside),
                 make_quads(outer, RUBBER, 0.03, TYRE, inside=inside),
-                make_quads(rim_face, (46, 46, 48), 0.1, RIM, inside=inside),
-                make_quads(bright_face, metal, 0.25, SPOKE, inside=inside),
+                make_quads(_upright(rim + hub, face + side * 0.004), (46, 46, 48), 0.1, RIM, inside=inside),
+                make_quads(_upright(bright + hub, face + side * 0.006), metal, 0.25, SPOKE, inside=inside),
             ]
     return parts
 

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from segtrain.drawing.backdrop import draw_backdrop
+from segtrain.drawing.backdrop import draw_backdrop, floor_circle
 from segtrain.drawing.camera import Camera
 from segtrain.drawing.car import Car
-from segtrain.drawing.quads import INNER, OUTER, Floats, Quads
+from segtrain.drawing.quads import INNER, OUTER, Floats, Quads, unit
 from segtrain.drawing.room import Studio
 
 SUPERSAMPLING = 2
@@ -46,8 +46,7 @@ def _paint_car(
     """
     quads = car.quads
     pixels, depth = camera.project(quads.corners)
-    toward = camera.position - quads.corners.mean(axis=1)
-    toward /= np.linalg.norm(toward, axis=1, keepdims=True)
+    toward = unit(camera.position - quads.corners.mean(axis=1))
     facing = (quads.normals * toward).sum(axis=1)
     left, top = np.clip(np.floor(pixels.min(axis=(0, 1))).astype(int) - 1, 0, np.array(size) - 1).tolist()
     right, bottom = np.clip(np.ceil(pixels.max(axis=(0, 1))).astype(int) + 1, (left + 1, top + 1), size).tolist()
@@ -86,7 +85,7 @@ def _reflection(car: Car, studio: Studio, camera: Camera, size: tuple[int, int])
     seen = ((below - corners.mean(axis=1)) * normals).sum(axis=1) > 0
     order = np.argsort(-depth.mean(axis=1), kind="stable")
     order = order[seen[order]]
-    fade = np.clip(1.05 - corners[..., 2].mean(axis=1) / (0.8 * car.height), 0, 1)
+    fade = np.clip(1.05 - corners[..., 2].mean(axis=1) / (0.8 * car.body.height), 0, 1)
     image = Image.new("RGBA", size)
     _fill(image, pixels[order], np.column_stack([car.quads.colours * 0.75, 255 * studio.gloss * fade])[order])
     return image
@@ -97,21 +96,18 @@ def _shadow(car: Car, studio: Studio, camera: Camera, size: tuple[int, int]) -> 
     corners = car.quads.corners[car.quads.normals @ studio.sun > 0]
     cast = corners - corners[..., 2:] * (studio.sun / studio.sun[2])
     image = Image.new("L", size, 255)
-    draw = ImageDraw.Draw(image)
-    for outline in camera.project(cast)[0].reshape(len(cast), 8).tolist():
-        draw.polygon(outline, fill=204)
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    circle = np.stack([np.cos(angle), np.sin(angle), np.zeros(48)], axis=-1)
-    foot = np.sign(circle) * np.abs(circle) ** 0.4 * (car.length * 0.48, car.width * 0.46, 0.0)
-    draw.polygon(camera.project(foot)[0].ravel().tolist(), fill=110)
+    _fill(image, camera.project(cast)[0], np.full((len(cast), 1), 204.0))
+    circle = floor_circle(1.0, 48)
+    foot = np.sign(circle) * np.abs(circle) ** 0.4 * (car.body.length * 0.48, car.body.width * 0.46, 0.0)
+    _fill(image, camera.project(foot)[0][None], np.array([[110.0]]))
     return image
 
 
 def _fill(image: Image.Image, outlines: Floats, colours: Floats) -> None:
-    """Fill quads (N, 4, 2) in the order given with colours (N, 4)."""
+    """Fill outlines (N, corners, 2) in the order given with colours (N, channels)."""
     draw = ImageDraw.Draw(image)
     inks = np.clip(colours, 0, 255).astype(int).tolist()
-    for outline, ink in zip(outlines.reshape(len(outlines), 8).tolist(), inks, strict=True):
+    for outline, ink in zip(outlines.reshape(len(outlines), 2 * outlines.shape[1]).tolist(), inks, strict=True):
         draw.polygon(outline, fill=tuple(ink))
 
 

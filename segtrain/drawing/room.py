@@ -91,10 +91,9 @@ def _panels(rng: np.random.Generator, wall: Floats, radius: float) -> list[Item]
     spread, skirting = rng.choice([1.0, 4.0, 12.0]), wall * rng.uniform(0.4, 0.8)
     items = []
     for angle in np.arange(count) * 2 * np.pi / count:
-        joint = _plate(radius - 0.02, angle + np.pi / count, 0.05, 0.0, WALL_HEIGHT)
         items += [
             Item(_plate(radius, angle, width * 1.06, 0.0, WALL_HEIGHT), wall + rng.normal(0, spread)),
-            Item(joint, wall * rng.uniform(0.6, 0.9)),
+            Item(_plate(radius - 0.02, angle + np.pi / count, 0.05, 0.0, WALL_HEIGHT), wall * rng.uniform(0.6, 0.9)),
             Item(_plate(radius - 0.03, angle, width * 1.08, 0.0, 0.14), skirting),
         ]
     return items
@@ -127,8 +126,7 @@ def _decor(rng: np.random.Generator, radius: float, colours: Floats) -> list[Ite
 
 def _clutter(rng: np.random.Generator, radius: float, colours: Floats) -> list[Item]:
     """Poles, cupboards, lamps, ladders and shelves in front of the wall."""
-    makers: tuple[Callable[[np.random.Generator, float, float, Floats], list[Item]], ...]
-    makers = (_pole, _cupboard, _soft_box, _ladder, _shelves)
+    makers: list[Callable[..., list[Item]]] = [_pole, _cupboard, _soft_box, _ladder, _shelves]
     items = []
     for _ in range(int(rng.integers(9, 20))):
         make = makers[rng.integers(len(makers))]

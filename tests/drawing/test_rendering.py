@@ -13,7 +13,7 @@ from segtrain.drawing.room import build_studio
 
 def _camera(car: Car, angle: float, width: int) -> Camera:
     position = np.array([7 * np.cos(angle), 7 * np.sin(angle), 1.5])
-    camera = look_at(position, np.array([0.0, 0.0, car.height / 2]), width * 0.9)
+    camera = look_at(position, np.array([0.0, 0.0, car.body.height / 2]), width * 0.9)
     return camera._replace(centre=(width / 2, width / 3))
 
 
@@ -25,13 +25,13 @@ def test_normals_are_unit_vectors_and_the_car_stands_on_the_floor(style: Style) 
     assert np.isfinite(corners).all()
     np.testing.assert_allclose(np.linalg.norm(car.quads.normals[area > 1e-8], axis=1), 1)
     assert corners[..., 2].min() == pytest.approx(0, abs=0.01)
-    assert np.ptp(corners[..., 0]) == pytest.approx(car.length, abs=0.03)
+    assert np.ptp(corners[..., 0]) == pytest.approx(car.body.length, abs=0.03)
 
 
 def test_a_smaller_picture_shows_the_same_scene() -> None:
     rng = np.random.default_rng(1)
     car = build_car(rng, STYLES[0])
-    studio = build_studio(rng, car.paint)
+    studio = build_studio(rng, car.body.paint)
     large, large_mask = render_scene(car, studio, _camera(car, 0.7, 480), (480, 320))
     small, small_mask = render_scene(car, studio, _camera(car, 0.7, 240), (240, 160))
     shrunk = large.reshape(160, 2, 240, 2, 3).mean(axis=(1, 3))
@@ -44,7 +44,7 @@ def test_the_mask_is_where_the_car_hides_the_studio() -> None:
     """The car's paint shows inside the mask only, though its reflection and shadow lie outside."""
     rng = np.random.default_rng(2)
     car = build_car(rng, STYLES[0])
-    studio = build_studio(rng, car.paint)._replace(gloss=0.0)
+    studio = build_studio(rng, car.body.paint)._replace(gloss=0.0)
     dyed = car._replace(quads=car.quads._replace(colours=255 - car.quads.colours))
     camera = _camera(car, 0.7, 480)
     picture, mask = render_scene(car, studio, camera, (480, 320))
@@ -59,8 +59,8 @@ def test_the_mask_is_where_the_car_hides_the_studio() -> None:
 
 def test_a_thin_antenna_is_in_the_mask_at_full_size() -> None:
     cars = (build_car(np.random.default_rng(seed), STYLES[0]) for seed in range(100))
-    car = next(c for c in cars if c.quads.corners[c.quads.layer == OUTER][..., 2].max() > c.height + 0.25)
-    studio = build_studio(np.random.default_rng(0), car.paint)
+    car = next(c for c in cars if c.quads.corners[c.quads.layer == OUTER][..., 2].max() > c.body.height + 0.25)
+    studio = build_studio(np.random.default_rng(0), car.body.paint)
     _, mask = render_scene(car, studio, _camera(car, np.pi / 2, 1918), (1918, 1280))
     top = int(np.flatnonzero(mask.any(axis=1))[0])
     thickness = mask[top + 2 : top + 40].sum(axis=1)

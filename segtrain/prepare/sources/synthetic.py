@@ -89,10 +89,10 @@ def _draw_car(config: SyntheticSource, root: Path, number: int) -> list[tuple[st
     # Body types take turns in an order of the seed, so that few cars hold all of them and a longer set begins the same.
     turns = np.random.default_rng(config.seed).permutation(len(STYLES))
     car = build_car(rng, STYLES[turns[number % len(STYLES)]])
-    studio = build_studio(rng, car.paint)
+    studio = build_studio(rng, car.body.paint)
     noise = _noise(rng, size)
     side = rng.uniform(0.70, 0.98)  # of the picture's width that the car would take seen from its side
-    distance, start = car.length / side + car.width / 2, rng.uniform(-0.2, 0.2)
+    distance, start = car.body.length / side + car.body.width / 2, rng.uniform(-0.2, 0.2)
     rows = []
     for view in range(config.views):
         angle = start + 2 * np.pi * view / config.views + rng.normal(0, 0.03)
@@ -112,7 +112,7 @@ def _aim(rng: np.random.Generator, size: tuple[int, int], car: Car, distance: fl
     frame = np.array(size, np.float64)
     position = np.array([np.cos(angle) * distance, np.sin(angle) * distance, rng.uniform(1.35, 1.75)])
     focal = FOCAL * min(size[0] / 1918, size[1] / 1280)
-    camera = look_at(position, np.array([0.0, 0.0, 0.45 * car.height]), focal)
+    camera = look_at(position, np.array([0.0, 0.0, 0.45 * car.body.height]), focal)
     seen = camera.project(car.quads.corners)[0].reshape(-1, 2)
     room = frame * (1 - 2 * MARGIN)
     fit = min(1.0, float((room / np.ptp(seen, axis=0)).min()))
