@@ -154,8 +154,9 @@ class RowGroupReader:
         try:
             rows = salvage_row_group(facts, footer, row_group, data)
         except DataError:
-            reason = "the row group in storage differs from the manifest's checksum, its small columns too"
-            return self._lost(shard, row_group, reason)
+            return self._lost(
+                shard, row_group, "the row group in storage differs from the manifest's checksum, its small columns too"
+            )
         if all(isinstance(row, Row) for row in rows):
             logger.warning("%s, row group %d differs from its checksum, but no picture does", facts.path, row_group)
         return rows

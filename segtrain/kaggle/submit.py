@@ -20,7 +20,7 @@ import requests
 
 from segtrain.config import StorageConfig
 from segtrain.errors import StorageError, UserError
-from segtrain.kaggle.client import COMPETITIONS_URL, PASSING, KaggleClient, kaggle_said
+from segtrain.kaggle.client import COMPETITIONS_URL, MESSAGE_CHARACTERS, PASSING, KaggleClient, kaggle_said
 from segtrain.storage.files import Storage, is_remote, local_path
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ EXPLAINED = (401, 403, 404)
 EXPIRED = (404, 410)
 """Statuses of the storage once an upload's URL has expired."""
 INCOMPLETE = 308
-MESSAGE_CHARACTERS = 300
 
 
 def submit(

@@ -21,7 +21,6 @@ from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, join
 
 FACTS_PREFIX = f"checked-{RULES}-"
-MASKS_PREFIX = "masks-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def _keep_masks(storage: Storage, folder: str, fresh: Sequence[tuple[Checked, by
     """Write the packed masks one after the other into one file; the facts, with the places of the masks in it."""
     if not fresh:
         return []
-    name = f"{MASKS_PREFIX}{_digest([checked for checked, _ in fresh])}.bin"
+    name = f"masks-{_digest([checked for checked, _ in fresh])}.bin"
     write_hint(storage, join(folder, name), b"".join(packed for _, packed in fresh))
     places = accumulate((checked.mask_bytes for checked, _ in fresh), initial=0)
     return [replace(one, packed_in=name, packed_at=at) for (one, _), at in zip(fresh, places, strict=False)]

@@ -67,8 +67,7 @@ def fetch(config: KaggleSource, limits: StorageConfig, every_s: float) -> Carvan
             _download(config.competition, missing, root, limits, every_s)
         for name in archives:
             _unpack(root / name, root, every_s)
-    images = "train_hq" if "train_hq.zip" in archives else "train"
-    return CarvanaSource(path=path, images=images, masks=config.masks)
+    return CarvanaSource(path=path, images="train_hq" if "train_hq.zip" in archives else "train", masks=config.masks)
 
 
 def _archive_names(files: Sequence[str]) -> dict[str, str]:
@@ -254,8 +253,7 @@ def _unpack_files(archive: zipfile.ZipFile, files: Sequence[tuple[zipfile.ZipInf
                 hidden.unlink(missing_ok=True)
             written += member.file_size
     if files:
-        passed_s = time.monotonic() - start_s
-        logger.info("unpacked %s, %d files, %s in %.0f s", name, len(files), _size(written), passed_s)
+        logger.info("unpacked %s, %d files, %s in %.0f s", name, len(files), _size(written), time.monotonic() - start_s)
 
 
 @contextlib.contextmanager
