@@ -88,10 +88,9 @@ def _goodput(goodput: Goodput) -> dict[str, Any]:
         "other": FAINT,
     }
     each = [Goodput((attempt,)).parts() for attempt in goodput.attempts]
-    names = [f"attempt {number}" for number in range(1, len(each) + 1)]
     traces = [
         go.Bar(
-            y=names,
+            y=[f"attempt {number}" for number in range(1, len(each) + 1)],
             x=[parts[kind] / 60 for parts in each],
             name=kind,
             orientation="h",
@@ -101,9 +100,13 @@ def _goodput(goodput: Goodput) -> dict[str, Any]:
         for kind, colour in colours.items()
         if any(parts[kind] >= 0.05 for parts in each)
     ]
-    height = 140 + 34 * min(len(each), 12)
     return figure(
-        traces, x="minutes", barmode="stack", height=height, yaxis_autorange="reversed", legend_traceorder="normal"
+        traces,
+        x="minutes",
+        barmode="stack",
+        height=140 + 34 * min(len(each), 12),
+        yaxis_autorange="reversed",
+        legend_traceorder="normal",
     )
 
 
@@ -118,9 +121,8 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> 
 
 def _over_steps(run: RunContent, name: str) -> tuple[list[float], list[float]]:
     """A column of the steps over epochs; over steps before the first epoch has ended."""
-    lines = [line for line in run.steps if isinstance(line.get(name), int | float)]
-    per_epoch = run.steps_per_epoch or 1.0
-    return thinned([line["step"] / per_epoch for line in lines], [line[name] for line in lines])
+    steps, values = _column(run.steps, name, at="step")
+    return thinned([step / (run.steps_per_epoch or 1.0) for step in steps], values)
 
 
 def _epoch_axis(run: RunContent) -> str:
@@ -131,8 +133,7 @@ def _loss(run: RunContent) -> dict[str, Any]:
     x, y = _over_steps(run, "loss")
     traces = [go.Scatter(x=x, y=y, name="each step", mode="lines", line={"color": SKY, "width": 1})]
     if run.epochs:
-        at, means = _column(run.epochs, "loss")
-        traces.append(_line(at, means, "mean of the epoch", BLUE))
+        traces.append(_line(*_column(run.epochs, "loss"), "mean of the epoch", BLUE))
     return figure(traces, x=_epoch_axis(run), y="training loss")
 
 
@@ -142,8 +143,8 @@ def _dice(run: RunContent) -> dict[str, Any]:
     if at:
         traces.append(_line(at, scores, "validation, hard", BLUE))
     if "epoch" in run.best:
-        best = [run.best["epoch"]], [run.best["dice_hard_original"]]
-        traces.append(_marker(*best, f"{best[1][0]:.4f} in epoch {best[0][0]}"))
+        epoch, dice = run.best["epoch"], run.best["dice_hard_original"]
+        traces.append(_marker(epoch, dice, f"{dice:.4f} in epoch {epoch}"))
     return figure(traces, x="epoch", y="dice")
 
 
@@ -157,8 +158,7 @@ def _time(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     parts = (("compute_s", "compute", BLUE), ("input_wait_s", "waiting for input", ORANGE))
     traces = []
     for key, name, colour in parts:
-        at, seconds = _column(epochs, key)
-        at, seconds = thinned(at, seconds, 300)
+        at, seconds = thinned(*_column(epochs, key), 300)
         traces.append(go.Bar(x=at, y=seconds, name=name, marker={"color": colour, "line": {"width": 0}}))
     return figure(traces, x="epoch", y="seconds an epoch", barmode="stack", bargap=0.15)
 
@@ -176,8 +176,7 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
         hovertemplate="dice %{customdata}<br>%{y} pictures<extra></extra>",
         showlegend=False,
     )
-    low, high = sorted((("mean", fmean(dice)), ("median", median(dice))), key=lambda mark: mark[1])
-    colours = {"mean": VERMILION, "median": INK}
+    marks = sorted([(fmean(dice), "mean", VERMILION), (median(dice), "median", INK)])
     return figure(
         [bars],
         x="hard dice of a picture",
@@ -191,9 +190,9 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
                 "y0": 0,
                 "y1": 1,
                 "yref": "paper",
-                "line": {"color": colours[name], "width": 2, "dash": "dot"},
+                "line": {"color": colour, "width": 2, "dash": "dot"},
             }
-            for name, at in (low, high)
+            for at, _, colour in marks
         ],
         annotations=[
             {
@@ -204,9 +203,9 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
                 "yref": "paper",
                 "yanchor": "bottom",
                 "showarrow": False,
-                "font": {"color": colours[name], "size": 12},
+                "font": {"color": colour, "size": 12},
             }
-            for (name, at), side in ((low, "right"), (high, "left"))
+            for (at, name, colour), side in zip(marks, ("right", "left"), strict=True)
         ],
     )
 
@@ -253,25 +252,29 @@ def _threshold(best: dict[str, Any]) -> dict[str, Any]:
         x=curve["thresholds"], y=curve["dice"], mode="lines", line={"color": BLUE, "width": 2}, showlegend=False
     )
     at, dice = best["best_threshold"], best["dice_at_best_threshold"]
-    marker = _marker([at], [dice], f"best: {dice:.4f} at {at:.3f}")
+    marker = _marker(at, dice, f"best: {dice:.4f} at {at:.3f}")
     return figure([line, marker], x="threshold of the probability", y="mean hard dice")
 
 
-def _column(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Epochs, and the values of a column in them, where it has one."""
+def _column(lines: Sequence[dict[str, Any]], name: str, at: str = "epoch") -> tuple[list[float], list[float]]:
+    """Epochs or steps, and the values of a column in them, where it has one."""
     there = [line for line in lines if isinstance(line.get(name), int | float)]
-    return [line["epoch"] for line in there], [line[name] for line in there]
+    return [line[at] for line in there], [line[name] for line in there]
 
 
 def _line(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.Scatter:
     x, y = thinned(x, y)
-    few = {"size": 6} if len(x) <= 60 else {"size": 3}
     return go.Scatter(
-        x=x, y=y, name=name, mode="lines+markers", line={"color": colour, "width": 2}, marker={"color": colour, **few}
+        x=x,
+        y=y,
+        name=name,
+        mode="lines+markers",
+        line={"color": colour, "width": 2},
+        marker={"color": colour, "size": 6 if len(x) <= 60 else 3},
     )
 
 
-def _marker(x: Sequence[float], y: Sequence[float], name: str) -> go.Scatter:
+def _marker(x: float, y: float, name: str) -> go.Scatter:
     """The best of a curve."""
     look = {"color": VERMILION, "size": 11, "symbol": "diamond", "line": {"color": "white", "width": 1}}
-    return go.Scatter(x=x, y=y, name=name, mode="markers", marker=look)
+    return go.Scatter(x=[x], y=[y], name=name, mode="markers", marker=look)

@@ -49,11 +49,11 @@ def parallel(ranked: Sequence[Trial], axes: Mapping[str, Axis | None]) -> dict[s
     lines = list(zip(*heights, strict=True))
     traces = [_lines("", x, lines, ranked, color=GHOST, width=1, context=True)]
     for shade in reversed(range(SHADES)):
-        members = [k for k in range(1, len(ranked)) if (k - 1) * SHADES // max(1, len(ranked) - 1) == shade]
-        if members:
-            chosen = [ranked[k] for k in reversed(members)]
-            drawn = [lines[k] for k in reversed(members)]
-            traces.append(_lines("", x, drawn, chosen, color=_shade(shade), width=1.6))
+        # Of those of one shade the better are drawn later.
+        these = [k for k in range(len(ranked) - 1, 0, -1) if (k - 1) * SHADES // (len(ranked) - 1) == shade]
+        if these:
+            drawn, trials = [lines[k] for k in these], [ranked[k] for k in these]
+            traces.append(_lines("", x, drawn, trials, color=_shade(shade), width=1.6))
     traces.append(_lines("best", x, lines[:1], ranked[:1], color=VERMILION, width=3.5))
     return figure(
         traces,
@@ -64,7 +64,18 @@ def parallel(ranked: Sequence[Trial], axes: Mapping[str, Axis | None]) -> dict[s
         showlegend=False,
         xaxis={"visible": False, "range": [-0.15, len(uprights) - 0.75], "fixedrange": True},
         yaxis={"visible": False, "range": [NOT_SEARCHED - 0.06, 1.09], "fixedrange": True},
-        shapes=[_rule(k) for k in x],
+        shapes=[
+            {
+                "type": "line",
+                "x0": k,
+                "x1": k,
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": "#8a8a8a", "width": 1},
+                "layer": "below",
+            }
+            for k in x
+        ],
         annotations=[note for k, upright in enumerate(uprights) for note in _notes(k, upright)],
         newselection={"line": {"color": INK, "width": 1, "dash": "dot"}},
         activeselection={"fillcolor": BLUE, "opacity": 0.12},
@@ -126,9 +137,8 @@ def _range(title: str, values: Sequence[float | None], *, logarithmic: bool) -> 
     """An axis from the lowest to the highest value that a trial has."""
     there = [value for value in values if value is not None]
     low, high = min(there, default=0.0), max(there, default=1.0)
-    scaled = math.log if logarithmic and low > 0 else float
+    scaled, back = (math.log, math.exp) if logarithmic and low > 0 else (float, float)
     span = scaled(high) - scaled(low)
-    back = math.exp if scaled is math.log else float
     heights = [None if value is None else (scaled(value) - scaled(low)) / span if span else 0.5 for value in values]
     if not span:
         return Upright(title, [(0.5, short_value(low))], heights)
@@ -137,32 +147,24 @@ def _range(title: str, values: Sequence[float | None], *, logarithmic: bool) -> 
     return Upright(title, ticks, heights)
 
 
-def _rule(at: int) -> dict[str, Any]:
-    line = {"color": "#8a8a8a", "width": 1}
-    return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line, "layer": "below"}
-
-
 def _notes(at: int, upright: Upright) -> list[dict[str, Any]]:
     """The title above an axis and the values beside it."""
     plain = {"x": at, "showarrow": False}
     title = "<br>".join(safe(part) for part in upright.title.split(","))
-    notes: list[dict[str, Any]] = [
-        {**plain, "y": 1.07, "yanchor": "bottom", "text": f"<b>{title}</b>", "font": {"size": 12, "color": INK}}
+    below = [(NOT_SEARCHED, "not searched")] if None in upright.heights else []
+    return [
+        {**plain, "y": 1.07, "yanchor": "bottom", "text": f"<b>{title}</b>", "font": {"size": 12, "color": INK}},
+        *(
+            {
+                **plain,
+                "y": height,
+                "xanchor": "left",
+                "xshift": 7,
+                "text": safe(text),
+                "font": {"size": 11, "color": FAINT if text == "not searched" else INK},
+                "bgcolor": "rgba(255,255,255,0.82)",
+                "borderpad": 1,
+            }
+            for height, text in (*upright.ticks, *below)
+        ),
     ]
-    ticks = list(upright.ticks)
-    if None in upright.heights:
-        ticks.append((NOT_SEARCHED, "not searched"))
-    notes += [
-        {
-            **plain,
-            "y": height,
-            "xanchor": "left",
-            "xshift": 7,
-            "text": safe(text),
-            "font": {"size": 11, "color": FAINT if text == "not searched" else INK},
-            "bgcolor": "rgba(255,255,255,0.82)",
-            "borderpad": 1,
-        }
-        for height, text in ticks
-    ]
-    return notes

@@ -90,9 +90,8 @@ class SweepContent:
 
 def read_run(folder: str, storage: Storage) -> RunContent | None:
     """The run in `folder`; None where there is none. Raises UserError for a recipe that is not ours."""
-    text = storage.read_if_there(RunFolder(folder).recipe, at_most=MOST_RECIPE_BYTES)
+    recipe, text = _recipe(folder, storage)
     lines = storage.read_if_there(RunFolder(folder).metrics_log)
-    recipe = _recipe(text, folder)
     if recipe is None or (lines is None and _holds_folds(recipe, folder, storage)):
         return None
     broken = run_record.damaged(lines or b"")
@@ -102,7 +101,7 @@ def read_run(folder: str, storage: Storage) -> RunContent | None:
     return RunContent(
         folder=folder,
         recipe=recipe,
-        recipe_text=without_credentials((text or b"").decode(errors="replace")),
+        recipe_text=text,
         steps=run_record.steps_of(lines or b""),
         epochs=run_record.epochs_of(lines or b""),
         best=best,
@@ -113,7 +112,7 @@ def read_run(folder: str, storage: Storage) -> RunContent | None:
 
 def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepContent:
     """The sweep in `folder`, whose facts are `sweep`. Raises UserError for a recipe or a record that is not ours."""
-    text = storage.read_if_there(RunFolder(folder).recipe, at_most=MOST_RECIPE_BYTES)
+    recipe, text = _recipe(folder, storage)
     trials = read_trials(folder, storage)
     order = ranked(trials)
     best, best_panels = _best_with_panels(trial_folder(folder, order[0].number), storage) if order else ({}, [])
@@ -122,8 +121,8 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepConte
     return SweepContent(
         folder=folder,
         sweep=sweep,
-        recipe=_recipe(text, folder),
-        recipe_text=without_credentials((text or b"").decode(errors="replace")),
+        recipe=recipe,
+        recipe_text=text,
         trials=trials,
         best_panels=best_panels,
         best=best,
@@ -132,13 +131,15 @@ def read_sweep_folder(folder: str, sweep: Sweep, storage: Storage) -> SweepConte
     )
 
 
-def _recipe(text: bytes | None, folder: str) -> Recipe | None:
+def _recipe(folder: str, storage: Storage) -> tuple[Recipe | None, str]:
+    """The recipe in a folder, and its text; None and an empty text where there is none."""
+    url = RunFolder(folder).recipe
+    text = storage.read_if_there(url, at_most=MOST_RECIPE_BYTES)
     if text is None:
-        return None
+        return None, ""
     try:
-        return recorded(text)
+        return recorded(text), without_credentials(text.decode(errors="replace"))
     except UserError as error:
-        url = RunFolder(folder).recipe
         raise UserError(
             f"{url} is not a recipe that this segtrain reads ({error}); give the folder of a run of it"
         ) from None

@@ -42,10 +42,9 @@ def duration(seconds: float) -> str:
 
 def short(count: int) -> str:
     """`31.5 M`, `132 k`, `840`."""
-    for unit, name in ((10**6, "M"), (10**3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
-    return str(count)
+    if count >= 10**6:
+        return f"{count / 10**6:.3g} M"
+    return f"{count / 10**3:.3g} k" if count >= 10**3 else str(count)
 
 
 def size(count: int) -> str:

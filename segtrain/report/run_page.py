@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from segtrain.dataset.mask_warnings import cautions
 from segtrain.locations import without_credentials
@@ -16,14 +16,6 @@ from segtrain.storage.files import is_remote
 
 LOWEST = 10
 """Pictures of the lowest dice that are named."""
-
-
-class Shown(NamedTuple):
-    """A panel in the page."""
-
-    title: str
-    caption: str
-    url: str
 
 
 def render(run: RunContent) -> str:
@@ -49,24 +41,24 @@ def render(run: RunContent) -> str:
     )
 
 
-def shown_panels(panels: Sequence[Panel]) -> list[Shown]:
-    """The best, the median and the worst of the panels, of which some pictures of the fold have one.
+def shown_panels(panels: Sequence[Panel]) -> list[tuple[str, str, str]]:
+    """Title, caption and URL of the best, the median and the worst panel; some pictures of the fold have one.
 
     Panels of a run that has no record of its pictures' dice yet come as they are, three at most.
     """
+    chosen = [(panel.id, panel) for panel in panels[:3]]
     known = [panel for panel in panels if panel.rank is not None]
-    if not known:
-        return [Shown(panel.id, "", url) for panel in panels[:3] if (url := panel_url(panel.png))]
-    last = len(known) - 1
-    titles = {last // 2: "median", last: "worst", 0: "best"}
-    found = []
-    for place, title in sorted(titles.items()):
-        panel = known[place]
-        url = panel_url(panel.png)
-        if url:
-            caption = f"{panel.id}: dice {panel.dice:.4f}, rank {panel.rank} of the fold's {panel.pictures} pictures"
-            found.append(Shown(title, caption, url))
-    return found
+    if known:
+        last = len(known) - 1
+        titles = {last // 2: "median", last: "worst", 0: "best"}
+        chosen = [(title, known[place]) for place, title in sorted(titles.items())]
+    return [(title, _caption(panel), url) for title, panel in chosen if (url := panel_url(panel.png))]
+
+
+def _caption(panel: Panel) -> str:
+    if panel.rank is None:
+        return ""
+    return f"{panel.id}: dice {panel.dice:.4f}, rank {panel.rank} of the fold's {panel.pictures} pictures"
 
 
 def cautions_of(best: dict[str, Any]) -> list[str]:
@@ -78,10 +70,8 @@ def cautions_of(best: dict[str, Any]) -> list[str]:
 def command(run: RunContent) -> str:
     """What trains the same again, beside the first one."""
     path = RECIPE_NAME if is_remote(run.folder) else RunFolder(run.folder).recipe
-    parts = ["python", "jobs/train.py", path, f"run.name={run.recipe.run.name}-again"]
-    if run.recipe.folds == "all":
-        parts.append("folds=one")
-    return shlex.join(parts)
+    one_fold = ["folds=one"] if run.recipe.folds == "all" else []
+    return shlex.join(["python", "jobs/train.py", path, f"run.name={run.recipe.run.name}-again", *one_fold])
 
 
 def _state(run: RunContent) -> str:
@@ -97,7 +87,7 @@ def _cards(run: RunContent) -> list[tuple[str, str, str]]:
     """Figure, what it is, and a word on it; the first is the score."""
     best, cards = run.best, []
     if best:
-        cards = [
+        cards += [
             (f"{best['dice_hard_original']:.4f}", "hard dice", f"original size, fold {best['fold']}"),
             (f"{best['iou_hard_original']:.4f}", "IoU", "hard, mean over pictures"),
             (f"{best['dice_soft']:.4f}", "soft dice", "original size"),
@@ -109,9 +99,8 @@ def _cards(run: RunContent) -> list[tuple[str, str, str]]:
         wait = last["input_wait_s"] / last["epoch_s"] if last["epoch_s"] else 0.0
         cards.append((f"{last['images_per_s']:.1f}", "images/s", f"last epoch, {wait:.1%} waiting for input"))
     if run.goodput.attempts:
-        many = len(run.goodput.attempts)
-        note = "of all time in steps and scores" + (f", {many} attempts" if many > 1 else "")
-        cards.append((f"{run.goodput.share:.0%}", "goodput", note))
+        many = f", {len(run.goodput.attempts)} attempts" if len(run.goodput.attempts) > 1 else ""
+        cards.append((f"{run.goodput.share:.0%}", "goodput", f"of all time in steps and scores{many}"))
     return cards
 
 
@@ -124,35 +113,28 @@ def _lowest(best: dict[str, Any]) -> list[tuple[str, float, float | None]]:
 
 def _facts(run: RunContent) -> list[list[tuple[str, list[tuple[str, str]]]]]:
     """Columns of groups of facts: title, and names with values."""
-    left = [("Data", _data_facts(run))]
-    if run.best.get("versions"):
-        left.append(("Versions", list(run.best["versions"].items())))
-    return [left, [("Training", _training_facts(run))]]
+    versions = [("Versions", list(run.best["versions"].items()))] if run.best.get("versions") else []
+    return [[("Data", _data_facts(run)), *versions], [("Training", _training_facts(run))]]
 
 
 def _data_facts(run: RunContent) -> list[tuple[str, str]]:
     data, best = run.recipe.data, run.best
-    facts = [("data set", without_credentials(str(data.root)))]
-    if run.epochs:
-        facts.append(("training pictures", f"{run.epochs[-1]['samples']:,.0f} an epoch"))
-    if best:
-        facts.append(("validation pictures", f"{len(best['validation_ids']):,}"))
-        facts.append(("fingerprint", best["data_fingerprint"]))
-    facts += [
-        ("validation fold", str(data.fold)),
-        ("test fold", "none" if data.test_fold is None else str(data.test_fold)),
-        ("training size", f"{data.width} x {data.height}, {data.fit}"),
-    ]
     shares = best.get("validation_foreground")
-    if shares:
-        facts.append(("mean foreground", f"{sum(shares) / len(shares):.2%} (validation)"))
     read = sum(line.get("downloaded_bytes", 0) for line in run.epochs)
-    if read:
-        facts.append(("read from storage", page.size(read)))
     lost = sum(line.get("left_out", 0) for line in run.epochs)
-    if lost:
-        facts.append(("left out as damaged", f"{lost:,} pictures, all epochs together"))
-    return facts
+    facts = {
+        "data set": without_credentials(str(data.root)),
+        "training pictures": f"{run.epochs[-1]['samples']:,.0f} an epoch" if run.epochs else None,
+        "validation pictures": f"{len(best['validation_ids']):,}" if best else None,
+        "fingerprint": best["data_fingerprint"] if best else None,
+        "validation fold": str(data.fold),
+        "test fold": "none" if data.test_fold is None else str(data.test_fold),
+        "training size": f"{data.width} x {data.height}, {data.fit}",
+        "mean foreground": f"{sum(shares) / len(shares):.2%} (validation)" if shares else None,
+        "read from storage": page.size(read) if read else None,
+        "left out as damaged": f"{lost:,} pictures, all epochs together" if lost else None,
+    }
+    return [(name, value) for name, value in facts.items() if value is not None]
 
 
 def _training_facts(run: RunContent) -> list[tuple[str, str]]:

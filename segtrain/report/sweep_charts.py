@@ -33,16 +33,17 @@ def sweep_charts(sweep: SweepContent) -> Charts:
     order = ranked(sweep.trials)
     if not order:
         return {}
-    space = {} if sweep.recipe is None else dict(sweep.recipe.tune.space)
-    axes = {**dict.fromkeys(axis for trial in order for axis in trial.point), **space}
-    charts: Charts = {"cost": _cost(order), "curves": _curves(order)}
-    if axes:
-        # In the recipe's order, and what only trials know after it.
-        charts["parallel"] = parallel(order, {name: axes[name] for name in [*space, *axes]})
+    space = {} if sweep.recipe is None else sweep.recipe.tune.space
+    # In the recipe's order, and what only trials know after it.
+    axes = {**space, **{axis: None for trial in order for axis in trial.point if axis not in space}}
     found = importance(sweep.trials, space)
-    if found:
-        charts["importance"] = _importance(found)
-    return charts
+    charts = {
+        "cost": _cost(order),
+        "curves": _curves(order),
+        "parallel": parallel(order, axes) if axes else None,
+        "importance": _importance(found) if found else None,
+    }
+    return {name: chart for name, chart in charts.items() if chart is not None}
 
 
 def cost_unit(sweep: SweepContent) -> str:
@@ -85,24 +86,23 @@ def _cost(order: Sequence[Trial]) -> dict[str, Any]:
 
 def _curves(order: Sequence[Trial]) -> dict[str, Any]:
     """Dice over epochs: a trace for each status, so that the legend takes it away and 200 trials draw at once."""
-    best = order[0]
-    traces: list[Any] = []
-    for name, members in _by_standing(order[1:]):
-        traces.append(_history(name, members, color=COLOURS[name], width=1.3))
+    best, *others = order
     ends = [trial for trial in order if standing(trial) in ("stopped early", "failed")]
-    traces.append(
-        go.Scatter(
-            x=[trial.epochs for trial in ends],
-            y=[trial.history[-1].dice for trial in ends],
-            customdata=[trial.number for trial in ends],
-            name="ended here",
-            mode="markers",
-            marker={"color": [COLOURS[standing(trial)] for trial in ends], "size": 7, "symbol": "x"},
-            hovertemplate="%{text}<extra></extra>",
-            showlegend=False,
-        )
+    crosses = go.Scatter(
+        x=[trial.epochs for trial in ends],
+        y=[trial.history[-1].dice for trial in ends],
+        customdata=[trial.number for trial in ends],
+        name="ended here",
+        mode="markers",
+        marker={"color": [COLOURS[standing(trial)] for trial in ends], "size": 7, "symbol": "x"},
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
     )
-    traces.append(_history(f"best, trial {best.number}", [best], color=VERMILION, width=3))
+    traces = [
+        *(_history(name, members, color=COLOURS[name], width=1.3) for name, members in _by_standing(others)),
+        crosses,
+        _history(f"best, trial {best.number}", [best], color=VERMILION, width=3),
+    ]
     return figure(traces, x="epoch", y="hard dice, validation", hovermode="closest")
 
 

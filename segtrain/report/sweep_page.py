@@ -4,8 +4,8 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from os import cpu_count
-from typing import NamedTuple
 
 from segtrain.locations import without_credentials
 from segtrain.report import page
@@ -19,23 +19,11 @@ from segtrain.runs.trials import Trial, short_name, short_value, trial_folder
 from segtrain.storage.files import is_remote, join
 
 
-class TrialRow(NamedTuple):
-    """A trial in the leaderboard."""
-
-    rank: int
-    trial: Trial
-    thumbnail: Thumbnail | None
-    on_front: bool
-    cells: Sequence[str]
-    """Its value on each axis; empty where the axis does not apply."""
-
-
 def render(sweep: SweepContent) -> str:
     """The whole page as HTML."""
     order = ranked(sweep.trials)
-    axes = list(dict.fromkeys(axis for trial in sweep.trials for axis in trial.point))
-    if sweep.recipe is not None:
-        axes = list(dict.fromkeys([*sweep.recipe.tune.space, *axes]))
+    space = [] if sweep.recipe is None else list(sweep.recipe.tune.space)
+    axes = list(dict.fromkeys([*space, *(axis for trial in sweep.trials for axis in trial.point)]))
     return page.render(
         "sweep.html",
         sweep_charts(sweep),
@@ -61,17 +49,13 @@ def render(sweep: SweepContent) -> str:
 
 def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, str]]:
     """Figure, what it is, and a word on it; the first is the score."""
-    counts = Counter(map(standing, sweep.trials))
-    cards = []
-    if order:
-        best = order[0]
-        cards.append((f"{best.dice:.4f}", "best hard dice", f"trial {best.number}, original resolution"))
-    told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    score = [(f"{best.dice:.4f}", "best hard dice", f"trial {best.number}, original resolution") for best in order[:1]]
+    told = ", ".join(f"{count} {name}" for name, count in Counter(map(standing, sweep.trials)).most_common())
     hours = sum(trial.gpu_s for trial in sweep.trials) / 3600
     epochs = sum(trial.epochs for trial in sweep.trials)
     full = len([trial for trial in sweep.trials if trial.history]) * (sweep.recipe.train.epochs if sweep.recipe else 0)
     return [
-        *cards,
+        *score,
         (f"{len(sweep.trials)}", "trials", told),
         (page.duration(sweep.sweep.seconds), "time", "of the sweep's driver"),
         (f"{hours:.2f}", f"{cost_unit(sweep)}-hours", "training and scoring, all trials"),
@@ -79,25 +63,22 @@ def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, 
     ]
 
 
-def _rows(sweep: SweepContent, order: Sequence[Trial], axes: Sequence[str]) -> list[TrialRow]:
+def _rows(
+    sweep: SweepContent, order: Sequence[Trial], axes: Sequence[str]
+) -> list[tuple[Trial, Thumbnail | None, bool, list[str]]]:
+    """Each trial with its thumbnail, whether it is on the Pareto front, and its value on each axis that applies."""
     front = {trial.number for trial in pareto(order)}
-    most = bytes_each(len(sweep.pictures))
-
-    def picture(trial: Trial) -> Thumbnail | None:
-        png = sweep.pictures.get(trial.number)
-        return None if png is None else thumbnail(png, most)
-
+    make = partial(thumbnail, at_most_bytes=bytes_each(len(sweep.pictures)))
     with ThreadPoolExecutor(cpu_count() or 1) as pool:  # Pillow leaves Python's lock while it works
-        pictures = pool.map(picture, order)
+        small = dict(zip(sweep.pictures, pool.map(make, sweep.pictures.values()), strict=True))
     return [
-        TrialRow(
-            rank,
+        (
             trial,
-            small,
+            small.get(trial.number),
             trial.number in front,
             [short_value(trial.point[axis]) if axis in trial.point else "" for axis in axes],
         )
-        for rank, (trial, small) in enumerate(zip(order, pictures, strict=True), start=1)
+        for trial in order
     ]
 
 
