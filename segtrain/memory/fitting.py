@@ -9,7 +9,8 @@ from segtrain.architectures.layer_list import layer_list
 from segtrain.config import Recipe, UNetConfig
 from segtrain.config.batch_split import split_of
 from segtrain.errors import UserError
-from segtrain.memory.footprint import CHANNELS, Footprint, inference_footprint, kernels_of, training_footprint
+from segtrain.memory.footprint import CHANNELS, inference_footprint, kernels_of, training_footprint
+from segtrain.memory.liveness import Footprint
 
 HEADROOM = 0.1
 """Part of a device that stays free: predictions are not exact, and allocators leave gaps."""
@@ -108,9 +109,8 @@ def _splits(recipe: Recipe) -> list[tuple[int, int]]:
 
 def _rematerialize(recipe: Recipe) -> list[bool]:
     """Whether parts of the network may be computed again, the preferred way first; an FCN has none."""
-    asked = recipe.train.rematerialize
-    if asked is not None:
-        return [asked]
+    if recipe.train.rematerialize is not None:
+        return [recipe.train.rematerialize]
     return [False, True] if any(layer.part for layer in layer_list(recipe.model, CHANNELS)) else [False]
 
 
@@ -153,14 +153,16 @@ def _evaluation_batch(recipe: Recipe, training: Footprint, room: int, picture: t
 
 
 def _with(recipe: Recipe, choice: _Choice, evaluation_batch: int) -> Recipe:
-    changes: dict[str, int | bool | str | None] = {
-        "train.per_replica_batch_size": choice.per_replica,
-        "train.rematerialize": choice.rematerialize,
-        "evaluation.batch_size": evaluation_batch,
-    }
-    if (choice.height, choice.width) != (recipe.data.height, recipe.data.width):
-        changes |= {"data.fit": "crop", "data.height": choice.height, "data.width": choice.width}
-    return recipe.updated(changes)
+    is_whole = (choice.height, choice.width) == (recipe.data.height, recipe.data.width)
+    crop = {} if is_whole else {"data.fit": "crop", "data.height": choice.height, "data.width": choice.width}
+    return recipe.updated(
+        {
+            "train.per_replica_batch_size": choice.per_replica,
+            "train.rematerialize": choice.rematerialize,
+            "evaluation.batch_size": evaluation_batch,
+            **crop,
+        }
+    )
 
 
 def _reasons(whole: list[_Choice], choice: _Choice, room: int) -> Iterator[str]:

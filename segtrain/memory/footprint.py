@@ -1,10 +1,10 @@
 """Predicted bytes on a device, by kind: arithmetic over the settings, without TensorFlow."""
 
-from dataclasses import dataclass, fields
+from dataclasses import replace
 
 from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
 from segtrain.memory.kernels import DNN, Kernels, Tensor, cpu_kernels
-from segtrain.memory.liveness import Moment, Pass
+from segtrain.memory.liveness import Footprint, Pass
 from segtrain.memory.operations import Operation, OperationList, network
 
 CHANNELS = 3
@@ -15,30 +15,6 @@ UPDATE_COPIES, EMA_COPIES = 3, 2
 one. For Adam's moments and step, and for the two addends of the moving average."""
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes on one replica's device at the fullest moment of a step, by kind."""
-
-    weights: int
-    """Parameters, and moving statistics."""
-    gradients: int
-    """Of the weights."""
-    optimizer: int
-    """Slots: Adam's two moments and the like."""
-    ema: int
-    """The moving average of the weights."""
-    activations: int
-    """What layers made, kept for the gradient."""
-    workspace: int
-    """Gradients of activations, and the scratch space of kernels."""
-    pictures: int
-    """Pictures and masks as they came (uint8), and as they are after augmentation (float32)."""
-
-    @property
-    def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
 def parameters(model: Model, channels: int = CHANNELS) -> int:
     """Trainable parameters of the network that `segtrain.models.build.build_model(model)` builds."""
     return network(model, batch=1, height=8, width=8, channels=channels, precision="float32", kernels=DNN).trainable
@@ -47,7 +23,10 @@ def parameters(model: Model, channels: int = CHANNELS) -> int:
 def training_footprint(
     recipe: Recipe, *, batch: int, rematerialize: bool, height: int, width: int, accumulation: int = 1
 ) -> Footprint:
-    """Of one training step on `accumulation` times `batch` pictures (height, width) after another."""
+    """The fullest moment of one training step.
+
+    The step is on `accumulation` times `batch` pictures (height, width), one batch after another.
+    """
     kernels, precision = kernels_of(recipe), recipe.train.precision
     net = network(
         recipe.model,
@@ -64,14 +43,14 @@ def training_footprint(
     ema = recipe.train.ema_momentum is not None
     summed = once if accumulation > 1 else 0
     step = Pass([*net.operations, _loss(net, masks)], [net.picture, masks], gradient_bytes=wide)
-    update = Moment(gradients=once - summed, workspace=(UPDATE_COPIES + EMA_COPIES * ema) * once)
+    update = Footprint(gradients=once - summed, workspace=(UPDATE_COPIES + EMA_COPIES * ema) * once)
     fullest = max(step.train(rematerialize=rematerialize), update, key=lambda moment: moment.total)
-    return Footprint(
+    return replace(
+        fullest,
         weights=(net.trainable + net.moving) * wide,
         gradients=fullest.gradients + summed,
         optimizer=once * slots(recipe.optimizer),
         ema=once * ema,
-        activations=fullest.activations,
         workspace=fullest.workspace + int(kernels.gaps * fullest.total),
         pictures=fullest.pictures + batch * accumulation * height * width * (CHANNELS + 1),
     )
@@ -85,12 +64,9 @@ def inference_footprint(
         model, batch=batch, height=height, width=width, channels=CHANNELS, precision=precision, kernels=kernels
     )
     fullest = Pass(net.operations, [net.picture], gradient_bytes=0).infer()
-    return Footprint(
+    return replace(
+        fullest,
         weights=(net.trainable + net.moving) * net.picture.itemsize,
-        gradients=0,
-        optimizer=0,
-        ema=0,
-        activations=fullest.activations,
         workspace=fullest.workspace + int(kernels.forward_gaps * fullest.total),
         pictures=fullest.pictures + batch * height * width * CHANNELS,
     )

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 
 from segtrain.memory.kernels import Tensor
@@ -17,21 +17,27 @@ Copy = tuple[Tensor, int]
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Bytes in memory while something is computed, besides what is there all the time."""
+class Footprint:
+    """Bytes on one replica's device at one moment, by kind; a `Pass` leaves out what is there all the time."""
 
-    pictures: int = 0
-    """float32 pictures as they go into the network, and their masks."""
-    activations: int = 0
-    """Results of layers, kept for the gradient or for the next layer."""
+    weights: int = 0
+    """Parameters, and moving statistics."""
     gradients: int = 0
     """Of the weights."""
+    optimizer: int = 0
+    """Slots: Adam's two moments and the like."""
+    ema: int = 0
+    """The moving average of the weights."""
+    activations: int = 0
+    """Results of layers, kept for the gradient or for the next layer."""
     workspace: int = 0
     """Gradients of activations, and the scratch space of kernels."""
+    pictures: int = 0
+    """Pictures and masks as they came (uint8), and as they go into the network (float32)."""
 
     @property
     def total(self) -> int:
-        return self.pictures + self.activations + self.gradients + self.workspace
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 class Pass:
@@ -51,19 +57,19 @@ class Pass:
         self._operations = operations
         self._given = frozenset(given)
         self._gradient_bytes = gradient_bytes
-        self._fullest = Moment()
+        self._fullest = Footprint()
         self._uses: Counter[Copy] = Counter()  # still to come, of what is in memory
         self._held: Counter[bool] = Counter()  # bytes of what is in memory, by whether it is among `given`
         self._towards: dict[Tensor, int] = {}  # gradients of activations, and their bytes
         self._late: deque[tuple[int, list[Copy]]] = deque()  # for weights' gradients: what came in, what was kept
         self._gradients = 0
 
-    def infer(self) -> Moment:
+    def infer(self) -> Footprint:
         """The fullest moment of a forward pass that keeps nothing."""
         self._forward(self._operations, Counter(), 0)
         return self._fullest
 
-    def train(self, *, rematerialize: bool) -> Moment:
+    def train(self, *, rematerialize: bool) -> Footprint:
         """The fullest moment of a forward pass and its gradient.
 
         With `rematerialize` parts keep only what comes into them, and are computed again before their gradient.
@@ -136,9 +142,10 @@ class Pass:
 
     def _look(self, scratch: int) -> None:
         workspace = sum(self._towards.values()) + sum(coming for coming, _ in self._late) + scratch
-        moment = Moment(self._held[True], self._held[False], self._gradients, workspace)
-        if moment.total > self._fullest.total:
-            self._fullest = moment
+        now = Footprint(
+            gradients=self._gradients, activations=self._held[False], workspace=workspace, pictures=self._held[True]
+        )
+        self._fullest = max(self._fullest, now, key=lambda moment: moment.total)
 
 
 def _inputs(part: Sequence[Operation]) -> set[Tensor]:

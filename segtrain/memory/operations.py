@@ -57,13 +57,29 @@ class Operation:
 
 @dataclass
 class OperationList:
-    """The operations of one forward pass, in order."""
+    """The operations of one forward pass in order, as far as they are added.
+
+    Every method that adds some returns the tensor that is made last.
+    """
 
     picture: Tensor
-    """float32 (B, H, W, channels), as it comes from the augmentation."""
-    logits: Tensor
-    """(B, H, W, 1)."""
-    operations: list[Operation]
+    """float32 (B, H, W, channels), as it comes from the augmentation; float64 under that precision."""
+    kernels: Kernels
+    itemsize: int
+    """Of activations."""
+    operations: list[Operation] = field(default_factory=list)
+    part: str | None = None
+    """Of the operations that are added next."""
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a float where half precision does not do: of variables, logits and statistics."""
+        return self.picture.itemsize
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, H, W, 1)."""
+        return self.operations[-1].output
 
     @property
     def trainable(self) -> int:
@@ -72,20 +88,6 @@ class OperationList:
     @property
     def moving(self) -> int:
         return sum(operation.moving for operation in self.operations)
-
-
-@dataclass
-class _Writer:
-    """Adds operations one after another; every method returns the tensor that is made last."""
-
-    kernels: Kernels
-    itemsize: int
-    """Of activations."""
-    wide: int
-    """Bytes of a float where half precision does not do: of variables, logits and statistics."""
-    operations: list[Operation] = field(default_factory=list)
-    part: str | None = None
-    """Of the operations that are added next."""
 
     def apply(self, layer: LayerRecord, inputs: tuple[Tensor, ...]) -> Tensor:
         """What a layer makes of its inputs; it may take several operations, or none."""
@@ -202,12 +204,10 @@ def network(
     config: Model, *, batch: int, height: int, width: int, channels: int, precision: str, kernels: Kernels
 ) -> OperationList:
     """The operations of the network that `build_model(config)` builds, for pictures of this size."""
-    half = precision.startswith("mixed_")
-    wide = 8 if precision == "float64" else 4
-    picture = Tensor(PICTURE, batch, height, width, channels, wide)
-    writer = _Writer(kernels, itemsize=2 if half else wide, wide=wide)
+    picture = Tensor(PICTURE, batch, height, width, channels, 8 if precision == "float64" else FLOAT32)
+    net = OperationList(picture, kernels, 2 if precision.startswith("mixed_") else picture.itemsize)
     made = {PICTURE: picture}
     for layer in layer_list(config, channels):
-        writer.part = layer.part
-        made[layer.name] = writer.apply(layer, tuple(made[name] for name in layer.inputs))
-    return OperationList(picture, writer.operations[-1].output, writer.operations)
+        net.part = layer.part
+        made[layer.name] = net.apply(layer, tuple(made[name] for name in layer.inputs))
+    return net
