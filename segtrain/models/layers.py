@@ -66,11 +66,6 @@ class PadToMultiple(keras.layers.Layer):
             x = tf.gather(x, _mirrored(size, before, after), axis=axis)
         return x
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        batch, height, width, channels = input_shape
-        up = [None if size is None else size + sum(_margins(size, self.multiple)) for size in (height, width)]
-        return (batch, *up, channels)
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "multiple": self.multiple}
 
@@ -91,11 +86,6 @@ class CropLike(keras.layers.Layer):
         top, _ = _margins(height, self.multiple)
         left, _ = _margins(width, self.multiple)
         return x[:, top : top + height, left : left + width, :]
-
-    def compute_output_shape(
-        self, x_shape: tuple[int | None, ...], picture_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
-        return (*picture_shape[:3], x_shape[3])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "multiple": self.multiple}
@@ -169,9 +159,6 @@ class Dropout(keras.layers.Layer):
         if batch is None:
             return tf.map_fn(draw, seeds, fn_output_signature=tf.bool)
         return tf.stack([draw(seeds[sample]) for sample in range(batch)])
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed, "layer_index": self.layer_index}
