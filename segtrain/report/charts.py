@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from math import floor, sqrt
 from operator import mul
 from statistics import fmean, median
-from typing import Any, TypeVar
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -20,7 +20,6 @@ INK, FAINT, RULE, GHOST = "#1a1a1a", "#5c5c5c", "#e4e4e4", "#d0d5da"
 MOST_POINTS = 1500
 """A curve of more steps is drawn from the means of so many stretches: a page does not grow with a run's length."""
 HISTOGRAM_BARS = 30
-One = TypeVar("One")
 Charts = dict[str, Any]
 """Name of its place in the page -> figure, as plain dicts."""
 
@@ -212,14 +211,10 @@ def histogram(dice: Sequence[float]) -> dict[str, Any]:
 
 def bins(dice: Sequence[float]) -> tuple[float, Counter[int]]:
     """Width of a bar, and bar -> how many pictures it has; bar k is from k to k + 1 widths."""
-    width = _round_width((max(dice) - min(dice)) / min(HISTOGRAM_BARS, 2 * sqrt(len(dice))))
+    about = (max(dice) - min(dice)) / min(HISTOGRAM_BARS, 2 * sqrt(len(dice)))
+    # The next 1, 2 or 5 times a power of ten that is no smaller, and at least 0.0001: values have six digits.
+    width = next(width for width in accumulate((2, 2.5, 2) * 5, mul, initial=1e-4) if width >= about)
     return width, Counter(floor(value / width + 1e-9) for value in dice)
-
-
-def _round_width(about: float) -> float:
-    """The next 1, 2 or 5 times a power of ten that is no smaller, and at least 0.0001: values have six digits."""
-    widths = accumulate((2, 2.5, 2) * 5, mul, initial=1e-4)
-    return next(width for width in widths if width >= about)
 
 
 def _by_foreground(best: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +232,7 @@ def _by_foreground(best: dict[str, Any]) -> dict[str, Any]:
     return figure([points], x="foreground of the picture, %", y="hard dice", hovermode="closest")
 
 
-def _spread(ordered: Sequence[One]) -> Sequence[One]:
+def _spread(ordered: Sequence[tuple[float, float, str]]) -> Sequence[tuple[float, float, str]]:
     """The first of many, which are the worst, and of the others so many that `MOST_POINTS` are drawn in all."""
     worst = MOST_POINTS // 3
     others, left = MOST_POINTS - worst, len(ordered) - worst

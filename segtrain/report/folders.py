@@ -29,7 +29,6 @@ NEEDED = (
 """What the page shows of the best epoch in any case."""
 NEEDED_WITH_CURVE = ("best_threshold", "dice_at_best_threshold")
 One = TypeVar("One")
-Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _panel_names(folder: str, storage: Storage) -> list[str]:
     return [name for name in storage.list(RunFolder(folder).panels) if name.endswith(".png")]
 
 
-def _each(read: Callable[[One], Other], these: Sequence[One]) -> list[Other]:
+def _each(read: Callable[[One], bytes | None], these: Sequence[One]) -> list[bytes | None]:
     """`read` of each, several at once: from a bucket a file takes tens of milliseconds, however small."""
     with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="report") as pool:
         return list(pool.map(read, these))
