@@ -10,7 +10,6 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from segtrain.cluster.failures import MORE_HOST_MEMORY, HostMemoryError
 from segtrain.config import Recipe
 from segtrain.runs.status import Progress
-from segtrain.runs.trials import Trial
 from segtrain.tune.display import SweepDisplay
 from segtrain.tune.placement_groups import TrialGroups
 from segtrain.tune.search import PointSearch
@@ -35,12 +34,10 @@ class Watching(tune.Callback):
         self._search = search
         self._display = display
         self._recipe = recipe
-        self._epochs = recipe.train.epochs
         self._looked_at = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number = trial.config["number"]
-        self._record.put(self._record[number].started())
+        self._record.put(self._record[trial.config["number"]].started())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -75,24 +72,22 @@ class Watching(tune.Callback):
             self._groups.remove(number)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        record, limit = self._record, self._recipe.tune.max_hours
+        record, planned, epochs = self._record, self._search.planned, self._recipe.train.epochs
         if time.monotonic() - self._looked_at >= LOOK_AT_OWNER_EVERY_S:
             self._looked_at = time.monotonic()
             record.look()
-        known = record.trials
         self._display.update(
-            known,
-            planned=self._search.planned,
-            running={trial.number: _progress(trial, self._epochs) for trial in known if trial.status == "running"},
+            record.trials,
+            planned=planned,
+            running={
+                trial.number: Progress("saved", trial.epochs, epochs) if trial.history else None
+                for trial in record.trials
+                if trial.status == "running"
+            },
             seconds=record.seconds,
             gpu_s=record.gpu_s,
-            left_s=_left_s(record, self._search.planned, limit),
+            left_s=_left_s(record, planned, self._recipe.tune.max_hours),
         )
-
-
-def _progress(trial: Trial, epochs: int) -> Progress | None:
-    """How far a running trial is, by its last report; None before the first."""
-    return Progress("saved", trial.epochs, epochs, images_per_s=trial.images_per_s) if trial.history else None
 
 
 def failure_of(trial: Any) -> str:

@@ -21,8 +21,6 @@ from segtrain.runs.trials import Status, Trial, point_label, short_name, short_v
 
 COLUMNS = 100
 """Width of what is printed at the end."""
-WIDEST = 10_000
-"""Of a table that is drawn to be measured."""
 REFRESH_EVERY_S = 0.25
 Column = tuple[str, list[str]]
 """Heading and values."""
@@ -39,7 +37,7 @@ class SweepDisplay:
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if stream.isatty() else None
         self._every_s = REFRESH_EVERY_S if self._live else every_s
         self._shown_at = float("-inf")
-        self._before: dict[int, Trial] = {}
+        self._turns: dict[int, tuple[Status, int]] = {}  # of each trial, when it was last shown
         if self._live:
             self._live.start()
 
@@ -81,7 +79,15 @@ class SweepDisplay:
             "",
         ]
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in head]
-        self._live.update(Group(*lines, _running_table(under_way)), refresh=True)
+        table = _table(
+            [
+                ("trial", [str(trial.number) for trial, _ in under_way]),
+                ("running", [_epoch(trial, word) for trial, word in under_way]),
+                ("dice", [_score(trial) for trial, _ in under_way]),
+                ("point", [point_label(trial.point) for trial, _ in under_way]),
+            ]
+        )
+        self._live.update(Group(*lines, table), refresh=True)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -94,11 +100,9 @@ class SweepDisplay:
 
     def _has_turned(self, trial: Trial) -> bool:
         """Whether a trial has started, started again or ended since the last call."""
-        before = self._before.get(trial.number)
-        self._before[trial.number] = trial
-        if before is None or before.status != trial.status:
-            return True
-        return trial.status == "running" and trial.attempts > max(before.attempts, 1)
+        turn = (trial.status, max(trial.attempts, 1) if trial.status == "running" else 0)
+        before, self._turns[trial.number] = self._turns.get(trial.number), turn
+        return before != turn
 
 
 def final_table(trials: Sequence[Trial], axes: Sequence[str], top: int = 10) -> list[str]:
@@ -171,18 +175,6 @@ def _epoch(trial: Trial, now: Progress | None) -> str:
     return f"epoch {trial.epochs + 1}" if trial.attempts else "waiting"
 
 
-def _running_table(under_way: Sequence[tuple[Trial, Progress | None]]) -> Table:
-    trials = [trial for trial, _ in under_way]
-    return _table(
-        [
-            ("trial", [str(trial.number) for trial in trials]),
-            ("running", [_epoch(trial, now) for trial, now in under_way]),
-            ("dice", [_score(trial) for trial in trials]),
-            ("point", [point_label(trial.point) for trial in trials]),
-        ]
-    )
-
-
 def _leaders(order: Sequence[Trial], axes: Sequence[str]) -> list[str]:
     """The best trials with a column an axis; axes for which there is no room go into one more table below."""
     key: list[Column] = [
@@ -194,7 +186,7 @@ def _leaders(order: Sequence[Trial], axes: Sequence[str]) -> list[str]:
         ("dice", [_score(trial) for trial in order]),
         ("epochs", [str(trial.epochs) for trial in order]),
         ("GPU time", [clock(trial.gpu_s) for trial in order]),
-        ("para- meters", [_in_millions(trial.parameters) for trial in order]),
+        ("para- meters", [f"{trial.parameters / 1e6:.3g} M" if trial.parameters else "" for trial in order]),
         ("status", [trial.status for trial in order]),
     ]
     lines: list[str] = []
@@ -229,12 +221,8 @@ def _table(columns: Sequence[Column]) -> Table:
 def _drawn(columns: Sequence[Column]) -> list[str]:
     """The table as lines, as wide as they come."""
     text = io.StringIO()
-    Console(file=text, width=WIDEST, force_terminal=False).print(_table(columns))
+    Console(file=text, width=10_000, force_terminal=False).print(_table(columns))
     return [line.rstrip() for line in text.getvalue().splitlines()]
-
-
-def _in_millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.3g} M" if parameters else ""
 
 
 def _score(trial: Trial) -> str:

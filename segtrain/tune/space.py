@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -32,7 +32,11 @@ def check_space(recipe: Recipe) -> None:
     owners: dict[str, str] = {}
     for name, axis in space.items():
         for field in fields(name):
-            _check_field(name, field)
+            if field.partition(".")[0] not in SEARCHED or field in NOT_SEARCHED:
+                raise UserError(
+                    f"tune.space.{name}: {field} cannot be searched, as trials must be comparable; "
+                    f"search fields of {', '.join(SEARCHED)}"
+                )
             if field in owners:
                 raise UserError(f"tune.space: {field} is in '{owners[field]}' and in '{name}'; search it once")
             owners[field] = name
@@ -40,15 +44,6 @@ def check_space(recipe: Recipe) -> None:
             _check_value(recipe, name, axis, value)
         if recipe.tune.search == "grid" and axis.values is None:
             raise UserError(f"tune.space.{name}: a range has no grid; give it a choice, or set tune.search to random")
-
-
-def _check_field(name: str, field: str) -> None:
-    section = field.partition(".")[0]
-    if section not in SEARCHED or field in NOT_SEARCHED:
-        raise UserError(
-            f"tune.space.{name}: {field} cannot be searched, as trials must be comparable; "
-            f"search fields of {', '.join(SEARCHED)}"
-        )
 
 
 def _check_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> None:
@@ -79,7 +74,9 @@ def _samples(axis: Axis) -> tuple[Any, ...]:
     """All values of a choice, both ends of a range."""
     if axis.values is not None:
         return axis.values
-    return tuple(_decoded(axis, end) for end in (axis.uniform or axis.loguniform or axis.quniform or ())[:2])
+    ends = (axis.uniform or axis.loguniform or axis.quniform or ())[:2]
+    is_whole = isinstance(distribution(axis), optuna.distributions.IntDistribution)
+    return tuple(int(end) if is_whole else end for end in ends)
 
 
 def fields(name: str) -> list[str]:
@@ -124,16 +121,12 @@ def _resolved(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
         return tree
 
 
-def grid(recipe: Recipe) -> Iterator[Point]:
+def grid(recipe: Recipe) -> list[Point]:
     """Each combination of the choices once, the last axis fastest; an axis that does not apply makes no difference."""
     axes = {name: axis.values or () for name, axis in recipe.tune.space.items()}
-    seen = set()
-    for values in itertools.product(*axes.values()):
-        combination = dict(zip(axes, values, strict=True))
-        point = choose(recipe, lambda name, axis, values=combination: values[name])  # type: ignore[misc]
-        if key(point) not in seen:
-            seen.add(key(point))
-            yield point
+    combinations = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+    points = (choose(recipe, lambda name, axis, values=values: values[name]) for values in combinations)  # type: ignore[misc]
+    return list({key(point): point for point in points}.values())
 
 
 def point_of(recipe: Recipe, start: Recipe, source: str) -> Point:
@@ -175,24 +168,16 @@ def distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
     if axis.quniform is not None:
         low, high, step = axis.quniform
         if all(float(number).is_integer() for number in axis.quniform):
-            return optuna.distributions.IntDistribution(int(low), _last(low, high, step), step=int(step))
+            last = low + (high - low) // step * step
+            return optuna.distributions.IntDistribution(int(low), int(last), step=int(step))
         return optuna.distributions.FloatDistribution(low, high, step=step)
     low, high = axis.uniform or axis.loguniform or (0.0, 0.0)
     return optuna.distributions.FloatDistribution(low, high, log=axis.loguniform is not None)
 
 
-def _last(low: float, high: float, step: float) -> int:
-    return int(low + (high - low) // step * step)
-
-
 def encoded(axis: Axis, value: Any) -> Any:
     """A value as Optuna's parameter."""
     return json.dumps(value) if axis.values is not None else value
-
-
-def _decoded(axis: Axis, parameter: Any) -> Any:
-    whole = isinstance(distribution(axis), optuna.distributions.IntDistribution)
-    return int(parameter) if whole else parameter
 
 
 def suggested(trial: optuna.Trial, name: str, axis: Axis) -> Any:

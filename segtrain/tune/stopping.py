@@ -22,7 +22,7 @@ MOST_RUNGS = 8
 class _Key:
     """What Ray Tune's rules know a trial by: equal before and after a resume, unlike Tune's own ids."""
 
-    trial_id: str
+    trial_id: int
 
 
 class Stopping(FIFOScheduler):
@@ -42,7 +42,7 @@ class Stopping(FIFOScheduler):
             self._show_again(trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._rule.on_trial_add(tune_controller, _key(trial.config["number"]))
+        self._rule.on_trial_add(tune_controller, _Key(trial.config["number"]))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP where the trial has failed for good, or where the rule says so; the record then has the reason."""
@@ -58,7 +58,7 @@ class Stopping(FIFOScheduler):
             return str(TrialScheduler.CONTINUE)
         scored = ScoredEpoch(*(result[name] for name in ("epoch", "dice", "gpu_s", "images_per_s")))
         now = self._record.scored(number, scored)
-        decision = str(self._rule.on_trial_result(tune_controller, _key(number), _shown(now)))
+        decision = str(self._rule.on_trial_result(tune_controller, _Key(number), _shown(now)))
         if now.epochs >= result["epochs"]:
             decision = str(TrialScheduler.CONTINUE)  # it ends by itself, and may close its run in peace
         elif decision == TrialScheduler.STOP:
@@ -69,18 +69,19 @@ class Stopping(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         now = self._record[trial.config["number"]]
         if now.history:
-            self._rule.on_trial_complete(tune_controller, _key(now.number), _shown(now))
+            self._rule.on_trial_complete(tune_controller, _Key(now.number), _shown(now))
 
     def _show_again(self, trial: Trial) -> None:
         if not trial.history:
             return
-        self._rule.on_trial_add(None, _key(trial.number))
+        key = _Key(trial.number)
+        self._rule.on_trial_add(None, key)
         seen = Trial(trial.number, trial.point, "running")
         for scored in trial.history:
             seen = seen.after(scored)
-            self._rule.on_trial_result(None, _key(trial.number), _shown(seen))
+            self._rule.on_trial_result(None, key, _shown(seen))
         if trial.is_over:
-            self._rule.on_trial_complete(None, _key(trial.number), _shown(seen))
+            self._rule.on_trial_complete(None, key, _shown(seen))
 
 
 class Budget(tune.Stopper):
@@ -133,10 +134,6 @@ def _rule(recipe: Recipe) -> Any:
             min_time_slice=float("inf"),  # type: ignore[arg-type]
         )
     return FIFOScheduler()
-
-
-def _key(number: int) -> _Key:
-    return _Key(f"{number:04d}")
 
 
 def _shown(trial: Trial) -> dict[str, float]:

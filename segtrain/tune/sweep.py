@@ -5,7 +5,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -87,7 +87,7 @@ def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
         concurrent = _check_cluster(recipe)
         offer = nodes.offer()
     config = recipe.tune
-    points = f", {len(list(space.grid(recipe)))} points" if config.search == "grid" else ""
+    points = f", {len(space.grid(recipe))} points" if config.search == "grid" else ""
     return [
         recipe.to_yaml(),
         *(f"axis      {name}: {_axis(axis.model_dump(exclude_none=True))}" for name, axis in config.space.items()),
@@ -107,8 +107,7 @@ def check_sweep(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space
     """Raise UserError for what can be known to fail before Ray is there. Returns the points to start from."""
     if recipe.folds == "all":
         raise UserError("folds: a sweep scores its trials on one fold; leave folds=all out and train best.yaml with it")
-    asked = recipe.cluster
-    if asked.min_workers != asked.max_workers:
+    if recipe.cluster.min_workers != recipe.cluster.max_workers:
         raise UserError("cluster.workers: each trial of a sweep gets the same number; give one, not a range")
     space.check_space(recipe)
     for line in space.dropped(recipe):
@@ -151,15 +150,14 @@ def _check_cluster(recipe: Recipe) -> int:
     offer = nodes.offer()
     check_offer(recipe.cluster, offer)
     check_shared_paths(recipe, offer)
-    room = offer.room(recipe.cluster)
-    if room is None and recipe.tune.max_concurrent is None:
+    room, most = offer.room(recipe.cluster), recipe.tune.max_concurrent
+    if room is None and most is None:
         raise UserError(
             "tune.max_concurrent: this cluster's autoscaler does not tell how far it may grow; "
             "say how many trials may run at once"
         )
-    if room is None:
-        return recipe.tune.max_concurrent or 1
-    return min(max(room // recipe.cluster.max_workers, 1), recipe.tune.max_concurrent or room)
+    held = None if room is None else max(room // recipe.cluster.max_workers, 1)
+    return min(limit for limit in (held, most) if limit is not None)
 
 
 class _Driver:
@@ -174,15 +172,14 @@ class _Driver:
         display: SweepDisplay,
     ) -> None:
         self._data = data
-        self._recipe = recipe = data.recipe
-        self._storage = storage = data.storage
+        self._recipe = data.recipe
         self._train = train
         self._starts = starts
         self._concurrent = concurrent
         self._display = display
-        self._folder = recipe.run.folder
-        self._record = SweepRecord(self._folder, storage)  # what cannot be read is refused before it is claimed
-        self._budget = Budget(recipe.tune, self._record)
+        self._folder = data.recipe.run.folder
+        self._record = SweepRecord(self._folder, data.storage)  # what cannot be read is refused before it is claimed
+        self._budget = Budget(data.recipe.tune, self._record)
 
     def run(self, *, resume: bool) -> Trial:
         """Until all trials are over, the budget is spent, the user stops it, or another driver takes it over."""
@@ -214,55 +211,53 @@ class _Driver:
 
     def _run_trials(self) -> None:
         groups = TrialGroups() if self._recipe.cluster.max_workers > 1 else None
-        try:
-            with (
-                scratch_folder("tune") as scratch,
-                environment(
-                    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-                    TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
-                    RAY_AIR_NEW_OUTPUT="0",
-                    RAY_CHDIR_TO_TRIAL_DIR="0",
-                    TUNE_DISABLE_SIGINT_HANDLER="1",
-                    TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
-                    TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
-                ),
-            ):
-                self._search_on(str(scratch), groups)
-        finally:
-            if groups is not None:
-                groups.close()
-
-    def _search_on(self, scratch: str, groups: TrialGroups | None) -> None:
-        search = PointSearch(
-            self._recipe, self._record, self._judge, max_concurrent=self._concurrent, starts=self._starts
-        )
-        # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
-        tune.run(
-            partial(run_trial, train=self._train, groups=groups),
-            name="sweep",
-            storage_path=scratch,
-            num_samples=-1,
-            search_alg=search,
-            scheduler=Stopping(self._recipe, self._record),
-            stop=self._budget,
-            resources_per_trial=_resources(self._recipe),
-            max_failures=self._recipe.tune.max_failures,
-            raise_on_failed_trial=False,
-            callbacks=[Watching(self._record, search, self._display, self._recipe, groups)],
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
-            verbose=0,
-        )
+        with (
+            closing(groups) if groups else nullcontext(),
+            scratch_folder("tune") as scratch,
+            environment(
+                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+                TUNE_GLOBAL_CHECKPOINT_S="31536000",  # the sweep's own record is what a resume reads
+                RAY_AIR_NEW_OUTPUT="0",
+                RAY_CHDIR_TO_TRIAL_DIR="0",
+                TUNE_DISABLE_SIGINT_HANDLER="1",
+                TUNE_PRINT_ALL_TRIAL_ERRORS="0",  # the record and the display have them, in a line each
+                TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
+            ),
+        ):
+            search = PointSearch(
+                self._recipe, self._record, self._judge, max_concurrent=self._concurrent, starts=self._starts
+            )
+            # Not `tune.Tuner`: that pickles all its parts, and so would keep a second record beside the sweep's own.
+            tune.run(
+                partial(run_trial, train=self._train, groups=groups),
+                name="sweep",
+                storage_path=str(scratch),
+                num_samples=-1,
+                search_alg=search,
+                scheduler=Stopping(self._recipe, self._record),
+                stop=self._budget,
+                resources_per_trial=_resources(self._recipe),
+                max_failures=self._recipe.tune.max_failures,
+                raise_on_failed_trial=False,
+                callbacks=[Watching(self._record, search, self._display, self._recipe, groups)],
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
+                verbose=0,
+            )
 
     def _judge(self, number: int, point: space.Point) -> Verdict:
         """The recipe of a trial, or why it cannot be."""
         try:
-            own = {"run.storage": join(self._folder, "trials"), "run.name": f"{number:04d}"}
             asked = self._recipe.cluster
             threads = asked.compute_threads if asked.gpus_per_worker else asked.compute_threads or asked.cpus_per_worker
-            settings = {"evaluation.every_epochs": 1, "cluster.compute_threads": threads}
+            own = {
+                "run.storage": join(self._folder, "trials"),
+                "run.name": f"{number:04d}",
+                "evaluation.every_epochs": 1,
+                "cluster.compute_threads": threads,
+            }
             earlier = self._record.recipe_of(number)
             made = space.recipe_at(self._recipe, point) if earlier is None else space.taken_up(self._recipe, earlier)
-            data = self._data.member(made.updated({**own, **settings}))
+            data = self._data.member(made.updated(own))
             fitted = fit_devices(data.recipe, workload_of(data.recipe, data.data_set))
         except UserError as error:
             return Verdict(None, str(error))
@@ -288,14 +283,14 @@ class _Driver:
         if not ranked:
             raise RunError(f"no trial of {self._folder} was scored; {LEADERBOARD_NAME} there has the reasons")
         best = ranked[0]
-        own = recipe_of(trial_folder(self._folder, best.number), self._storage)
+        own = recipe_of(trial_folder(self._folder, best.number), self._data.storage)
         url = join(self._folder, BEST_NAME)
         run = self._recipe.run
         text = leaderboard.best_yaml(own, best, self._folder, name=f"{run.name}-best", storage=run.storage)
         self._record.put_file(BEST_NAME, text)
         self._record.raise_fault()
         self._display.note(f"leaderboard {join(self._folder, LEADERBOARD_NAME)}")
-        self._display.note(f"report      {write_report(self._folder, self._storage)}")
+        self._display.note(f"report      {write_report(self._folder, self._data.storage)}")
         self._display.note(f"best        {url}")
         here = "best.yaml, copied to this machine" if is_remote(url) else shlex.quote(url)
         self._display.note(f"next        python jobs/train.py {here}")

@@ -51,10 +51,10 @@ class SweepRecord:
         while True:
             version = version_of(join(self.folder, SWEEP_NAME), self._storage)
             check_folder_is_new(self.folder, self._storage, resume=resume)
-            sweep = replace(read_sweep(self.folder, self._storage) or Sweep("running"), state="running", reason="")
+            earlier = read_sweep(self.folder, self._storage)
+            claimed = Sweep("running", seconds=earlier.seconds if earlier else 0.0, driver=self.token)
             try:
-                claimed = replace(sweep, driver=self.token, own_from=None).to_json().encode()
-                self._storage.write_if_version(join(self.folder, SWEEP_NAME), claimed, version)
+                self._storage.write_if_version(join(self.folder, SWEEP_NAME), claimed.to_json().encode(), version)
                 break
             except ConflictError:
                 continue

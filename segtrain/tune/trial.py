@@ -73,12 +73,11 @@ def untold_epochs(recipe: Recipe, storage: Storage, known_epochs: int) -> list[t
     if lines is None:
         return []
     done = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep).cursor()
-    found = []
-    for line in epochs_of(lines):
-        if known_epochs < line["epoch"] <= done.epoch and "dice_hard_original" in line:
-            seconds = done.train_s * line["epoch"] / done.epoch
-            found.append((line["epoch"], line["dice_hard_original"], seconds, line["images_per_s"]))
-    return found
+    return [
+        (line["epoch"], line["dice_hard_original"], done.train_s * line["epoch"] / done.epoch, line["images_per_s"])
+        for line in epochs_of(lines)
+        if known_epochs < line["epoch"] <= done.epoch and "dice_hard_original" in line
+    ]
 
 
 class Reporter:
