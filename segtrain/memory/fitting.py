@@ -71,7 +71,9 @@ def plan(recipe: Recipe, device_bytes: int | None, *, picture: tuple[int, int] |
 
     Raises UserError if not even one small crop fits, and if a crop would change the scale.
     """
-    whole = _choices(recipe)
+    size = (recipe.data.height, recipe.data.width)
+    # From the preferred way to the smallest.
+    whole = [_Choice(recipe, *split, again, *size) for again in _rematerialize(recipe) for split in _splits(recipe)]
     if device_bytes is None:
         return Plan(recipe, whole[0].footprint, [])
     room = int(device_bytes * (1 - HEADROOM))
@@ -80,16 +82,8 @@ def plan(recipe: Recipe, device_bytes: int | None, *, picture: tuple[int, int] |
     if choice is None:
         raise UserError(_too_little(device_bytes, whole, crops))
     evaluation = _evaluation_batch(recipe, choice.footprint, room, picture)
-    reasons = list(_reasons(whole, choice, room))
-    if evaluation < recipe.evaluation.batch_size:
-        reasons.append(f"scored {evaluation} at once instead of {recipe.evaluation.batch_size}")
-    return Plan(_with(recipe, choice, evaluation), choice.footprint, reasons)
-
-
-def _choices(recipe: Recipe) -> list[_Choice]:
-    """Ways to compute a step on pictures of the size that is asked for, from the preferred one to the smallest."""
-    size = (recipe.data.height, recipe.data.width)
-    return [_Choice(recipe, *split, again, *size) for again in _rematerialize(recipe) for split in _splits(recipe)]
+    reasons = _reasons(whole, choice, evaluation, room)
+    return Plan(_with(recipe, choice, evaluation), choice.footprint, list(reasons))
 
 
 def _largest(crops: list[_Choice], room: int) -> _Choice | None:
@@ -165,23 +159,24 @@ def _with(recipe: Recipe, choice: _Choice, evaluation_batch: int) -> Recipe:
     )
 
 
-def _reasons(whole: list[_Choice], choice: _Choice, room: int) -> Iterator[str]:
+def _reasons(whole: list[_Choice], choice: _Choice, evaluation: int, room: int) -> Iterator[str]:
     """What was changed, and what it would have taken otherwise."""
-    first, smallest, model = whole[0], whole[-1], choice.recipe.model
-    if choice == first:
-        return
-    yield f"as asked it would need {gib(first.footprint.total)} of {gib(room)}"
+    first, smallest, recipe = whole[0], whole[-1], choice.recipe
+    if choice != first:
+        yield f"as asked it would need {gib(first.footprint.total)} of {gib(room)}"
     if choice.accumulation != first.accumulation:
         yield (
             f"{choice.accumulation} x {choice.per_replica} pictures a replica instead of "
             f"{first.accumulation} x {first.per_replica}"
         )
-        if isinstance(model, UNetConfig) and model.norm in ("batch", "synchronized"):
+        if isinstance(recipe.model, UNetConfig) and recipe.model.norm in ("batch", "synchronized"):
             yield "batch norm averages over fewer pictures"
     if choice.rematerialize != first.rematerialize:
         yield "activations are computed again on the way back, for about a third more time"
     if choice.size != first.size:
         yield f"crops of {choice.size}: one picture of {first.size} needs {gib(smallest.footprint.total)}"
+    if evaluation < recipe.evaluation.batch_size:
+        yield f"scored {evaluation} at once instead of {recipe.evaluation.batch_size}"
 
 
 def _too_little(device_bytes: int, whole: list[_Choice], crops: list[_Choice]) -> str:

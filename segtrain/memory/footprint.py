@@ -5,7 +5,7 @@ from dataclasses import replace
 from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
 from segtrain.memory.kernels import DNN, Kernels, Tensor, cpu_kernels
 from segtrain.memory.liveness import Footprint, Pass
-from segtrain.memory.operations import Operation, OperationList, network
+from segtrain.memory.operations import Operation, network
 
 CHANNELS = 3
 MASK_MAPS = 3
@@ -42,7 +42,7 @@ def training_footprint(
     once = net.trainable * wide
     ema = recipe.train.ema_momentum is not None
     summed = once if accumulation > 1 else 0
-    step = Pass([*net.operations, _loss(net, masks)], [net.picture, masks], gradient_bytes=wide)
+    step = Pass([*net.operations, _loss(net.operations[-1].output, masks)], [net.picture, masks], gradient_bytes=wide)
     update = Footprint(gradients=once - summed, workspace=(UPDATE_COPIES + EMA_COPIES * ema) * once)
     fullest = max(step.train(rematerialize=rematerialize), update, key=lambda moment: moment.total)
     return replace(
@@ -86,14 +86,14 @@ def slots(optimizer: Optimizer) -> int:
     return int(optimizer.momentum > 0)
 
 
-def _loss(net: OperationList, masks: Tensor) -> Operation:
+def _loss(logits: Tensor, masks: Tensor) -> Operation:
     """From logits and masks to one number; its gradient starts from the probabilities."""
     probability = Tensor("probability", masks.batch, masks.height, masks.width, 1, masks.itemsize)
     scratch = MASK_MAPS * masks.bytes
     return Operation(
-        (net.logits,),
+        (logits,),
         Tensor("loss", 1, 1, 1, 1, masks.itemsize),
-        keeps=(net.logits, masks, probability),
+        keeps=(logits, masks, probability),
         forward_scratch=scratch,
         backward_scratch=scratch,
     )

@@ -121,12 +121,10 @@ class Pass:
         self._look(coming + made + operation.backward_scratch)
         # A second gradient of the same tensor is added to the first.
         self._towards |= {x: x.bytes for x in targets}
-        if not operation.late:
-            self._release(kept)
-            return
-        self._late.append((coming, kept))
-        if len(self._late) > LATE_GRADIENTS:
-            self._release(self._late.popleft()[1])
+        if operation.late:
+            self._late.append((coming, kept))
+            kept = self._late.popleft()[1] if len(self._late) > LATE_GRADIENTS else []
+        self._release(kept)
 
     def _hold(self, uses: Mapping[Copy, int]) -> None:
         self._uses.update(uses)
@@ -150,8 +148,7 @@ class Pass:
 
 def _inputs(part: Sequence[Operation]) -> set[Tensor]:
     """What comes into a part from outside."""
-    made = {operation.output for operation in part}
-    return {x for operation in part for x in operation.inputs if x not in made}
+    return {x for operation in part for x in operation.inputs} - {operation.output for operation in part}
 
 
 def _kept(part: Sequence[Operation]) -> list[Tensor]:

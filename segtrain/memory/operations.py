@@ -63,23 +63,16 @@ class OperationList:
     """
 
     picture: Tensor
-    """float32 (B, H, W, channels), as it comes from the augmentation; float64 under that precision."""
+    """float32 (B, H, W, channels), as it comes from the augmentation; float64 under that precision.
+
+    Variables, logits and statistics are as wide, because half precision does not do for them.
+    """
     kernels: Kernels
     itemsize: int
     """Of activations."""
     operations: list[Operation] = field(default_factory=list)
     part: str | None = None
     """Of the operations that are added next."""
-
-    @property
-    def wide(self) -> int:
-        """Bytes of a float where half precision does not do: of variables, logits and statistics."""
-        return self.picture.itemsize
-
-    @property
-    def logits(self) -> Tensor:
-        """(B, H, W, 1)."""
-        return self.operations[-1].output
 
     @property
     def trainable(self) -> int:
@@ -119,8 +112,8 @@ class OperationList:
             case RepeatPixels():
                 return self.add(inputs, replace(like, height=2 * x.height, width=2 * x.width))
             case MakeLogits():
-                if self.itemsize < self.wide:
-                    x = self.add(inputs, replace(x, name="logits_cast", itemsize=self.wide))
+                if self.itemsize < self.picture.itemsize:
+                    x = self.add(inputs, replace(x, name="logits_cast", itemsize=self.picture.itemsize))
                 return self.convolution((x,), Convolve(1, size=1), name)
             case CropBack():
                 height, width = inputs[1].height, inputs[1].width
@@ -172,7 +165,7 @@ class OperationList:
 
         Half precision is widened for that, and in the gradient; in float64 there is no fused kernel.
         """
-        square = self.wide * x.elements * (2 if x.itemsize < self.wide else 1)
+        square = self.picture.itemsize * x.elements * (2 if x.itemsize < self.picture.itemsize else 1)
         return self.add(
             (x,),
             replace(x, name=name),
@@ -180,12 +173,12 @@ class OperationList:
             trainable=2 * x.channels,
             moving=2 * x.channels,
             forward_scratch=square - x.bytes,
-            backward_scratch=0 if x.itemsize == FLOAT32 else self.wide * x.elements,
+            backward_scratch=0 if x.itemsize == FLOAT32 else self.picture.itemsize * x.elements,
         )
 
     def group_norm(self, x: Tensor, name: str) -> Tensor:
         """Keras's computes in float32 at least, out of separate operations; their gradient keeps what they made."""
-        wide = replace(x, name=f"{name}_wide", itemsize=max(self.wide, FLOAT32))
+        wide = replace(x, name=f"{name}_wide", itemsize=max(self.picture.itemsize, FLOAT32))
         return self.add(
             (x,),
             replace(x, name=name),

@@ -1,6 +1,6 @@
 """Batch normalization that neither padding, nor the number of replicas, nor half precision changes."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,16 +8,8 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from segtrain.models import step_context
 
-
-class Moments(NamedTuple):
-    """Of each channel, over the samples that count: tensors of the dtype of the weights."""
-
-    mean: tf.Tensor
-    """(C,)"""
-    variance: tf.Tensor
-    """(C,)"""
-    count: tf.Tensor
-    """Scalar: number of pixels."""
+Moments = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+"""Mean (C,), variance (C,) and number of pixels (scalar), over the samples that count, in the dtype of the weights."""
 
 
 @keras.saving.register_keras_serializable(package="segtrain")
@@ -77,12 +69,13 @@ class BatchNorm(keras.layers.Layer):
         sums = self._over_replicas(sums)
         count = sums[-1]
         mean, mean_square = tf.split(tf.math.divide_no_nan(sums[:-1], count), 2)
-        return Moments(mean, tf.maximum(mean_square - tf.square(mean), 0.0), count)
+        return mean, tf.maximum(mean_square - tf.square(mean), 0.0), count
 
     def _move_statistics(self, moments: Moments) -> None:
+        mean, variance, count = moments
         # A batch of padding alone, possible under accumulation, has no statistics to add.
-        seen = tf.cast(moments.count > 0, moments.count.dtype)
-        for moving, value in ((self.moving_mean, moments.mean), (self.moving_variance, moments.variance)):
+        seen = tf.cast(count > 0, count.dtype)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             old = tf.convert_to_tensor(moving)
             moving.assign(old + seen * (1.0 - self.momentum) * (value - old))
 

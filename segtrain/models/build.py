@@ -44,8 +44,9 @@ def build_model(
     dtype = keras.DTypePolicy(dtype_policy)
     layers = layer_list(config, channels)
     if rematerialize and not any(layer.part for layer in layers):
-        name = config.kind.upper()
-        raise UserError(f"train.rematerialize: an {name} has no blocks to compute again; set it to false")
+        raise UserError(
+            f"train.rematerialize: an {config.kind.upper()} has no blocks to compute again; set it to false"
+        )
     picture = keras.Input((None, None, channels), dtype=dtype.variable_dtype, name=PICTURE)
     made = {PICTURE: picture}
     for name, part in groupby(layers, key=lambda layer: layer.part):
