@@ -1,6 +1,7 @@
 """What Ray Tune tells of a sweep while it goes on: shown to the user, and kept where only Tune knows it."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from segtrain.cluster.failures import MORE_HOST_MEMORY, HostMemoryError
 from segtrain.config import Recipe
 from segtrain.runs.status import Progress
 from segtrain.tune.display import SweepDisplay
-from segtrain.tune.placement_groups import TrialGroups
 from segtrain.tune.search import PointSearch
 from segtrain.tune.sweep_record import SweepRecord
 
@@ -27,9 +27,10 @@ class Watching(tune.Callback):
         search: PointSearch,
         display: SweepDisplay,
         recipe: Recipe,
-        groups: TrialGroups | None,
+        free: Callable[[int], None],
     ) -> None:
-        self._groups = groups
+        """`free` lets go of what a trial of several workers holds, by its number."""
+        self._free = free
         self._record = record
         self._search = search
         self._display = display
@@ -66,11 +67,6 @@ class Watching(tune.Callback):
         if now.status == "running" and (trial.last_result or {}).get("done"):
             self._record.put(now.ended("finished"))
 
-    def _free(self, number: int) -> None:
-        """Let go of what a trial of several workers holds."""
-        if self._groups is not None:
-            self._groups.remove(number)
-
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         record, planned, epochs = self._record, self._search.planned, self._recipe.train.epochs
         if time.monotonic() - self._looked_at >= LOOK_AT_OWNER_EVERY_S:
@@ -94,8 +90,7 @@ def failure_of(trial: Any) -> str:
     """What went wrong with a Tune trial, in a line; Tune keeps it in files of its own folder for the trial."""
     if trial.pickled_error_file is None:  # a fault of Tune's own, which it keeps as text alone
         return str(Path(trial.error_file).read_text().strip().splitlines()[-1])
-    with open(trial.pickled_error_file, "rb") as file:
-        error = cloudpickle.load(file)
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayActorError):
         return "its process was lost"
     cause = getattr(error, "cause", error)

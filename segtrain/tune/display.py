@@ -64,7 +64,9 @@ class SweepDisplay:
             return
         self._shown_at = now
         under_way = [(trial, running[trial.number]) for trial in trials if trial.number in running]
-        counts, spent = _counts(trials, planned), _spent(seconds, gpu_s, left_s)
+        counts = _counts(trials, planned)
+        left = "" if left_s is None else f", about {clock(left_s)} left"
+        spent = f"{clock(seconds)} spent{left}, {gpu_s / 3600:.2f} GPU-hours"
         best = next(iter(ranked(trials)), None)
         score = f"dice {best.dice:.4f} (trial {best.number})" if best else ""
         if self._live is None:
@@ -158,14 +160,9 @@ def _counts(trials: Sequence[Trial], planned: int) -> str:
     """`4 of 12 over: 2 finished, 1 stopped, 1 failed; 2 running; 1 infeasible`."""
     count = {status: sum(trial.status == status for trial in trials) for status in get_args(Status)}
     over = [f"{count[status]} {status}" for status in ("finished", "stopped", "failed") if count[status]]
-    text = f"{sum(count[status] for status in ('finished', 'stopped', 'failed'))} of {planned} over"
-    text += f" ({', '.join(over)})" if over else ""
+    told = f" ({', '.join(over)})" if over else ""
+    text = f"{sum(count[status] for status in ('finished', 'stopped', 'failed'))} of {planned} over{told}"
     return ", ".join([text, *(f"{count[status]} {status}" for status in ("running", "infeasible") if count[status])])
-
-
-def _spent(seconds: float, gpu_s: float, left_s: float | None) -> str:
-    left = "" if left_s is None else f", about {clock(left_s)} left"
-    return f"{clock(seconds)} spent{left}, {gpu_s / 3600:.2f} GPU-hours"
 
 
 def _epoch(trial: Trial, now: Progress | None) -> str:
@@ -192,8 +189,10 @@ def _leaders(order: Sequence[Trial], axes: Sequence[str]) -> list[str]:
     lines: list[str] = []
     short = [short_name(axis) for axis in axes]
     for axis, name in zip(axes, short, strict=True):
-        values = [short_value(trial.point[axis]) if axis in trial.point else "" for trial in order]
-        column = (name if short.count(name) == 1 else axis, values)
+        column = (
+            name if short.count(name) == 1 else axis,
+            [short_value(trial.point[axis]) if axis in trial.point else "" for trial in order],
+        )
         if len(columns) > len(key) and max(map(len, _drawn([*columns, column]))) > COLUMNS:
             lines += [*_drawn(columns), ""]
             columns = key

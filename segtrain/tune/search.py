@@ -75,9 +75,8 @@ class PointSearch(Searcher):
     def planned(self) -> int:
         """Trials that there will be if the budget lasts, infeasible ones left out."""
         most = self._recipe.tune.max_trials
-        if self._recipe.tune.search != "grid":
-            return most
-        return min(most, self._record.launched + len(self._planned))
+        is_grid = self._recipe.tune.search == "grid"
+        return min(most, self._record.launched + len(self._planned)) if is_grid else most
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Tune's config of the next trial; None while enough are running; FINISHED where there is none to come."""

@@ -58,15 +58,17 @@ def _check_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> None:
 def _with_value(recipe: Recipe, name: str, axis: Axis, value: Any) -> Recipe:
     """The recipe with one axis put in, where its conditions hold."""
     holding = {field: wanted[0] if isinstance(wanted, list | tuple) else wanted for field, wanted in axis.when.items()}
-    return recipe.updated(holding | _values(name, value))
+    return recipe.updated(holding | _values({name: value}))
 
 
 def dropped(recipe: Recipe) -> list[str]:
     """A sentence for each setting of the recipe that some value of an axis leaves out."""
-    found: dict[str, None] = {}
-    for name, axis in recipe.tune.space.items():
-        for value in axis.values or ():
-            found.update(dict.fromkeys(put(recipe.as_set(), _values(name, value))))
+    found = dict.fromkeys(
+        sentence
+        for name, axis in recipe.tune.space.items()
+        for value in axis.values or ()
+        for sentence in put(recipe.as_set(), _values({name: value}))
+    )
     return [f"tune.space: {sentence}" for sentence in found]
 
 
@@ -89,8 +91,7 @@ def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
 
     Raises UserError where the values of the point do not go together.
     """
-    values = {field: value for name, one in point.items() for field, value in _values(name, one).items()}
-    return recipe.updated(values | {"tune": {}})
+    return recipe.updated(_values(point) | {"tune": {}})
 
 
 def taken_up(recipe: Recipe, earlier: Recipe) -> Recipe:
@@ -102,12 +103,10 @@ def choose(recipe: Recipe, pick: Callable[[str, Axis], Any]) -> Point:
     """A point: `pick(name, axis)` gives the value of each axis whose conditions hold, in the order of the space."""
     tree: dict[str, Any] = recipe.to_dict()
     point: Point = {}
-    values: dict[str, Any] = {}
     for name, axis in recipe.tune.space.items():
         if _applies(axis, tree):
             point[name] = pick(name, axis)
-            values |= _values(name, point[name])
-            tree = _resolved(recipe, values)
+            tree = _resolved(recipe, _values(point))
     return point
 
 
@@ -141,19 +140,13 @@ def point_of(recipe: Recipe, start: Recipe, source: str) -> Point:
             tree = _with_value(recipe, name, axis, value).to_dict()
             if key([_at(tree, field) for field in fields(name)]) == key(wanted):
                 return value
-        if axis.values is None and _contains(axis, wanted[0]):
+        is_number = isinstance(wanted[0], int | float)
+        if axis.values is None and is_number and distribution(axis)._contains(wanted[0]):
             return wanted[0]
         told = short_value(wanted if len(wanted) > 1 else wanted[0])
         raise UserError(f"tune.start_from: {source} has {short_name(name)} {told}, which is not in tune.space.{name}")
 
     return choose(recipe, pick)
-
-
-def _contains(axis: Axis, value: Any) -> bool:
-    try:
-        return bool(distribution(axis)._contains(value))
-    except TypeError:
-        return False
 
 
 def key(point: Any) -> str:
@@ -206,7 +199,10 @@ def _at(tree: Mapping[str, Any], field: str) -> Any:
     return node
 
 
-def _values(name: str, value: Any) -> dict[str, Any]:
-    """Field -> value of one axis."""
-    names = fields(name)
-    return dict(zip(names, value if len(names) > 1 else [value], strict=True))
+def _values(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Field -> value, of all axes of a point."""
+    return {
+        field: one
+        for name, value in point.items()
+        for field, one in zip(fields(name), value if "," in name else [value], strict=True)
+    }

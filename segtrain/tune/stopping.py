@@ -101,11 +101,12 @@ class Budget(tune.Stopper):
 
     def spent(self) -> str | None:
         """The budget that is spent, as a phrase; None while there is some left."""
-        hours, gpu_hours = self._config.max_hours, self._config.max_gpu_hours
-        if hours is not None and self._record.seconds >= hours * 3600:
-            return f"tune.max_hours ({hours:g}) is spent"
-        if gpu_hours is not None and self._record.gpu_s >= gpu_hours * 3600:
-            return f"tune.max_gpu_hours ({gpu_hours:g}) is spent"
+        for name, hours, spent_s in (
+            ("max_hours", self._config.max_hours, self._record.seconds),
+            ("max_gpu_hours", self._config.max_gpu_hours, self._record.gpu_s),
+        ):
+            if hours is not None and spent_s >= hours * 3600:
+                return f"tune.{name} ({hours:g}) is spent"
         return None
 
 
@@ -113,8 +114,11 @@ def _rule(recipe: Recipe) -> Any:
     """Tune's rule for the recipe: one that lets go on, where every trial may train to its end."""
     config = recipe.tune
     if config.stop == "asha":
-        furthest_rung = config.grace * config.reduction**MOST_RUNGS
-        longest = max(float(recipe.train.epochs), config.grace) if config.clock == "epochs" else furthest_rung
+        longest = (
+            max(float(recipe.train.epochs), config.grace)
+            if config.clock == "epochs"
+            else config.grace * config.reduction**MOST_RUNGS
+        )
         return AsyncHyperBandScheduler(
             time_attr=config.clock,
             metric="dice",

@@ -123,8 +123,10 @@ def check_sweep(recipe: Recipe, storage: Storage, *, resume: bool) -> list[space
 def _check_same_sweep(recipe: Recipe, earlier: Recipe) -> None:
     before, now = (flatten(one.to_dict()["tune"]) for one in (earlier, recipe))
     names = [name for name in {**before, **now} if name not in BUDGET and before.get(name) != now.get(name)]
-    differences = [f"tune.{name}: {before.get(name)} -> {now.get(name)}" for name in names]
-    differences += identity_differences(earlier, recipe)
+    differences = [
+        *(f"tune.{name}: {before.get(name)} -> {now.get(name)}" for name in names),
+        *identity_differences(earlier, recipe),
+    ]
     if differences:
         raise UserError(
             f"--resume: {recipe.run.folder} holds another sweep ({'; '.join(differences)}); "
@@ -224,6 +226,7 @@ class _Driver:
                 TUNE_MAX_PENDING_TRIALS_PG=str(self._concurrent),  # else they would start one after the other
             ),
         ):
+            free = groups.remove if groups else lambda number: None
             search = PointSearch(
                 self._recipe, self._record, self._judge, max_concurrent=self._concurrent, starts=self._starts
             )
@@ -239,7 +242,7 @@ class _Driver:
                 resources_per_trial=_resources(self._recipe),
                 max_failures=self._recipe.tune.max_failures,
                 raise_on_failed_trial=False,
-                callbacks=[Watching(self._record, search, self._display, self._recipe, groups)],
+                callbacks=[Watching(self._record, search, self._display, self._recipe, free)],
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
                 verbose=0,
             )
@@ -279,10 +282,9 @@ class _Driver:
         axes = self._recipe.tune.space
         for line in [*final_table(trials, list(axes)), *importance_lines(trials, axes)]:
             self._display.note(line)
-        ranked = leaderboard.ranked(trials)
-        if not ranked:
+        best = next(iter(leaderboard.ranked(trials)), None)
+        if best is None:
             raise RunError(f"no trial of {self._folder} was scored; {LEADERBOARD_NAME} there has the reasons")
-        best = ranked[0]
         own = recipe_of(trial_folder(self._folder, best.number), self._data.storage)
         url = join(self._folder, BEST_NAME)
         run = self._recipe.run

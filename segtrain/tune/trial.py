@@ -45,18 +45,21 @@ def run_trial(config: dict[str, Any], train: Train, groups: TrialGroups | None) 
             summary = _train_here(recipe, reporter, train, config["claim"])
         else:
             # The loop is in workers of their own, which Ray Train starts; this process waits for them.
-            keep = partial(groups.put, config["number"])
-            summary, _ = run_on(reporter, prepared(recipe), train, on_group=keep, claim=config["claim"])
+            summary, _ = run_on(
+                reporter,
+                prepared(recipe),
+                train,
+                on_group=partial(groups.put, config["number"]),
+                claim=config["claim"],
+            )
     except Exception as error:
         told = portable(error, gpus=recipe.cluster.gpus_per_worker > 0)
-        if isinstance(told, TakenOverError):
-            tune.report({TAKEN: str(told), "notes": []})
-            return
-        if comes_again(told):
-            # Of a mistake the sentence says all; of a bug whoever mends it needs the traceback.
-            tune.report({FAILED: str(told), "notes": [told.trace] if isinstance(told, WorkerError) else []})
-            return
-        raise told from None
+        if not comes_again(told):
+            raise told from None
+        # Of a mistake the sentence says all; of a bug whoever mends it needs the traceback.
+        notes = [told.trace] if isinstance(told, WorkerError) else []
+        tune.report({TAKEN if isinstance(told, TakenOverError) else FAILED: str(told), "notes": notes})
+        return
     if summary.epoch > max(config["known_epochs"], reporter.epochs):
         # The run had come to its end, but was killed before its last epochs were told.
         reporter.report(summary.epoch, summary.dice_hard_original, summary.train_seconds, summary.images_per_s)
@@ -97,7 +100,6 @@ class Reporter:
 
     def report(self, epoch: int, dice: float, train_s: float, images_per_s: float) -> None:
         """`train_s` in seconds, of all attempts."""
-        replicas = self._recipe.cluster.max_workers * self._recipe.cluster.replicas_per_worker
         notes, self._notes = self._notes, []
         self.epochs = epoch
         tune.report(
@@ -105,7 +107,7 @@ class Reporter:
                 "epoch": epoch,
                 "epochs": self._recipe.train.epochs,
                 "dice": dice,
-                "gpu_s": train_s * replicas,
+                "gpu_s": train_s * self._recipe.cluster.max_workers * self._recipe.cluster.replicas_per_worker,
                 "images_per_s": images_per_s,
                 "notes": notes,
             }
