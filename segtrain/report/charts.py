@@ -149,16 +149,14 @@ def _dice(run: RunContent) -> dict[str, Any]:
 
 def _learning_rate(run: RunContent) -> dict[str, Any]:
     x, y = _over_steps(run, "learning_rate")
-    line = go.Scatter(x=x, y=y, mode="lines", line={"color": BLUE, "width": 2}, showlegend=False)
-    return figure([line], x=_epoch_axis(run), y="learning rate", yaxis_rangemode="tozero", yaxis_exponentformat="e")
+    return figure(
+        [_plain_line(x, y)], x=_epoch_axis(run), y="learning rate", yaxis_rangemode="tozero", yaxis_exponentformat="e"
+    )
 
 
 def _time(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     parts = (("compute_s", "compute", BLUE), ("input_wait_s", "waiting for input", ORANGE))
-    traces = []
-    for key, name, colour in parts:
-        at, seconds = thinned(*_column(epochs, key), 300)
-        traces.append(go.Bar(x=at, y=seconds, name=name, marker={"color": colour, "line": {"width": 0}}))
+    traces = [_bars(*thinned(*_column(epochs, key), 300), name, colour) for key, name, colour in parts]
     return figure(traces, x="epoch", y="seconds an epoch", barmode="stack", bargap=0.15)
 
 
@@ -242,13 +240,11 @@ def _spread(ordered: Sequence[tuple[float, float, str]]) -> Sequence[tuple[float
 
 
 def _threshold(best: dict[str, Any]) -> dict[str, Any]:
-    curve = best["threshold_curve"]
-    line = go.Scatter(
-        x=curve["thresholds"], y=curve["dice"], mode="lines", line={"color": BLUE, "width": 2}, showlegend=False
+    curve, at, dice = best["threshold_curve"], best["best_threshold"], best["dice_at_best_threshold"]
+    line = _plain_line(curve["thresholds"], curve["dice"])
+    return figure(
+        [line, _marker(at, dice, f"best: {dice:.4f} at {at:.3f}")], x="threshold of the probability", y="mean hard dice"
     )
-    at, dice = best["best_threshold"], best["dice_at_best_threshold"]
-    marker = _marker(at, dice, f"best: {dice:.4f} at {at:.3f}")
-    return figure([line, marker], x="threshold of the probability", y="mean hard dice")
 
 
 def _column(lines: Sequence[dict[str, Any]], name: str, at: str = "epoch") -> tuple[list[float], list[float]]:
@@ -267,6 +263,15 @@ def _line(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.
         line={"color": colour, "width": 2},
         marker={"color": colour, "size": 6 if len(x) <= 60 else 3},
     )
+
+
+def _plain_line(x: Sequence[float], y: Sequence[float]) -> go.Scatter:
+    """The only curve of a chart, which needs no name."""
+    return go.Scatter(x=x, y=y, mode="lines", line={"color": BLUE, "width": 2}, showlegend=False)
+
+
+def _bars(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.Bar:
+    return go.Bar(x=x, y=y, name=name, marker={"color": colour, "line": {"width": 0}})
 
 
 def _marker(x: float, y: float, name: str) -> go.Scatter:

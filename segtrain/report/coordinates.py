@@ -42,8 +42,10 @@ class Upright:
 
 def parallel(ranked: Sequence[Trial], axes: Mapping[str, Axis | None]) -> dict[str, Any]:
     """The chart of trials that have a dice, best first. An axis that the recipe does not describe is None."""
-    uprights = [_upright(name, axis, ranked) for name, axis in axes.items()]
-    uprights.append(_range("dice", [trial.dice or 0.0 for trial in ranked], logarithmic=False))
+    uprights = [
+        *(_upright(name, axis, ranked) for name, axis in axes.items()),
+        _range("dice", [trial.dice or 0.0 for trial in ranked], logarithmic=False),
+    ]
     x = list(range(len(uprights)))
     heights = [[NOT_SEARCHED if at is None else at for at in upright.heights] for upright in uprights]
     lines = list(zip(*heights, strict=True))

@@ -38,8 +38,8 @@ def thumbnail(png: bytes, at_most_bytes: int) -> Thumbnail | None:
         return None
     cells = prediction_and_difference(sheet)
     for width, quality in THUMBNAILS:
-        size = (width, max(1, round(cells.height * width / cells.width)))
-        jpeg = _jpeg(cells.resize(size, Image.Resampling.LANCZOS), quality)
+        height = max(1, round(cells.height * width / cells.width))
+        jpeg = _jpeg(cells.resize((width, height), Image.Resampling.LANCZOS), quality)
         if len(jpeg) <= at_most_bytes:
             return Thumbnail(_url(jpeg), max(1, round(cells.height * SHOWN_WIDTH / cells.width)))
     return None

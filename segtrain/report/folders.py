@@ -170,8 +170,10 @@ def _best(stored: bytes | None, folder: str) -> dict[str, Any]:
         best = parse_metrics(stored, NEEDED)
         return parse_metrics(stored, NEEDED_WITH_CURVE) if best.get("threshold_curve") else best
     except ValueError as error:
-        told = f"{RunFolder(folder).best_metrics} is not what a run writes ({error})"
-        raise UserError(f"{told}; delete it, and the report goes without it") from None
+        raise UserError(
+            f"{RunFolder(folder).best_metrics} is not what a run writes ({error}); "
+            "delete it, and the report goes without it"
+        ) from None
 
 
 def _panels(folder: str, best: dict[str, Any], storage: Storage) -> list[Panel]:

@@ -1,6 +1,5 @@
 """A page as one file: templates, style, scripts, plotly and pictures in it, and nothing that a browser would fetch."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from segtrain.locations import without_credentials
 from segtrain.report.charts import Charts
+from segtrain.runs.trials import short_name, short_value
 
 
 def render(template: str, charts: Charts, words: Mapping[int, str], **values: Any) -> str:
@@ -21,11 +22,19 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"count": lambda value: f"{value:,}", "short": short, "size": size}
+    templates.filters |= {
+        "count": lambda value: f"{value:,}",
+        "short": short,
+        "short_name": short_name,
+        "short_value": short_value,
+        "size": size,
+        "without_credentials": without_credentials,
+    }
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return templates.get_template(template).render(
         plotly=Markup(plotly_script()),
         charts=charts,
-        data=_script_json({"charts": charts, "words": words}),
+        data={"charts": charts, "words": words},
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **values,
     )
@@ -61,9 +70,3 @@ def plotly_script() -> str:
     licence, _, _ = script.partition("*/")
     start, end = script.find('"use strict";var Plotly=('), script.rfind("window.Plotly = Plotly;")
     return f"{licence}*/\n{script[start:end]}" if 0 < start < end else script
-
-
-def _script_json(value: Any) -> Markup:
-    """JSON that may stand in a script element: nothing in it can end the element."""
-    text = json.dumps(value, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

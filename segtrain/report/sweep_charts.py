@@ -1,7 +1,6 @@
 """The charts of a sweep, but for its parallel coordinates."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from textwrap import wrap
 from typing import Any
 
@@ -53,35 +52,38 @@ def cost_unit(sweep: SweepContent) -> str:
 
 
 def _cost(order: Sequence[Trial]) -> dict[str, Any]:
+    rim = {"color": "white", "width": 1}
     traces = [
-        go.Scatter(
-            x=[trial.gpu_s for trial in members],
-            y=[trial.dice for trial in members],
-            customdata=[trial.number for trial in members],
-            name=name,
-            mode="markers",
-            marker={"color": COLOURS[name], "size": 9, "opacity": 0.8, "line": {"color": "white", "width": 1}},
-            hovertemplate="%{text}<extra></extra>",
-        )
-        for name, members in _by_standing(order)
-    ]
-    front = pareto(order)
-    traces.append(
-        go.Scatter(
-            x=[trial.gpu_s for trial in front],
-            y=[trial.dice for trial in front],
-            customdata=[trial.number for trial in front],
-            name="Pareto front",
+        *(
+            _places(
+                name, members, mode="markers", marker={"color": COLOURS[name], "size": 9, "opacity": 0.8, "line": rim}
+            )
+            for name, members in _by_standing(order)
+        ),
+        _places(
+            "Pareto front",
+            pareto(order),
             mode="lines+markers",
             line={"color": VERMILION, "width": 2, "shape": "hv"},
-            marker={"color": VERMILION, "size": 11, "symbol": "diamond", "line": {"color": "white", "width": 1}},
-            hovertemplate="%{text}<extra></extra>",
-        )
-    )
+            marker={"color": VERMILION, "size": 11, "symbol": "diamond", "line": rim},
+        ),
+    ]
     costs = [trial.gpu_s for trial in order if trial.gpu_s > 0]
     wide = bool(costs) and max(costs) > LOG_FROM * min(costs)
     scale: dict[str, Any] = {"xaxis_type": "log"} if wide else {"xaxis_rangemode": "tozero"}
     return figure(traces, x="seconds x devices", y="best hard dice", hovermode="closest", **scale)
+
+
+def _places(name: str, trials: Sequence[Trial], **look: Any) -> go.Scatter:
+    """Dice over cost of several trials."""
+    return go.Scatter(
+        x=[trial.gpu_s for trial in trials],
+        y=[trial.dice for trial in trials],
+        customdata=[trial.number for trial in trials],
+        name=name,
+        hovertemplate="%{text}<extra></extra>",
+        **look,
+    )
 
 
 def _curves(order: Sequence[Trial]) -> dict[str, Any]:
@@ -150,18 +152,6 @@ def _importance(found: Mapping[str, Importance]) -> dict[str, Any]:
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,
     )
-    labels = [
-        {
-            "text": part.label,
-            "x": 100 * part.high,
-            "y": row,
-            "xanchor": "left",
-            "xshift": 6,
-            "showarrow": False,
-            "font": {"size": 12},
-        }
-        for row, part in enumerate(parts)
-    ]
     return figure(
         [bars],
         x="share of the explained variance, %",
@@ -169,7 +159,18 @@ def _importance(found: Mapping[str, Importance]) -> dict[str, Any]:
         yaxis_autorange="reversed",
         xaxis_tickvals=[0, 25, 50, 75, 100],
         xaxis_range=[0, 160 * max(part.high for part in parts)],
-        annotations=labels,
+        annotations=[
+            {
+                "text": part.label,
+                "x": 100 * part.high,
+                "y": row,
+                "xanchor": "left",
+                "xshift": 6,
+                "showarrow": False,
+                "font": {"size": 12},
+            }
+            for row, part in enumerate(parts)
+        ],
         title=None if told else {"text": "too few trials to tell", "font": {"size": 13}, "y": 0.97},
     )
 
@@ -183,16 +184,13 @@ def standing(trial: Trial) -> str:
 
 def _by_standing(trials: Sequence[Trial]) -> list[tuple[str, list[Trial]]]:
     """Trials of one standing together, in the order of `COLOURS`."""
-    order = list(COLOURS)
-    ordered = sorted(trials, key=lambda trial: order.index(standing(trial)))
-    return [(name, list(members)) for name, members in groupby(ordered, key=standing)]
+    members = {name: [trial for trial in trials if standing(trial) == name] for name in COLOURS}
+    return [(name, these) for name, these in members.items() if these]
 
 
 def words(trial: Trial) -> str:
     """A trial that has a dice as the charts show it under the pointer; the page puts it where they have its number."""
     point = "<br>".join(safe(point_label({axis: value})) for axis, value in trial.point.items())
     head = f"<b>trial {trial.number}</b>, {standing(trial)}, dice {trial.dice:.4f} in epoch {trial.best_epoch}"
-    lines = [head, f"{trial.gpu_s:.0f} s x devices, {trial.parameters:,} parameters", point]
-    if trial.reason:
-        lines.append("<br>".join(safe(line) for line in wrap(trial.reason, 60)[:4]))
-    return "<br>".join(lines)
+    reason = [safe(line) for line in wrap(trial.reason, 60)[:4]]
+    return "<br>".join([head, f"{trial.gpu_s:.0f} s x devices, {trial.parameters:,} parameters", point, *reason])

@@ -15,7 +15,7 @@ from segtrain.report.run_page import cautions_of, shown_panels
 from segtrain.report.sweep_charts import cost_unit, standing, sweep_charts, words
 from segtrain.runs.leaderboard import BEST_NAME, pareto, ranked
 from segtrain.runs.run_folder import RECIPE_NAME
-from segtrain.runs.trials import Trial, short_name, short_value, trial_folder
+from segtrain.runs.trials import Trial, trial_folder
 from segtrain.storage.files import is_remote, join
 
 
@@ -23,7 +23,6 @@ def render(sweep: SweepContent) -> str:
     """The whole page as HTML."""
     order = ranked(sweep.trials)
     space = [] if sweep.recipe is None else list(sweep.recipe.tune.space)
-    axes = list(dict.fromkeys([*space, *(axis for trial in sweep.trials for axis in trial.point)]))
     return page.render(
         "sweep.html",
         sweep_charts(sweep),
@@ -34,13 +33,14 @@ def render(sweep: SweepContent) -> str:
         cards=_cards(sweep, order),
         cautions=cautions_of(sweep.best),
         best=order[0] if order else None,
-        best_point=[(axis, short_value(value)) for axis, value in order[0].point.items()] if order else [],
         best_folder=without_credentials(trial_folder(sweep.folder, order[0].number)) if order else "",
         panels=shown_panels(sweep.best_panels),
         unit=cost_unit(sweep),
-        rows=_rows(sweep, order, axes),
-        axes=[(axis, short_name(axis).replace(",", ", ")) for axis in axes],
-        unranked=_unranked(sweep.trials),
+        ranked=order,
+        thumbnails=_thumbnails(sweep),
+        front={trial.number for trial in pareto(order)},
+        axes=list(dict.fromkeys([*space, *(axis for trial in sweep.trials for axis in trial.point)])),
+        unranked=[trial for trial in sweep.trials if _is_unranked(trial)],
         commands=_commands(sweep),
         remote=is_remote(sweep.folder),
         recipe=sweep.recipe_text,
@@ -63,37 +63,16 @@ def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, 
     ]
 
 
-def _rows(
-    sweep: SweepContent, order: Sequence[Trial], axes: Sequence[str]
-) -> list[tuple[Trial, Thumbnail | None, bool, list[str]]]:
-    """Each trial with its thumbnail, whether it is on the Pareto front, and its value on each axis that applies."""
-    front = {trial.number for trial in pareto(order)}
+def _thumbnails(sweep: SweepContent) -> dict[int, Thumbnail | None]:
+    """Number of a trial that has a panel -> its thumbnail; None where that cannot be small enough."""
     make = partial(thumbnail, at_most_bytes=bytes_each(len(sweep.pictures)))
     with ThreadPoolExecutor(cpu_count() or 1) as pool:  # Pillow leaves Python's lock while it works
-        small = dict(zip(sweep.pictures, pool.map(make, sweep.pictures.values()), strict=True))
-    return [
-        (
-            trial,
-            small.get(trial.number),
-            trial.number in front,
-            [short_value(trial.point[axis]) if axis in trial.point else "" for axis in axes],
-        )
-        for trial in order
-    ]
+        return dict(zip(sweep.pictures, pool.map(make, sweep.pictures.values()), strict=True))
 
 
-def _unranked(trials: Sequence[Trial]) -> list[tuple[Trial, list[tuple[str, str]], str]]:
-    """Trials that failed or were never run, and others that say why they ended without a score."""
-    shown = [trial for trial in trials if trial.status in ("failed", "infeasible") or not trial.history]
-    return [
-        (
-            trial,
-            [(short_name(axis), short_value(value)) for axis, value in trial.point.items()],
-            without_credentials(trial.reason),
-        )
-        for trial in shown
-        if trial.status != "running"
-    ]
+def _is_unranked(trial: Trial) -> bool:
+    """Whether a trial failed, was never run, or ended without a score."""
+    return trial.status != "running" and (trial.status in ("failed", "infeasible") or not trial.history)
 
 
 def _commands(sweep: SweepContent) -> list[tuple[str, str]]:
