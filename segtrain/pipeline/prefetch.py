@@ -1,11 +1,20 @@
-"""An iterator that runs ahead in a thread of its own."""
+"""Iterators that run ahead: in a thread of their own, or of what other threads are doing."""
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
+
+
+def started_ahead(source: Iterator[T], depth: int) -> Iterator[T]:
+    """The items of `source`, which starts work for each: `depth` more have been started when an item comes out."""
+    started = deque(islice(source, depth))
+    while started:
+        started.extend(islice(source, 1))
+        yield started.popleft()
 
 
 class Prefetch(Generic[T]):

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import count
 
+import numpy as np
+
 from segtrain.dataset.shards import Row
 from segtrain.pipeline.plan import EpochPlan, Int64, Sample
 
@@ -37,18 +39,14 @@ class Outstanding:
 
     def is_left(self, key: Key) -> bool:
         """Whether samples of a row group are still to come in the epoch."""
-        left = self._left.get(key[0])
-        return left is not None and bool(left[key[1]] > 0)
+        epoch, group = key
+        return epoch in self._left and bool(self._left[epoch][group] > 0)
 
     def finish(self, epoch: int, samples: Sequence[Sample]) -> list[Key]:
         """Count samples as asked for; returns the row groups of which these were the last."""
-        left = self._left[epoch]
-        done = []
-        for group, _ in samples:
-            left[group] -= 1
-            if left[group] == 0:
-                done.append((epoch, group))
-        return done
+        left, groups = self._left[epoch], np.array([group for group, _ in samples], np.int64)
+        np.subtract.at(left, groups, 1)
+        return [(epoch, group) for group in np.unique(groups).tolist() if left[group] == 0]
 
     def forget(self, epoch: int) -> None:
         """Let go of an epoch that is over."""

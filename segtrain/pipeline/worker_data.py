@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +24,7 @@ from segtrain.pipeline.augment import Draws, crop_corner, draw_augmentation
 from segtrain.pipeline.batches import DecodedPicture, EvaluationBatch, ReplicaBatch, Scene, StepBatch, blank, stack
 from segtrain.pipeline.decode import decode_mask, decode_picture, decode_window
 from segtrain.pipeline.plan import EpochPlan, Sample, sample_key
-from segtrain.pipeline.prefetch import Prefetch
+from segtrain.pipeline.prefetch import Prefetch, started_ahead
 from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead
 from segtrain.pipeline.selection import Selection, evaluation_selection, training_selection
 from segtrain.process import keep_freed_memory
@@ -64,10 +63,6 @@ def _crop(whole: DecodedPicture, data: DataConfig, seed: int, epoch: int) -> Dec
     return replace(whole, image=whole.image[window], mask=whole.mask[window])
 
 
-def _decode_with_row(row: Row, size: tuple[int, int] | None) -> tuple[Row, DecodedPicture]:
-    return row, _decode(row, size)
-
-
 def _decode_read(function: Callable[[Row], T], rows: Future[list[Row | None]], row: int) -> T | None:
     """`function` of one row of a row group, once that has been read; None for a row in quarantine."""
     found = rows.result()[row]
@@ -104,6 +99,7 @@ class _Feed(Generic[T]):
     def __init__(self, recipe: Recipe, data_set: DataSet, storage: Storage, batch_bytes: int) -> None:
         keep_freed_memory()
         self._recipe = recipe
+        self._size = None if recipe.data.fit == "crop" else (recipe.data.height, recipe.data.width)
         self._reader = RowGroupReader(data_set.manifest, storage, data_set.root, open_node_cache(recipe.data))
         self._reading = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="segtrain-read")
         decode_threads = recipe.data.decode_threads or os.cpu_count() or 1
@@ -199,16 +195,12 @@ class TrainingData(_Feed[StepBatch]):
     def _produce(self, epoch: int, step: int) -> Iterator[StepBatch]:
         data = self._recipe.data
         filler = blank(data.height, data.width)
-        started = self._started(epoch, step)
-        ahead = deque(islice(started, self._decoding_batches))
-        while True:
-            ahead.append(next(started))
-            epoch, step, futures = ahead.popleft()
+        for number, at, futures in started_ahead(self._started(epoch, step), self._decoding_batches):
             pictures = [picture for picture in (future.result() for future in futures) if picture is not None]
             if self._keep and data.fit == "crop":
-                pictures = [_crop(picture, data, self._recipe.train.seed, epoch) for picture in pictures]
+                pictures = [_crop(picture, data, self._recipe.train.seed, number) for picture in pictures]
             filler = pictures[-1] if pictures else filler
-            yield StepBatch(epoch, step, [picture.id for picture in pictures], self._lay_out(epoch, pictures, filler))
+            yield StepBatch(number, at, [picture.id for picture in pictures], self._lay_out(number, pictures, filler))
 
     def _lay_out(self, epoch: int, pictures: list[DecodedPicture], filler: DecodedPicture) -> list[ReplicaBatch]:
         """Pictures on the replicas in order; `filler` with weight 0 takes the slots after the last."""
@@ -229,8 +221,11 @@ class TrainingData(_Feed[StepBatch]):
     def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[DecodedPicture | None]]]]:
         """The steps from (epoch, step) on, each with its pictures under way."""
         left = Outstanding(self._plan, epoch, step, self._worker, self._workers)
+        rows = self._selection.table.rows
         reading = self._read_ahead(
-            self._selection, left.reads(), lambda key: left.is_left(key) and not self._is_kept(key[1])
+            self._selection,
+            left.reads(),
+            lambda key: left.is_left(key) and bool(self._kept_rows[key[1]] < rows[key[1]]),
         )
         for number in count(epoch):
             # What is kept in memory by the end of this epoch need not be read for the next.
@@ -257,21 +252,15 @@ class TrainingData(_Feed[StepBatch]):
             data.shuffle_window_bytes,
         )
 
-    def _is_kept(self, group: int) -> bool:
-        return bool(self._kept_rows[group] == self._selection.table.rows[group])
-
     def _start(self, epoch: int, sample: Sample, reading: ReadAhead) -> Future[DecodedPicture | None]:
         kept = self._kept.get(sample)
         if kept is not None and _is_usable(kept):
             return kept
         group, row = sample
-        data = self._recipe.data
-        if data.fit == "resize":
-            decode = partial(_decode, size=(data.height, data.width))
-        elif self._keep:
-            decode = partial(_decode, size=None)
+        if self._recipe.data.fit == "crop" and not self._keep:
+            decode = partial(_decode_crop, data=self._recipe.data, seed=self._recipe.train.seed, epoch=epoch)
         else:
-            decode = partial(_decode_crop, data=data, seed=self._recipe.train.seed, epoch=epoch)
+            decode = partial(_decode, size=self._size)
         rows, stored_row = reading.rows((epoch, group)), self._selection.stored_row(group, row)
         picture = self._decoding.submit(_decode_read, decode, rows, stored_row)
         if self._keep:
@@ -324,17 +313,11 @@ class EvaluationData(_Feed[EvaluationBatch]):
         filler = blank(*self._frame)
         started = self._started()
         chunks = (list(islice(started, slots * self._replicas)) for _ in range(self.steps))
-        ahead = deque(islice(chunks, self._decoding_batches))
-        while ahead:
-            ahead.extend(islice(chunks, 1))
-            decoded = [(number, future.result()) for number, future in ahead.popleft()]
-            scenes = [
-                Scene(number, row, *picture.mask.shape)
-                for number, found in decoded
-                if found
-                for row, picture in [found]
-            ]
-            pictures = [found[1] for _, found in decoded if found]
+        for chunk in started_ahead(chunks, self._decoding_batches):
+            results = [(number, future.result()) for number, future in chunk]
+            decoded = [(number, *found) for number, found in results if found]
+            scenes = [Scene(number, row, *picture.mask.shape) for number, row, picture in decoded]
+            pictures = [picture for _, _, picture in decoded]
             filler = pictures[-1] if pictures else filler
             filled = [*pictures, *[filler] * (self._replicas * slots - len(pictures))]
             replicas = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
@@ -342,8 +325,10 @@ class EvaluationData(_Feed[EvaluationBatch]):
 
     def _started(self) -> Iterator[tuple[int, Future[tuple[Row, DecodedPicture] | None]]]:
         """(number in the set, row and picture under way) of every picture of this worker."""
-        size = None if self._recipe.data.fit == "crop" else self._frame
-        decode = partial(_decode_with_row, size=size)
+
+        def decode(row: Row) -> tuple[Row, DecodedPicture]:
+            return row, _decode(row, self._size)
+
         reading = self._read_ahead(self._selection, ((0, group) for group in self._row_groups), lambda key: True)
         for group in self._row_groups:
             reading.fill(last_epoch=0)

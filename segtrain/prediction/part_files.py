@@ -9,9 +9,7 @@ A file has three pieces:
 20 pictures of 1918x1280 make 100 KB. Version 1 did not say what the pictures were.
 """
 
-import itertools
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from json import dumps
 from typing import Any, NamedTuple, TypeVar
 
 from segtrain.errors import DataError, UserError
+from segtrain.pipeline.prefetch import started_ahead
 from segtrain.storage.checksums import crc32c
 from segtrain.storage.files import Storage
 from segtrain.storage.json_text import read_json
@@ -100,14 +99,11 @@ def read_part(storage: Storage, url: str) -> Part:
 
 def fetched_ahead(fetch: Callable[[str], T], names: Iterable[str]) -> Iterator[tuple[str, T]]:
     """Each name and what `fetch` returns for it, in order, a few fetched ahead. Raises what `fetch` raises."""
-    remaining = iter(names)
     with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-        coming = deque((name, pool.submit(fetch, name)) for name in itertools.islice(remaining, FETCHED_AT_ONCE))
+        coming = ((name, pool.submit(fetch, name)) for name in names)
         try:
-            while coming:
-                name, found = coming.popleft()
+            for name, found in started_ahead(coming, FETCHED_AT_ONCE - 1):
                 yield name, found.result()
-                coming.extend((name, pool.submit(fetch, name)) for name in itertools.islice(remaining, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -1,8 +1,7 @@
 """Exact scores on a fold: every picture once, at its original size, over any number of workers."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.augment import to_float
+from segtrain.pipeline.prefetch import started_ahead
 from segtrain.pipeline.worker_data import EvaluationData
 from segtrain.score_table import COLUMNS, Scores, count_picture
 from segtrain.training.strategy import place, sum_over_workers
@@ -38,26 +38,22 @@ def score_fold(
     """
     table = np.zeros((len(data.ids), COLUMNS))
     threads = os.cpu_count() or 1
-    pending: deque[tuple[int, Future[np.ndarray]]] = deque()
 
-    def settle(at_most: int) -> None:
-        while len(pending) > at_most:
-            number, scored = pending.popleft()
-            table[number] += scored.result()
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
+    def scored() -> Iterator[tuple[int, Future[np.ndarray]]]:
+        """Each picture's number, and its row of the table under way."""
         for batch in data.batches():
             logits = forward(place(strategy, batch.replicas))
             local = np.concatenate([part.numpy() for part in strategy.experimental_local_results(logits)])
             masks = np.concatenate([part.masks for part in batch.replicas])
             for slot, scene in enumerate(batch.pictures):
                 there = slot, slice(scene.height), slice(scene.width)
-                scored = pool.submit(_score, scene.row, local[there], masks[there], threshold, watch)
-                pending.append((scene.number, scored))
-            # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
-            settle(at_most=2 * threads)
+                yield scene.number, pool.submit(_score, scene.row, local[there], masks[there], threshold, watch)
             after_batch()
-        settle(at_most=0)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
+        # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
+        for number, row in started_ahead(scored(), 2 * threads):
+            table[number] += row.result()
     return Scores(data.ids, sum_over_workers(strategy, table))
 
 
