@@ -11,7 +11,7 @@ import pytest
 from tests.support.places import REPOSITORY
 
 NOT_LIGHT = {
-    "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals"),
+    "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals", "spread_out"),
     "inference": ("apply", "device", "export", "load_networks", "predict_rows", "predictor"),
     "launch": ("supervisor", "tensorflow_cluster", "train_folds", "train_run", "train_worker", "worker_group"),
     "models": ("",),

@@ -6,14 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from segtrain.config import InferenceConfig
+from segtrain.config import InferenceConfig, Recipe
 from segtrain.dataset.salvage import LostRow
 from segtrain.dataset.shards import Row
 from segtrain.errors import DataError, UserError
+from segtrain.inference.device import configure_device
+from segtrain.inference.load_networks import load_network
 from segtrain.inference.predictor import Logits, Predictor, Prepared
+from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.pipeline.decode import decode_image
 
 T = TypeVar("T")
+
+
+def load_row_predictor(recipe: Recipe, networks: Sequence[StoredNetwork]) -> "RowPredictor":
+    """The networks on this process's device, before anything else touches TensorFlow in it.
+
+    Raises as `configure_device` and `load_network`.
+    """
+    configure_device(recipe.cluster)
+    members = [load_network(network) for network in networks]
+    predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
+    host = ThreadPoolExecutor(recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
+    return RowPredictor(predictor, recipe.inference, host)
 
 
 class RowPredictor:
@@ -21,7 +36,7 @@ class RowPredictor:
 
     def __init__(self, predictor: Predictor, inference: InferenceConfig, host: ThreadPoolExecutor) -> None:
         """`host` has the threads that decode and finish."""
-        self._predictor = predictor
+        self.predictor = predictor
         self._batch_size = inference.batch_size
         self._skip_unreadable = inference.skip_unreadable
         self._host = host
@@ -58,8 +73,12 @@ class RowPredictor:
             # While the device has this batch, and ahead of the host's work on what the device makes of it.
             decoding = self._decode(rows, first + self._batch_size)
             with self._device:
-                logits = self._predictor.forward([pixels for _, pixels in prepared])
+                logits = self.predictor.forward([pixels for _, pixels in prepared])
             yield [(row, found) for (row, _), found in zip(prepared, logits, strict=True)]
+
+    def close(self) -> None:
+        """End the host's threads."""
+        self._host.shutdown()
 
     def _decode(self, rows: Sequence[Row | LostRow], first: int) -> Iterator[tuple[Row, Prepared] | LostRow]:
         """The batch of rows from `first` on, whose decoding has been started."""
@@ -69,7 +88,7 @@ class RowPredictor:
         if isinstance(row, LostRow):
             return row
         try:
-            return row, self._predictor.prepare(functools.partial(decode_image, row), row.height, row.width)
+            return row, self.predictor.prepare(functools.partial(decode_image, row), row.height, row.width)
         except DataError as error:
             return LostRow(row.id, str(error).removeprefix(f"id {row.id}: "))
 

@@ -52,6 +52,10 @@ class Facts(_Read):
     threshold_curve: Curve | None = None
     fold: int | None = None
     """Fold that the network was validated on."""
+    test_fold: int | None = None
+    """Fold that was set aside for tests."""
+    data_fingerprint: str | None = None
+    """Of the data set that the network was trained on."""
     model_sha256: str | None = None
     """Of the `model.keras` that the facts are of; older runs did not note it."""
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from segtrain.cluster import nodes
-from segtrain.cluster.capacity import check_shared
-from segtrain.cluster.fleet import work_through
-from segtrain.cluster.throughput import Pace
+from segtrain.cluster.spread_out import spread_out
 from segtrain.config import KaggleSource, Recipe
 from segtrain.errors import NoSpaceError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, combined_digest, read_networks, threshold_of
@@ -65,7 +62,7 @@ def predict(
       over meanwhile;
     - UserError for a picture that cannot be read, unless `inference.skip_unreadable` is set;
     - NoSpaceError where `dest` is full;
-    - what `work_through`, `submission.write` and `submit.submit` raise.
+    - what `spread_out`, `submission.write` and `submit.submit` raise.
     """
     source, target, dest = absolute_source(source), absolute_path(target), absolute_output("DEST", dest)
     storage = Storage(recipe.storage)
@@ -79,9 +76,9 @@ def predict(
     if finished.parts:
         logger.info("%d of %d pictures were predicted before", len(finished.parts), len(inventory.subjects))
     token = ledger.own(storage, dest)
-    places = {"RUN": source, "DATASET_OR_FOLDER": target, "DEST": dest}
+    places = [("RUN", source), ("DATASET_OR_FOLDER", target), ("DEST", dest)]
     assignment = Assignment(recipe, networks, target, inventory.manifest, dest, token)
-    unreadable = finished.unreadable | _work(recipe, tasks, assignment, places)
+    unreadable = finished.unreadable | _work(tasks, assignment, places)
     ledger.check_owner(storage, dest, token)
     for folder in (dest, *(join(dest, name) for name in (*OUTPUT_FOLDERS, ledger.PARTS))):
         storage.remove_leftovers(folder)
@@ -164,32 +161,24 @@ def _take_up(recipe: Recipe, storage: Storage, dest: str, inventory: Inventory, 
     return Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable).tidy(inventory, older)
 
 
-def _work(recipe: Recipe, tasks: Sequence[Task], assignment: Assignment, places: Mapping[str, str]) -> dict[str, str]:
+def _work(tasks: Sequence[Task], assignment: Assignment, places: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Let the cluster do the tasks; id -> reason of the pictures that were left out."""
     unreadable: dict[str, str] = {}
-    if not tasks:
-        return unreadable
-    pace = Pace("predicted", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
-
-    def take(task: Task, done: Any) -> None:
-        unreadable.update(done.unreadable)
-        pace.add(len(task.ids), done.bytes)
-
-    with nodes.connection():
-        check_shared(places, nodes.offer())
-        try:
-            make_worker = functools.partial(_make_worker, assignment)
-            work_through(tasks, make_worker, recipe.cluster, take, actors=recipe.inference.workers)
-        except NoSpaceError as error:
-            raise NoSpaceError(f"{error}; what is finished stays, and the same command goes on") from None
+    make_worker = functools.partial(_make_worker, assignment)
+    try:
+        spread_out(
+            tasks, make_worker, assignment.recipe, "predicted", places, lambda done: unreadable.update(done.unreadable)
+        )
+    except NoSpaceError as error:
+        raise NoSpaceError(f"{error}; what is finished stays, and the same command goes on") from None
     return unreadable
 
 
 def _make_worker(assignment: Assignment) -> Callable[[Task], Any]:
     """The worker; TensorFlow is imported here, in its process."""
-    from segtrain.prediction.predict_worker import build_worker
+    from segtrain.prediction.predict_worker import PredictionWorker
 
-    return build_worker(assignment)
+    return PredictionWorker(assignment)
 
 
 def _list_unreadable(storage: Storage, dest: str, unreadable: Mapping[str, str]) -> None:

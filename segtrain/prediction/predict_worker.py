@@ -12,10 +12,8 @@ import numpy as np
 from segtrain import rle
 from segtrain.dataset.salvage import LostRow
 from segtrain.dataset.shards import Row
-from segtrain.inference.device import configure_device
-from segtrain.inference.load_networks import load_network
-from segtrain.inference.predict_rows import RowPredictor
-from segtrain.inference.predictor import Logits, Predictor
+from segtrain.inference.predict_rows import load_row_predictor
+from segtrain.inference.predictor import Logits
 from segtrain.pipeline.decode import decode_image
 from segtrain.prediction import ledger
 from segtrain.prediction.outputs import Outputs
@@ -27,28 +25,18 @@ IO_THREADS = 8
 """Reading and writing wait for storage rather than for a core."""
 
 
-def build_worker(assignment: Assignment) -> "PredictionWorker":
-    """The worker of this process. Raises as `load_network`."""
-    recipe = assignment.recipe
-    configure_device(recipe.cluster)
-    members = [load_network(network) for network in assignment.networks]
-    predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
-    return PredictionWorker(assignment, predictor, Storage(recipe.storage))
-
-
 class PredictionWorker:
     """Callable with a task, from several threads at once."""
 
-    def __init__(self, assignment: Assignment, predictor: Predictor, storage: Storage) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        """Raises as `load_row_predictor`."""
         inference = assignment.recipe.inference
-        self._predictor = predictor
-        self._storage = storage
+        self._rows = load_row_predictor(assignment.recipe, assignment.networks)
+        self._storage = Storage(assignment.recipe.storage)
         self._outputs = Outputs(assignment.dest, inference.overlays, inference.probabilities)
         self._token = assignment.token
-        self._host = ThreadPoolExecutor(assignment.recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
-        self._rows = RowPredictor(predictor, inference, self._host)
         self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="segtrain-io")
-        self._read = task_reader(storage, assignment.target, assignment.manifest, self._io)
+        self._read = task_reader(self._storage, assignment.target, assignment.manifest, self._io)
 
     def __call__(self, task: Task) -> Done:
         """Predict the pictures of a task and write their files and, last, the part file.
@@ -75,15 +63,15 @@ class PredictionWorker:
 
     def close(self) -> None:
         """End all threads."""
-        self._host.shutdown()
+        self._rows.close()
         self._io.shutdown()
 
     def _finish(
         self, subjects: Mapping[str, Subject], row: Row, logits: Logits
     ) -> tuple[PredictedMask, list[Future[None]]]:
         """A picture's run lengths, and the writes of its files, which have been started."""
-        probability = self._predictor.finish(logits)
-        mask = probability >= np.float32(self._predictor.threshold)
+        probability = self._rows.predictor.finish(logits)
+        mask = probability >= np.float32(self._rows.predictor.threshold)
         image = decode_image(row, row.height, row.width) if self._outputs.overlays else None
         files = self._outputs.files(subjects[row.id].file, mask, probability, image)
         writes = [self._io.submit(self._storage.write_bytes, url, data) for url, data in files]

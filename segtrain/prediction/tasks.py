@@ -28,15 +28,6 @@ TASK_PICTURES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup:
-    """Where a task's rows are in a data set."""
-
-    shard: int
-    """Number in the manifest."""
-    row_group: int
-
-
-@dataclass(frozen=True, slots=True)
 class Subject:
     """A picture that is to be predicted."""
 
@@ -57,8 +48,8 @@ class Task:
     name: str
     """The same for the same pictures with the same marks, and for no others."""
     subjects: tuple[Subject, ...]
-    place: RowGroup | None = None
-    """Of a data set: the row group, whose rows the pictures are."""
+    place: tuple[int, int] | None = None
+    """Of a data set: (shard's number in the manifest, row group within it), whose rows the pictures are."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -150,7 +141,7 @@ def _of_data_set(storage: Storage, root: str, folds: Sequence[int] | None, versi
             mark = f"{manifest.shards[shard].sha256[:32]}-{row_group}"
             subjects = tuple(Subject(id, mark, files[id]) for *_, id in group)
             name = f"shard-{manifest.shards[shard].sha256[:16]}-row-group-{row_group:05d}"
-            tasks.append(Task(name, subjects, RowGroup(shard, row_group)))
+            tasks.append(Task(name, subjects, (shard, row_group)))
     return Inventory({one.id: one for task in tasks for one in task.subjects}, chosen, manifest, tasks)
 
 
@@ -190,7 +181,7 @@ def task_reader(
 
     def read(task: Task) -> list[Row | LostRow]:
         assert task.place is not None
-        rows = reader.read(task.place.shard, task.place.row_group)
+        rows = reader.read(*task.place)
         return [row_of(id, row) for id, row in zip(task.ids, rows, strict=True)]
 
     return read

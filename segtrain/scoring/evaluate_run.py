@@ -7,10 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from segtrain.cluster import nodes
-from segtrain.cluster.capacity import check_shared
-from segtrain.cluster.fleet import work_through
-from segtrain.cluster.throughput import Pace
+from segtrain.cluster.spread_out import spread_out
 from segtrain.config import Recipe
 from segtrain.dataset.data_set import read_data_set, root_of
 from segtrain.dataset.manifest import Manifest
@@ -19,12 +16,11 @@ from segtrain.inference.stored_networks import StoredNetwork, read_networks
 from segtrain.pipeline.selection import Selection, evaluation_selection
 from segtrain.runs.networks import absolute_source, check_networks, recipes_of
 from segtrain.runs.ownership import holds_folder, take_folder, version_of
-from segtrain.runs.run_folder import METRICS_NAME, RunFolder
+from segtrain.runs.run_folder import RunFolder
 from segtrain.scoring.fold_scores import FoldScores, ScoredPictures, ScoringTask
 from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, join
 from segtrain.storage.ids import file_names
-from segtrain.storage.json_text import read_json
 from segtrain.storage.paths import absolute_output, absolute_path
 
 logger = logging.getLogger(__name__)
@@ -50,7 +46,7 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
 
     Raises UserError before anything starts, if data set, fold or networks are missing or the cluster can hold no
     worker, and later if another evaluation takes the folder over; DataError if no picture could be read; and what
-    `work_through` raises.
+    `spread_out` raises.
     """
     recipe = recipe.updated({"data.root": absolute_path(root_of(recipe.data))})
     source = absolute_source(source)
@@ -60,17 +56,19 @@ def evaluate(recipe: Recipe, source: str, out: str | None = None) -> dict[str, f
     root, manifest = data_set.root, data_set.manifest
     selection, ids = evaluation_selection([recipe.data.fold], data_set)
     folder = _folder_for_results(recipe, source, out, storage)
-    trained_on_it = _members_that_trained_on_it(recipe, source, manifest, storage)
+    networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
+    trained_on_it = _members_that_trained_on_it(recipe, source, networks, manifest, storage)
     if trained_on_it:
         logger.warning(
             "fold %d was trained on by %s: these scores are no forecast for new pictures",
             recipe.data.fold,
             ", ".join(trained_on_it),
         )
-    networks = read_networks(source, storage, trust_saved_model=recipe.inference.trust_saved_model)
     token = take_folder(join(folder, OWNER), storage)
     build = functools.partial(_build_scorer, recipe, networks, manifest)
-    scores = _score(recipe, source, build, _tasks(selection, ids), FoldScores(ids, recipe.evaluation.worst))
+    paths = [("DATASET", root), *(("RUN", part) for part in source.split(","))]
+    scores = FoldScores(ids, recipe.evaluation.worst)
+    spread_out(_tasks(selection, ids), build, recipe, "scored", paths, scores.add)
     if scores.pictures == 0:
         raise DataError(f"none of the {len(ids)} pictures of fold {recipe.data.fold} of {root} could be read")
     summary = scores.summary()
@@ -104,33 +102,21 @@ def _folder_for_results(recipe: Recipe, source: str, out: str | None, storage: S
     return absolute_output("RUN", join(source, "evaluation", f"{name}-fold-{recipe.data.fold}"))
 
 
-def _members_that_trained_on_it(recipe: Recipe, source: str, manifest: Manifest, storage: Storage) -> list[str]:
+def _members_that_trained_on_it(
+    recipe: Recipe, source: str, networks: Sequence[StoredNetwork], manifest: Manifest, storage: Storage
+) -> list[str]:
     """Names of the networks that have seen the fold in training, although they are to be scored on it."""
     names = []
-    for folder, own in recipes_of(source, storage):
-        facts = _facts(folder, storage)
-        fold, test_fold = facts.get("fold"), facts.get("test_fold")
-        is_its_data = facts.get("data_fingerprint") == manifest.fingerprint
-        if own is not None:
-            fold, test_fold = own.data.fold, own.data.test_fold
-            is_its_data |= own.data.root == recipe.data.root  # another fingerprint where pictures were added since
-        if is_its_data and fold is not None and recipe.data.fold not in (fold, test_fold):
+    for (folder, own), network in zip(recipes_of(source, storage), networks, strict=True):
+        facts = network.facts
+        trained = facts if own is None else own.data
+        # The root tells as well: the fingerprint is another one where pictures were added since.
+        is_its_data = facts is not None and facts.data_fingerprint == manifest.fingerprint
+        is_its_data |= own is not None and own.data.root == recipe.data.root
+        folds = (None, None) if trained is None else (trained.fold, trained.test_fold)
+        if is_its_data and folds[0] is not None and recipe.data.fold not in folds:
             names.append(folder.rpartition("/")[2])
     return names
-
-
-def _facts(folder: str, storage: Storage) -> Mapping[str, Any]:
-    """What is known of a network: `best/metrics.json` of a run's folder, or `metrics.json` beside an exported model."""
-    for url in (RunFolder(folder).best_metrics, join(folder, METRICS_NAME)):
-        try:
-            facts = read_json(storage.read_bytes(url))
-        except FileNotFoundError:
-            continue
-        except ValueError:
-            raise UserError(f"{url} is no JSON; it must be what training writes beside a model") from None
-        if isinstance(facts, dict):
-            return facts
-    return {}
 
 
 def _tasks(selection: Selection, ids: Sequence[str]) -> list[ScoringTask]:
@@ -147,30 +133,9 @@ def _build_scorer(
     recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest
 ) -> Callable[[ScoringTask], ScoredPictures]:
     """In an actor: TensorFlow is imported here."""
-    from segtrain.inference.device import configure_device
     from segtrain.scoring.score_worker import Scorer
 
-    configure_device(recipe.cluster)
     return Scorer(recipe, networks, manifest)
-
-
-def _score(
-    recipe: Recipe, source: str, build: Callable[[], Any], tasks: Sequence[ScoringTask], scores: FoldScores
-) -> FoldScores:
-    """`scores` with what the cluster finds out about the tasks' pictures."""
-    pace = Pace("scored", sum(len(task.ids) for task in tasks), recipe.run.progress_every_s)
-
-    def take(task: ScoringTask, scored: ScoredPictures) -> None:
-        scores.add(scored)
-        pace.add(len(task.ids), scored.bytes)
-
-    with nodes.connection():
-        offer = nodes.offer()
-        check_shared({"DATASET": recipe.data.root}, offer)
-        for part in source.split(","):
-            check_shared({"RUN": part}, offer)
-        work_through(tasks, build, recipe.cluster, take, actors=recipe.inference.workers)
-    return scores
 
 
 def _check_owner(folder: str, storage: Storage, token: str) -> None:

@@ -3,7 +3,6 @@
 import io
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +13,8 @@ from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.salvage import row_of
 from segtrain.dataset.shards import Row, unpack_mask
-from segtrain.inference.load_networks import load_network
-from segtrain.inference.predict_rows import RowPredictor
-from segtrain.inference.predictor import Logits, Predictor
+from segtrain.inference.predict_rows import load_row_predictor
+from segtrain.inference.predictor import Logits
 from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.panels import panel
 from segtrain.pipeline.decode import decode_image
@@ -39,15 +37,12 @@ class Scorer:
     """Callable with a task, from several threads at once."""
 
     def __init__(self, recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest) -> None:
-        """`manifest` is that of `recipe.data.root`, whose pictures are scored. Raises as `load_network` does."""
+        """`manifest` is that of `recipe.data.root`, whose pictures are scored. Raises as `load_row_predictor` does."""
         assert recipe.data.root is not None, "checked before workers start"
-        storage = Storage(recipe.storage)
         self._evaluation = recipe.evaluation
-        members = [load_network(network) for network in networks]
-        self._predictor = Predictor(members, recipe.inference, recipe.cluster.device_bytes)
-        self._reader = RowGroupReader(manifest, storage, recipe.data.root)
-        self._host = ThreadPoolExecutor(recipe.cluster.cpus_per_worker, thread_name_prefix="segtrain-host")
-        self._rows = RowPredictor(self._predictor, recipe.inference, self._host)
+        self._rows = load_row_predictor(recipe, networks)
+        self._predictor = self._rows.predictor
+        self._reader = RowGroupReader(manifest, Storage(recipe.storage), recipe.data.root)
         self._worst = Worst(recipe.evaluation.worst)
         self._choosing = threading.Lock()
 
@@ -76,7 +71,7 @@ class Scorer:
 
     def close(self) -> None:
         """End all threads."""
-        self._host.shutdown()
+        self._rows.close()
 
     def _compare(self, number: int, row: Row, logits: Logits) -> Compared:
         assert row.mask is not None, "only labelled pictures are scored"

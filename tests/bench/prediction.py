@@ -78,7 +78,7 @@ def one(threads: int, folder: str) -> dict[str, Any]:
     from segtrain.inference.stored_networks import read_networks
     from segtrain.prediction import ledger
     from segtrain.prediction.part_files import read_part
-    from segtrain.prediction.predict_worker import build_worker
+    from segtrain.prediction.predict_worker import PredictionWorker
     from segtrain.prediction.tasks import Assignment, take_inventory
     from segtrain.storage.files import Storage
 
@@ -90,7 +90,7 @@ def one(threads: int, folder: str) -> dict[str, Any]:
     recipe = override(Recipe(), settings)
     networks = read_networks(f"{folder}/best/model.keras", Storage())
     token = ledger.own(Storage(), f"{folder}/{threads}")
-    worker = build_worker(
+    worker = PredictionWorker(
         Assignment(recipe, networks, f"{folder}/set", inventory.manifest, f"{folder}/{threads}", token)
     )
     pictures = sum(len(task.ids) for task in tasks)
@@ -106,7 +106,7 @@ def one(threads: int, folder: str) -> dict[str, Any]:
         def forward() -> None:
             for _ in range(REPEATS):
                 for first in range(0, len(prepared), BATCH):
-                    worker._predictor.forward(prepared[first : first + BATCH])
+                    worker._rows.predictor.forward(prepared[first : first + BATCH])
 
         return timed("bare", forward)
 
@@ -178,7 +178,7 @@ def prepare_all(worker: "PredictionWorker", tasks: Sequence["Task"]) -> list["Pr
     from segtrain.pipeline.decode import decode_image
 
     rows = [row for task in tasks for row in worker._read(task) if isinstance(row, Row)]
-    return [worker._predictor.prepare(partial(decode_image, row), row.height, row.width) for row in rows]
+    return [worker._rows.predictor.prepare(partial(decode_image, row), row.height, row.width) for row in rows]
 
 
 if __name__ == "__main__":

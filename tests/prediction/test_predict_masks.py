@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segtrain.cluster import nodes
 from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, UNetConfig, override
 from segtrain.errors import UserError
@@ -17,7 +18,7 @@ from segtrain.inference.stored_networks import read_networks
 from segtrain.models import build_model
 from segtrain.prediction import ledger, predict_masks
 from segtrain.prediction.predict_masks import predict, prediction_lines
-from segtrain.prediction.predict_worker import build_worker
+from segtrain.prediction.predict_worker import PredictionWorker
 from segtrain.prediction.resume import Finished
 from segtrain.prediction.tasks import Assignment, take_inventory
 from segtrain.storage.files import Storage
@@ -75,7 +76,7 @@ def finish_some(recipe: Recipe, model: str, target: str, dest: Path, count: int 
         recipe, storage, str(dest), inventory, predict_masks._facts(recipe, networks, inventory)
     )
     token = ledger.own(storage, str(dest))
-    worker = build_worker(Assignment(recipe, networks, target, inventory.manifest, str(dest), token))
+    worker = PredictionWorker(Assignment(recipe, networks, target, inventory.manifest, str(dest), token))
     for task in inventory.tasks(finished.parts)[:count]:
         worker(task)
     worker.close()
@@ -147,7 +148,7 @@ def test_where_nothing_is_left_to_do_nothing_starts(
     sample = tmp_path / "sample.csv"
     sample.write_text("img,rle_mask\nb.png,\na.png,\n")
     (tmp_path / "out" / "unreadable.csv").write_text("id,reason\na,of an earlier call\n")
-    monkeypatch.setattr(predict_masks.nodes, "connection", None)  # calling it would fail
+    monkeypatch.setattr(nodes, "connection", None)  # calling it would fail
     made = predict(Recipe(), model, str(photos), str(tmp_path / "out"), sample=str(sample))
     assert (made.pictures, made.tasks_done) == (2, 0)
     lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
@@ -254,5 +255,5 @@ class TestMistakes:
         self, tmp_path: Path, root: str, model: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         offer = Offer([Node("one", 4.0, 0.0), Node("two", 4.0, 0.0)])  # a second machine is not to be had here
-        monkeypatch.setattr(predict_masks.nodes, "offer", lambda: offer)
+        monkeypatch.setattr(nodes, "offer", lambda: offer)
         assert "is a local path, but the cluster has 2 machines" in self.refused(root, tmp_path / "out", model=model)

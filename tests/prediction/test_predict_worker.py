@@ -20,7 +20,7 @@ from segtrain.inference.stored_networks import read_networks
 from segtrain.models import build_model
 from segtrain.prediction import ledger
 from segtrain.prediction.part_files import Part, read_part
-from segtrain.prediction.predict_worker import PredictionWorker, build_worker
+from segtrain.prediction.predict_worker import PredictionWorker
 from segtrain.prediction.tasks import Assignment, Task, take_inventory
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage, join
@@ -65,7 +65,7 @@ class Run:
 
     def work(self, *tasks: Task) -> dict[str, str]:
         """All tasks, or these, side by side as in an actor; the pictures that were left out."""
-        worker: PredictionWorker = build_worker(self.assignment)
+        worker = PredictionWorker(self.assignment)
         try:
             with ThreadPoolExecutor(3) as threads:
                 done = list(threads.map(worker, tasks or self.tasks))
@@ -221,7 +221,7 @@ def test_a_part_file_is_not_there_where_there_was_no_room_for_a_mask(
     folder: Path, tmp_path: Path, model: str, small_files: Any
 ) -> None:
     run = Run(model, str(folder), str(tmp_path / "out"))
-    worker = build_worker(run.assignment)
+    worker = PredictionWorker(run.assignment)
     try:
         small_files(20)
         with pytest.raises(NoSpaceError, match=r"masks/\d\d\.png: File too large; make room"):

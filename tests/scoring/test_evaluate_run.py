@@ -98,13 +98,13 @@ def predict_here(recipe: Recipe, source: str, root: str, dest: Path) -> None:
     """What `predict` does with `FOLD`, in this process: another one would take ten seconds to start."""
     from segtrain.inference.stored_networks import read_networks
     from segtrain.prediction import ledger
-    from segtrain.prediction.predict_worker import build_worker
+    from segtrain.prediction.predict_worker import PredictionWorker
     from segtrain.prediction.tasks import Assignment, take_inventory
 
     inventory = take_inventory(Storage(), root, [FOLD])
     token = ledger.own(Storage(), str(dest))
     networks = read_networks(source, Storage())
-    worker = build_worker(Assignment(recipe, networks, root, inventory.manifest, str(dest), token))
+    worker = PredictionWorker(Assignment(recipe, networks, root, inventory.manifest, str(dest), token))
     try:
         for task in inventory.tasks():
             worker(task)
