@@ -20,8 +20,7 @@ is exact as well."""
 def hard_counts(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.int64]:
     """int64 (3,): pixels that are object in both, in the prediction, in the truth. Masks (H, W) of {0, 1} or bool."""
     truth, prediction = truth.astype(bool), prediction.astype(bool)
-    counts = [np.count_nonzero(truth & prediction), np.count_nonzero(prediction), np.count_nonzero(truth)]
-    return np.array(counts, np.int64)
+    return np.array([np.count_nonzero(pixels) for pixels in (truth & prediction, prediction, truth)], np.int64)
 
 
 def soft_sums(truth: NDArray[Any], probability: NDArray[Any]) -> NDArray[np.float64]:

@@ -4,11 +4,14 @@ NumPy and Pillow only. Colours are those of Okabe and Ito, told apart by colour-
 what is wrongly found is vermilion, what is missed is yellow.
 """
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from segtrain.metrics import dice, hard_counts
 
 FOUND = (0, 114, 178)
 FALSE_POSITIVE = (213, 94, 0)
@@ -62,16 +65,16 @@ def panel(
         ("prediction", _outlined(plain, found, 0.5)),
         ("difference", _scaled(difference, width, height)),
     )
-    font = _font(15)
+    font = ImageFont.load_default(15)
     sheet = Image.new("RGB", (4 * width + 5 * GAP, BAR + LINE + height + LINE + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    score = f"dice {_dice(wanted, found):.4f}"
+    score = f"dice {dice(hard_counts(wanted, found)):.4f}"
     left = sheet.width - GAP - round(draw.textlength(score, font))
     draw.text((left, 6), score, INK, font)
     draw.text((GAP, 6), _shorten(title, draw, font, left - 3 * GAP), INK, font)
     for k, (name, cell) in enumerate(cells):
         x = GAP + k * (width + GAP)
-        draw.text((x, BAR + 2), name, FAINT, _font(13))
+        draw.text((x, BAR + 2), name, FAINT, ImageFont.load_default(13))
         sheet.paste(cell, (x, BAR + LINE))
     _legend(draw, sheet.width - GAP, BAR + LINE + height + 4)
     return sheet
@@ -95,7 +98,7 @@ def contact_sheet(
     columns = min(columns, len(items))
     heights = [max(1, round(image.shape[0] * SHEET_CELL / image.shape[1])) for image, _, _ in items]
     rows = [range(start, min(start + columns, len(items))) for start in range(0, len(items), columns)]
-    caption, font = 22, _font(13)
+    caption, font = 22, ImageFont.load_default(13)
     row_heights = [max(heights[k] for k in row) + caption + GAP for row in rows]
     sheet = Image.new("RGB", (GAP + columns * (SHEET_CELL + GAP), GAP + sum(row_heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -116,9 +119,11 @@ def overlay(image: NDArray[np.uint8], mask: NDArray[np.generic]) -> Image.Image:
     return _outlined(Image.fromarray(image), mask, 0.35)
 
 
-def _dice(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
-    total = int(wanted.sum()) + int(found.sum())
-    return 2 * int((wanted & found).sum()) / total if total else 1.0
+def file_bytes(picture: Image.Image, kind: str, **options: int) -> bytes:
+    """A picture as a file of this kind (`PNG`, `JPEG`), with options as `Image.save` takes them."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def _tint(image: NDArray[np.uint8], where: NDArray[np.bool_], colour: Colour, share: float) -> NDArray[np.uint8]:
@@ -152,17 +157,13 @@ def _outlined(cell: Image.Image, mask: NDArray[np.generic], share: float) -> Ima
 
 def _legend(draw: ImageDraw.ImageDraw, right: int, top: int) -> None:
     """Colour keys, ending at `right`."""
-    font = _font(13)
+    font = ImageFont.load_default(13)
     entries = (("found", FOUND), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
     for text, colour in reversed(entries):
         right -= round(draw.textlength(text, font))
         draw.text((right, top), text, INK, font)
         draw.rectangle((right - 18, top + 3, right - 6, top + 13), fill=colour, outline=FAINT)
         right -= 34
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
 
 
 def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> str:

@@ -82,13 +82,11 @@ class Scores:
 
     def foreground(self) -> NDArray[np.float64]:
         """Share of each picture's pixels that are object in truth, (pictures,)."""
-        share: NDArray[np.float64] = self.table[:, HARD.stop - 1] / self.table[:, PIXELS]
-        return share
+        return np.asarray(self.table[:, HARD.stop - 1] / self.table[:, PIXELS])
 
     def threshold_curve(self) -> NDArray[np.float64]:
         """Mean over pictures of the hard dice at their own size for each of `THRESHOLDS`, (127,)."""
-        curve: NDArray[np.float64] = self.table[:, CURVE].mean(axis=0)
-        return curve
+        return np.asarray(self.table[:, CURVE].mean(axis=0))
 
     def summary(self, names: Iterable[str]) -> dict[str, float]:
         """Means over pictures of these `MEASURES`, and `dice_hard_original_set`, which is over all pixels at once."""

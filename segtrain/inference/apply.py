@@ -96,8 +96,7 @@ class FittedNetwork:
         return target
 
     def _run(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._forward(tf.constant(pictures)).numpy()
-        return logits
+        return np.asarray(self._forward(tf.constant(pictures)).numpy())
 
     def _tile_asked_for(self, height: int, width: int) -> tuple[int, int]:
         asked = self._inference.tile_height, self._inference.tile_width

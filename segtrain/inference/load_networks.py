@@ -13,10 +13,9 @@ import tensorflow as tf
 
 import segtrain.models  # noqa: F401  registers the layers that a saved model names
 from segtrain.errors import UserError
-from segtrain.inference.stored_networks import Facts, StoredNetwork, read_networks
+from segtrain.inference.stored_networks import Facts, StoredNetwork
 from segtrain.models.layers import PadToMultiple
 from segtrain.runs.run_folder import MODEL_NAME
-from segtrain.storage.files import Storage
 from segtrain.storage.scratch import scratch_folder
 
 Apply = Callable[[tf.Tensor], tf.Tensor]
@@ -50,11 +49,6 @@ class Member:
     """None where no `metrics.json` is beside the model."""
     model: keras.Model | None = None
     """None for a SavedModel."""
-
-
-def load_members(source: str, storage: Storage, *, trust_saved_model: bool = False) -> list[Member]:
-    """The networks that `source` names, read and loaded. Raises as `read_networks` and `load_network`."""
-    return [load_network(network) for network in read_networks(source, storage, trust_saved_model=trust_saved_model)]
 
 
 def load_network(network: StoredNetwork) -> Member:

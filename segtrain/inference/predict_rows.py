@@ -15,6 +15,7 @@ from segtrain.inference.load_networks import load_network
 from segtrain.inference.predictor import Logits, Predictor, Prepared
 from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.pipeline.decode import decode_image
+from segtrain.pipeline.prefetch import started_ahead
 
 T = TypeVar("T")
 
@@ -49,11 +50,9 @@ class RowPredictor:
 
         While they finish one batch, the device has the next. Unreadable rows are treated as by `batches`.
         """
-        finishing: Iterator[T] = iter(())
-        for batch in self.batches(rows, unreadable):
-            yield from finishing  # of the batch before, so that the logits of two at most are in memory
-            finishing = self._host.map(lambda found: finish(*found), batch)
-        yield from finishing
+        finishing = (self._host.map(lambda found: finish(*found), batch) for batch in self.batches(rows, unreadable))
+        for finished in started_ahead(finishing, 1):  # so that the logits of two batches at most are in memory
+            yield from finished
 
     def batches(self, rows: Sequence[Row | LostRow], unreadable: dict[str, str]) -> Iterator[list[tuple[Row, Logits]]]:
         """Batches of `inference.batch_size` rows, in order, each row with what the networks make of it.
@@ -62,16 +61,15 @@ class RowPredictor:
         id -> reason.
         Raises UserError that names the first such row where it is not set.
         """
-        decoding = self._decode(rows, 0)
-        for first in range(0, len(rows), self._batch_size):
+        cuts = (rows[first : first + self._batch_size] for first in range(0, len(rows), self._batch_size))
+        # The next batch is decoded while the device has this one, and ahead of the host's work on what it makes of it.
+        for decoding in started_ahead((self._host.map(self._prepare, cut) for cut in cuts), 1):
             prepared: list[tuple[Row, Prepared]] = []
             for decoded in decoding:
                 if isinstance(decoded, LostRow):
                     self._leave_out(decoded, unreadable)
                 else:
                     prepared.append(decoded)
-            # While the device has this batch, and ahead of the host's work on what the device makes of it.
-            decoding = self._decode(rows, first + self._batch_size)
             with self._device:
                 logits = self.predictor.forward([pixels for _, pixels in prepared])
             yield [(row, found) for (row, _), found in zip(prepared, logits, strict=True)]
@@ -79,10 +77,6 @@ class RowPredictor:
     def close(self) -> None:
         """End the host's threads."""
         self._host.shutdown()
-
-    def _decode(self, rows: Sequence[Row | LostRow], first: int) -> Iterator[tuple[Row, Prepared] | LostRow]:
-        """The batch of rows from `first` on, whose decoding has been started."""
-        return self._host.map(self._prepare, rows[first : first + self._batch_size])
 
     def _prepare(self, row: Row | LostRow) -> tuple[Row, Prepared] | LostRow:
         if isinstance(row, LostRow):

@@ -17,7 +17,6 @@ from segtrain.inference.apply import FittedNetwork
 from segtrain.inference.load_networks import Member
 from segtrain.inference.stored_networks import combined_digest, threshold_of
 from segtrain.models.probability import upsample_probability
-from segtrain.pipeline.decode import resize_image
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -53,7 +52,7 @@ class Predictor:
         if not members:
             raise ValueError("a predictor needs at least one member")
         self._networks = [FittedNetwork(member, inference, device_bytes) for member in members]
-        self._flip = inference.flip
+        self._column_steps = (1, -1) if inference.flip else (1,)  # -1 is the mirror image
         trained = threshold_of([member.facts for member in members])
         self.threshold: float = trained if inference.threshold is None else inference.threshold
         """A pixel is object where its probability is at least this."""
@@ -76,21 +75,13 @@ class Predictor:
             for number, picture in enumerate(prepared):
                 by_size[network.size(picture.height, picture.width)].append(number)
             for size, numbers in by_size.items():
-                images = [prepared[number].images[size] for number in numbers]
-                for number, logits in zip(numbers, network.logits(images), strict=True):
-                    maps[number].append(logits)
-                if self._flip:
-                    mirrored = network.logits([image[:, ::-1] for image in images])
-                    for number, logits in zip(numbers, mirrored, strict=True):
-                        maps[number].append(logits[:, ::-1])
+                for step in self._column_steps:
+                    images = [prepared[number].images[size][:, ::step] for number in numbers]
+                    for number, logits in zip(numbers, network.logits(images), strict=True):
+                        maps[number].append(logits[:, ::step])
         return [Logits(picture.height, picture.width, found) for picture, found in zip(prepared, maps, strict=True)]
 
     def finish(self, logits: Logits) -> NDArray[np.float32]:
         """Probabilities float32 (height, width): the mean over networks and mirror images, each upsampled first."""
         total = reduce(np.add, (upsample_probability(each, logits.height, logits.width) for each in logits.maps))
         return total / np.float32(len(logits.maps)) if len(logits.maps) > 1 else total
-
-    def probability(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """All three stages: uint8 (H, W, 3) to probabilities float32 (H, W)."""
-        prepared = self.prepare(lambda height, width: resize_image(image, height, width), *image.shape[:2])
-        return self.finish(self.forward([prepared])[0])

@@ -143,9 +143,9 @@ def _read_source(source: str, storage: Storage, trust_saved_model: bool) -> list
 
 
 def _read_run(folder: str, storage: Storage) -> StoredNetwork:
-    url = RunFolder(folder).best_model
+    files = RunFolder(folder)
     # A chief claims its run's folder before it writes anything there, and its metrics come after the network.
-    return _read_keras(url, storage, metrics_due=storage.exists(RunFolder(folder).owner))
+    return _read_keras(files.best_model, storage, metrics_due=storage.exists(files.owner))
 
 
 def _read_keras(url: str, storage: Storage, *, metrics_due: bool = False) -> StoredNetwork:
@@ -174,8 +174,7 @@ def _is_of(facts: Facts | None, data: bytes) -> bool:
 
 
 def _read_saved_model(url: str, storage: Storage) -> StoredNetwork:
-    folders = ("variables", "assets")
-    inside = [join(folder, name) for folder in folders for name in storage.list(join(url, folder))]
+    inside = [join(folder, name) for folder in ("variables", "assets") for name in storage.list(join(url, folder))]
     files = {name: storage.read_bytes(join(url, name)) for name in (SAVED_MODEL, *inside)}
     stored = storage.read_if_there(join(url, METRICS_NAME))
     return StoredNetwork(url, "saved_model", files, stored, _parse_facts(stored, join(url, METRICS_NAME)))

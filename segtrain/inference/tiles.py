@@ -99,8 +99,7 @@ def _lay_out(length: int, tile: int, overlap: float, multiple: int) -> _Axis:
 def _gaussian(length: int) -> NDArray[np.float64]:
     """How much the pixels along a tile's side count. An eighth of the side is one sigma, so the ends are exp(-8)."""
     distance = np.arange(length) - (length - 1) / 2
-    bell: NDArray[np.float64] = np.exp(-0.5 * np.square(distance / (length / 8)))
-    return bell
+    return np.asarray(np.exp(-0.5 * np.square(distance / (length / 8))))
 
 
 def _blended_rows(

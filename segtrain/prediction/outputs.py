@@ -1,6 +1,5 @@
 """Masks, overlays and probability maps as files: what the bytes are, and where they go."""
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -86,14 +85,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def probability_png(probability: NDArray[np.floating]) -> bytes:
     """Probabilities (H, W) in 0..1 as an 8-bit grey PNG: a level is 1/255, rounded to the nearest."""
-    buffer = io.BytesIO()
     levels = np.rint(probability * np.float32(255.0)).astype(np.uint8)
-    Image.fromarray(levels).save(buffer, format="PNG", compress_level=MASK_LEVEL)
-    return buffer.getvalue()
+    return panels.file_bytes(Image.fromarray(levels), "PNG", compress_level=MASK_LEVEL)
 
 
 def overlay_jpeg(image: NDArray[np.uint8], mask: NDArray[np.generic]) -> bytes:
     """A picture (H, W, 3) with its mask (H, W) drawn over it, as a JPEG."""
-    buffer = io.BytesIO()
-    panels.overlay(image, mask).save(buffer, format="JPEG", quality=OVERLAY_QUALITY)
-    return buffer.getvalue()
+    return panels.file_bytes(panels.overlay(image, mask), "JPEG", quality=OVERLAY_QUALITY)

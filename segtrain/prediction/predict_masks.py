@@ -9,13 +9,14 @@ from typing import Any
 
 from segtrain.cluster.spread_out import spread_out
 from segtrain.config import KaggleSource, Recipe
+from segtrain.dataset.manifest import Manifest
 from segtrain.errors import NoSpaceError, UserError
 from segtrain.inference.stored_networks import StoredNetwork, combined_digest, read_networks, threshold_of
 from segtrain.kaggle import submit
 from segtrain.prediction import ledger, submission
 from segtrain.prediction.outputs import OUTPUT_FOLDERS, Outputs
 from segtrain.prediction.resume import Finished, Finisher
-from segtrain.prediction.tasks import Assignment, Inventory, Task, take_inventory
+from segtrain.prediction.tasks import Inventory, Task, take_inventory
 from segtrain.runs.networks import absolute_source, check_networks
 from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import Storage, is_remote, join
@@ -77,8 +78,8 @@ def predict(
         logger.info("%d of %d pictures were predicted before", len(finished.parts), len(inventory.subjects))
     token = ledger.own(storage, dest)
     places = [("RUN", source), ("DATASET_OR_FOLDER", target), ("DEST", dest)]
-    assignment = Assignment(recipe, networks, target, inventory.manifest, dest, token)
-    unreadable = finished.unreadable | _work(tasks, assignment, places)
+    make_worker = functools.partial(_make_worker, recipe, networks, target, inventory.manifest, dest, token)
+    unreadable = finished.unreadable | _work(recipe, tasks, make_worker, places)
     ledger.check_owner(storage, dest, token)
     for folder in (dest, *(join(dest, name) for name in (*OUTPUT_FOLDERS, ledger.PARTS))):
         storage.remove_leftovers(folder)
@@ -161,24 +162,28 @@ def _take_up(recipe: Recipe, storage: Storage, dest: str, inventory: Inventory, 
     return Finisher(storage, outputs, skip_unreadable=inference.skip_unreadable).tidy(inventory, older)
 
 
-def _work(tasks: Sequence[Task], assignment: Assignment, places: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _work(
+    recipe: Recipe,
+    tasks: Sequence[Task],
+    make_worker: Callable[[], Callable[[Task], Any]],
+    places: Sequence[tuple[str, str]],
+) -> dict[str, str]:
     """Let the cluster do the tasks; id -> reason of the pictures that were left out."""
     unreadable: dict[str, str] = {}
-    make_worker = functools.partial(_make_worker, assignment)
     try:
-        spread_out(
-            tasks, make_worker, assignment.recipe, "predicted", places, lambda done: unreadable.update(done.unreadable)
-        )
+        spread_out(tasks, make_worker, recipe, "predicted", places, lambda done: unreadable.update(done.unreadable))
     except NoSpaceError as error:
         raise NoSpaceError(f"{error}; what is finished stays, and the same command goes on") from None
     return unreadable
 
 
-def _make_worker(assignment: Assignment) -> Callable[[Task], Any]:
+def _make_worker(
+    recipe: Recipe, networks: Sequence[StoredNetwork], target: str, manifest: Manifest | None, dest: str, token: str
+) -> Callable[[Task], Any]:
     """The worker; TensorFlow is imported here, in its process."""
     from segtrain.prediction.predict_worker import PredictionWorker
 
-    return PredictionWorker(assignment)
+    return PredictionWorker(recipe, networks, target, manifest, dest, token)
 
 
 def _list_unreadable(storage: Storage, dest: str, unreadable: Mapping[str, str]) -> None:

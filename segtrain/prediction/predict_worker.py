@@ -4,21 +4,23 @@ While the network computes for one task, the host decodes the next one's picture
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from segtrain import rle
-from segtrain.dataset.salvage import LostRow
+from segtrain.config import Recipe
+from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.shards import Row
 from segtrain.inference.predict_rows import load_row_predictor
 from segtrain.inference.predictor import Logits
+from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.pipeline.decode import decode_image
 from segtrain.prediction import ledger
 from segtrain.prediction.outputs import Outputs
 from segtrain.prediction.part_files import Part, PredictedMask, Seen, write_part
-from segtrain.prediction.tasks import Assignment, Done, Subject, Task, digest_of, task_reader
+from segtrain.prediction.tasks import Done, Subject, Task, digest_of, task_reader
 from segtrain.storage.files import Storage
 
 IO_THREADS = 8
@@ -28,15 +30,28 @@ IO_THREADS = 8
 class PredictionWorker:
     """Callable with a task, from several threads at once."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        """Raises as `load_row_predictor`."""
-        inference = assignment.recipe.inference
-        self._rows = load_row_predictor(assignment.recipe, assignment.networks)
-        self._storage = Storage(assignment.recipe.storage)
-        self._outputs = Outputs(assignment.dest, inference.overlays, inference.probabilities)
-        self._token = assignment.token
+    def __init__(
+        self,
+        recipe: Recipe,
+        networks: Sequence[StoredNetwork],
+        target: str,
+        manifest: Manifest | None,
+        dest: str,
+        token: str,
+    ) -> None:
+        """Raises as `load_row_predictor`.
+
+        - `networks` are as the driver has read them, so that all workers have the same.
+        - `target` is the data set or folder that the tasks are of, and `manifest` the data set's when they were made,
+          None for a folder.
+        - `token` is of the call that owns `dest`.
+        """
+        self._rows = load_row_predictor(recipe, networks)
+        self._storage = Storage(recipe.storage)
+        self._outputs = Outputs(dest, recipe.inference.overlays, recipe.inference.probabilities)
+        self._token = token
         self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="segtrain-io")
-        self._read = task_reader(self._storage, assignment.target, assignment.manifest, self._io)
+        self._read = task_reader(self._storage, target, manifest, self._io)
 
     def __call__(self, task: Task) -> Done:
         """Predict the pictures of a task and write their files and, last, the part file.
@@ -55,7 +70,8 @@ class PredictionWorker:
         for _, writes in finished:
             for write in writes:
                 write.result()
-        seen = {row.id: Seen(subjects[row.id].mark, _digest(row), subjects[row.id].file) for row in rows}
+        digests = {row.id: digest_of(row.image) if isinstance(row, Row) else "" for row in rows}
+        seen = {id: Seen(subjects[id].mark, digest, subjects[id].file) for id, digest in digests.items()}
         ledger.check_owner(self._storage, self._outputs.dest, self._token)
         part = Part([mask for mask, _ in finished], unreadable, seen)
         write_part(self._storage, ledger.part_url(self._outputs.dest, task.name), part)
@@ -76,7 +92,3 @@ class PredictionWorker:
         files = self._outputs.files(subjects[row.id].file, mask, probability, image)
         writes = [self._io.submit(self._storage.write_bytes, url, data) for url, data in files]
         return PredictedMask(row.id, row.height, row.width, rle.encode(mask)), writes
-
-
-def _digest(row: Row | LostRow) -> str:
-    return digest_of(row.image) if isinstance(row, Row) else ""

@@ -46,7 +46,6 @@ class Finisher:
         """Pictures that an earlier call has left out count as finished where `skip_unreadable` is set."""
         self._storage = storage
         self._outputs = outputs
-        self._dest = outputs.dest
         self._skip_unreadable = skip_unreadable
 
     def tidy(self, inventory: Inventory, older: str | None = None) -> Finished:
@@ -59,7 +58,7 @@ class Finisher:
         found, present = Finished(), self._outputs.present(self._storage)
         believed = inventory.manifest is not None and inventory.manifest.fingerprint == older
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for name, part in fetched_ahead(self._read, ledger.parts(self._storage, self._dest)):
+            for name, part in fetched_ahead(self._read, ledger.parts(self._storage, self._outputs.dest)):
                 known = _as_now(part, inventory) if believed and not part.seen else part
                 subjects, seen = map(inventory.subjects.get, known.ids), map(known.seen.get, known.ids)
                 same = zip(known.ids, pool.map(self._is_unchanged, subjects, seen), strict=True)
@@ -72,7 +71,7 @@ class Finisher:
             ids[:] = [id for id in ids if id not in found.parts]
         if found.gone and not (found.parts or found.again or found.incomplete or found.unknown):
             raise UserError(
-                f"{self._dest} holds masks of other pictures ({some_of(found.gone)}) and of none of these; "
+                f"{self._outputs.dest} holds masks of other pictures ({some_of(found.gone)}) and of none of these; "
                 f"give another DEST or delete it"
             )
         self._tell(found, inventory)
@@ -84,14 +83,14 @@ class Finisher:
             (found.unknown, "was predicted by an older segtrain, which did not note its content, and is done again"),
             (found.again, f"changed{stored_anew} since it was predicted, and is done again"),
             (found.incomplete, "is not complete there, and is done again"),
-            (found.gone, f"is no longer among the pictures; what was made of it stays in {self._dest}"),
+            (found.gone, f"is no longer among the pictures; what was made of it stays in {self._outputs.dest}"),
         ):
             if ids:
                 logger.warning("%s: each %s: %s", counted(len(ids), "picture"), told, some_of(ids))
 
     def _read(self, name: str) -> Part:
         """A part; an empty one where it is damaged, which is told."""
-        url = ledger.part_url(self._dest, name)
+        url = ledger.part_url(self._outputs.dest, name)
         try:
             return read_part(self._storage, url)
         except FileNotFoundError:
@@ -144,7 +143,7 @@ class Finisher:
         return all(name in present[folder] for folder, name in self._outputs.names(subject.file))
 
     def _write(self, name: str, part: Part) -> None:
-        url = ledger.part_url(self._dest, name)
+        url = ledger.part_url(self._outputs.dest, name)
         if part.ids:
             write_part(self._storage, url, part)
         else:

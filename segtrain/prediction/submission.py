@@ -123,15 +123,14 @@ class _Table:
     def require_all(self, sample: str) -> None:
         """Raise `UserError` where a row has no mask."""
         missing = np.flatnonzero(self.starts < 0).tolist()
-        if not missing:
-            return
-        unread = len(self._unreadable.intersection(missing))
-        because = f"; {unread} of them could not be read, see unreadable.csv" if unread else ""
-        raise UserError(
-            f"{sample}: no mask is predicted for {counted(len(missing), 'id')} of {len(self.names)} "
-            f"({some_of([self.names[row] for row in missing])}){because}; predict all of its pictures, or give the "
-            "sample that belongs to the predicted ones"
-        )
+        if missing:
+            unread = len(self._unreadable.intersection(missing))
+            because = f"; {unread} of them could not be read, see unreadable.csv" if unread else ""
+            raise UserError(
+                f"{sample}: no mask is predicted for {counted(len(missing), 'id')} of {len(self.names)} "
+                f"({some_of([self.names[row] for row in missing])}){because}; predict all of its pictures, or give "
+                "the sample that belongs to the predicted ones"
+            )
 
 
 def _write_rows(table: _Table, spool: IO[bytes], out: IO[bytes]) -> None:

@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from segtrain.config import Recipe
 from segtrain.dataset.manifest import MANIFEST_NAME, Manifest, read_index, read_manifest
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.salvage import LostRow, row_of
 from segtrain.dataset.shards import Row
 from segtrain.errors import UserError, shown
-from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.pictures.image_files import check_header
 from segtrain.pictures.pillow_files import BadPairError
 from segtrain.prepare.sources import IMAGE_SUFFIXES, files_by_stem
@@ -80,22 +78,6 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """What a worker is told before its first task; plain values."""
-
-    recipe: Recipe
-    networks: Sequence[StoredNetwork]
-    """As the driver has read them, so that all workers have the same."""
-    target: str
-    """The data set or folder that the tasks are of."""
-    manifest: Manifest | None
-    """The data set's when the tasks were made; None for a folder."""
-    dest: str
-    token: str
-    """Of the call that owns `dest`."""
-
-
-@dataclass(frozen=True)
 class Done:
     """What came of a task."""
 
@@ -154,8 +136,9 @@ def _of_folder(storage: Storage, folder: str) -> Inventory:
         if reason is not None:
             raise UserError(f"{shown(url)}: the name without its suffix {reason}; rename the file")
     files = file_names(urls)
-    found = {id: Subject(id, marks.get(url.rpartition("/")[2], ""), files[id], url) for id, url in urls.items()}
-    return Inventory(found, None)
+    return Inventory(
+        {id: Subject(id, marks.get(url.rpartition("/")[2], ""), files[id], url) for id, url in urls.items()}, None
+    )
 
 
 def digest_of(data: bytes) -> str:

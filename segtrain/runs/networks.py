@@ -43,8 +43,8 @@ def check_networks(source: str, storage: Storage) -> None:
 def recipes_of(source: str, storage: Storage) -> list[tuple[str, Recipe | None]]:
     """The folder of each network that `source` names, with the recipe of its run where the folder is a run's.
 
-    `source` is what `segtrain.inference.load_networks.load_members` takes: the folder of a run, of an ensemble or of a
-    SavedModel, a `.keras` file, or several of these joined by commas.
+    `source` is what `segtrain.inference.stored_networks.read_networks` takes: the folder of a run, of an ensemble or
+    of a SavedModel, a `.keras` file, or several of these joined by commas.
     """
     found: list[tuple[str, Recipe | None]] = []
     for folder in (folder for part in parts_of(source) for folder in _folders(part, storage)):

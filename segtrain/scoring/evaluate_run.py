@@ -161,8 +161,9 @@ def _write(folder: str, storage: Storage, scores: FoldScores, summary: Mapping[s
     }
     if scores.unreadable:
         files[UNREADABLE] = csv_bytes(("id", "reason"), sorted(scores.unreadable.items()))
-        told = len(scores.unreadable), join(folder, UNREADABLE)
-        logger.warning("left out %d unreadable pictures, listed in %s", *told)
+        logger.warning(
+            "left out %d unreadable pictures, listed in %s", len(scores.unreadable), join(folder, UNREADABLE)
+        )
     files |= _panels(scores)
     there = [join(WORST, name) for name in storage.list(join(folder, WORST)) if PANEL_NAME.fullmatch(name)]
     names = dict.fromkeys([*files, *there, UNREADABLE])

@@ -4,7 +4,7 @@ The number of workers and their order change nothing. NumPy only: the driver, wh
 TensorFlow.
 """
 
-import bisect
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -61,9 +61,7 @@ class Worst:
     def admits(self, number: int, counts: NDArray[np.float64]) -> bool:
         """Whether the picture is among the worst of all that have been shown so far, this one included."""
         key = (float(dice(counts[HARD])), number)
-        if key not in self._lowest:  # a task that failed comes a second time
-            bisect.insort(self._lowest, key)
-            del self._lowest[self._size :]
+        self._lowest = heapq.nsmallest(self._size, {*self._lowest, key})  # a task that failed comes a second time
         return key in self._lowest
 
     @property

@@ -1,36 +1,25 @@
 """Predicting labelled pictures and comparing them with their masks, in a worker's process."""
 
-import io
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import Recipe
+from segtrain.dataset.data_set import root_of
 from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.salvage import row_of
-from segtrain.dataset.shards import Row, unpack_mask
+from segtrain.dataset.shards import Row
 from segtrain.inference.predict_rows import load_row_predictor
 from segtrain.inference.predictor import Logits
 from segtrain.inference.stored_networks import StoredNetwork
-from segtrain.panels import panel
-from segtrain.pipeline.decode import decode_image
+from segtrain.panels import file_bytes, panel
+from segtrain.pipeline.decode import decode_image, decode_mask
 from segtrain.score_table import count_picture
 from segtrain.scoring.fold_scores import ScoredPictures, ScoringTask, Worst
 from segtrain.storage.files import Storage
-
-
-class Compared(NamedTuple):
-    """What is known of a picture once it has been compared with its mask."""
-
-    number: int
-    """In the fold."""
-    counts: NDArray[np.float64]
-    panel: bytes | None
-    """A PNG, where the picture may be among the worst."""
 
 
 class Scorer:
@@ -38,11 +27,10 @@ class Scorer:
 
     def __init__(self, recipe: Recipe, networks: Sequence[StoredNetwork], manifest: Manifest) -> None:
         """`manifest` is that of `recipe.data.root`, whose pictures are scored. Raises as `load_row_predictor` does."""
-        assert recipe.data.root is not None, "checked before workers start"
         self._evaluation = recipe.evaluation
         self._rows = load_row_predictor(recipe, networks)
         self._predictor = self._rows.predictor
-        self._reader = RowGroupReader(manifest, Storage(recipe.storage), recipe.data.root)
+        self._reader = RowGroupReader(manifest, Storage(recipe.storage), root_of(recipe.data))
         self._worst = Worst(recipe.evaluation.worst)
         self._choosing = threading.Lock()
 
@@ -63,8 +51,8 @@ class Scorer:
         return ScoredPictures(
             self._predictor.threshold,
             self._predictor.digest,
-            counts={each.number: each.counts for each in compared},
-            panels={each.number: each.panel for each in compared if each.panel is not None},
+            counts={number: counts for number, counts, _ in compared},
+            panels={number: panel for number, _, panel in compared if panel is not None},
             unreadable=unreadable,
             bytes=sum(len(row.image) for row in rows if isinstance(row, Row)),
         )
@@ -73,20 +61,17 @@ class Scorer:
         """End all threads."""
         self._rows.close()
 
-    def _compare(self, number: int, row: Row, logits: Logits) -> Compared:
-        assert row.mask is not None, "only labelled pictures are scored"
-        truth = unpack_mask(row.mask, row.height, row.width)
+    def _compare(self, number: int, row: Row, logits: Logits) -> tuple[int, NDArray[np.float64], bytes | None]:
+        """A picture's number in the fold, its counts, and its panel (a PNG) where it may be among the worst."""
+        truth = decode_mask(row, row.height, row.width)
         probability = self._predictor.finish(logits)
         counts = count_picture(
             truth, probability, self._predictor.threshold, boundary_pixels=self._evaluation.boundary_pixels
         )
         with self._choosing:
             is_worst = self._worst.admits(number, counts)
-        return Compared(number, counts, self._draw(row, truth, probability) if is_worst else None)
+        return number, counts, self._draw(row, truth, probability) if is_worst else None
 
     def _draw(self, row: Row, truth: NDArray[np.uint8], probability: NDArray[np.float32]) -> bytes:
         image = decode_image(row, row.height, row.width)
-        drawn = panel(image, truth, probability, threshold=self._predictor.threshold, title=row.id)
-        buffer = io.BytesIO()
-        drawn.save(buffer, format="PNG")
-        return buffer.getvalue()
+        return file_bytes(panel(image, truth, probability, threshold=self._predictor.threshold, title=row.id), "PNG")

@@ -1,16 +1,15 @@
 """What a run keeps of its best epoch: the model, its scores, and pictures of what it predicts."""
 
-import io
 import json
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from segtrain.dataset.shards import Row, unpack_mask
+from segtrain.dataset.shards import Row
 from segtrain.metrics import THRESHOLDS, best_threshold
-from segtrain.panels import panel
-from segtrain.pipeline.decode import decode_image
+from segtrain.panels import file_bytes, panel
+from segtrain.pipeline.decode import decode_image, decode_mask
 from segtrain.runs.ownership import write_while
 from segtrain.score_table import Scores
 from segtrain.storage.ids import file_names, join_inside
@@ -30,12 +29,9 @@ class PanelArtist:
 
     def __call__(self, row: Row, probability: np.ndarray) -> None:
         """Draw this picture if it is one of the chosen. `probability` is float32 (height, width)."""
-        if row.id not in self._chosen or row.mask is None:
-            return
-        image = decode_image(row, row.height, row.width)
-        truth = unpack_mask(row.mask, row.height, row.width).astype(bool)
-        drawn = panel(image, truth, probability, threshold=self._threshold, title=row.id)
-        self.panels[row.id] = np.asarray(drawn.convert("RGB"))
+        if row.id in self._chosen:
+            image, truth = decode_image(row, row.height, row.width), decode_mask(row, row.height, row.width)
+            self.panels[row.id] = np.asarray(panel(image, truth, probability, threshold=self._threshold, title=row.id))
 
 
 def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[str, np.ndarray]) -> None:
@@ -46,10 +42,9 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
     digest = run.state.export(run.folder.best_model)
     files = file_names(scores.ids)
     for name, picture in panels.items():
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
+        drawn = file_bytes(Image.fromarray(picture), "PNG")
         run.check_owner()
-        run.storage.write_bytes(join_inside(run.folder.panels, f"{files[name]}.png"), buffer.getvalue())
+        run.storage.write_bytes(join_inside(run.folder.panels, f"{files[name]}.png"), drawn)
     data, cursor, curve = run.recipe.data, run.state.cursor, scores.threshold_curve()
     threshold, dice = best_threshold(THRESHOLDS.tolist(), curve.tolist())
     facts = {

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from segtrain.dataset.shards import Row, unpack_mask
+from segtrain.dataset.shards import Row
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.augment import to_float
+from segtrain.pipeline.decode import decode_mask
 from segtrain.pipeline.prefetch import started_ahead
 from segtrain.pipeline.worker_data import EvaluationData
 from segtrain.score_table import COLUMNS, Scores, count_picture
@@ -64,10 +65,9 @@ def _score(
     threshold: float,
     watch: Callable[[Row, np.ndarray], None],
 ) -> np.ndarray:
-    assert row.mask is not None, f"{row.id} has no mask; evaluation data holds labelled pictures only"
     probability = upsample_probability(logits, row.height, row.width)
     watch(row, probability)
-    truth = unpack_mask(row.mask, row.height, row.width)
+    truth = decode_mask(row, row.height, row.width)
     small = tf.sigmoid(tf.cast(logits[..., 0], tf.float64)).numpy()
     return count_picture(truth, probability, threshold, at_training_size=(training_mask[..., 0], small), curve=True)
 
@@ -85,6 +85,4 @@ def compiled_forward(strategy: tf.distribute.Strategy, model: keras.Model) -> Ca
 
 def evenly_spread(ids: Sequence[str], count: int) -> set[str]:
     """`count` ids, evenly spread over the sequence: the same pictures at every evaluation."""
-    if count == 0 or not ids:
-        return set()
     return {ids[round(index)] for index in np.linspace(0, len(ids) - 1, min(count, len(ids)))}

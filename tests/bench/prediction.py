@@ -79,7 +79,7 @@ def one(threads: int, folder: str) -> dict[str, Any]:
     from segtrain.prediction import ledger
     from segtrain.prediction.part_files import read_part
     from segtrain.prediction.predict_worker import PredictionWorker
-    from segtrain.prediction.tasks import Assignment, take_inventory
+    from segtrain.prediction.tasks import take_inventory
     from segtrain.storage.files import Storage
 
     configure_device(Recipe().cluster)
@@ -90,9 +90,7 @@ def one(threads: int, folder: str) -> dict[str, Any]:
     recipe = override(Recipe(), settings)
     networks = read_networks(f"{folder}/best/model.keras", Storage())
     token = ledger.own(Storage(), f"{folder}/{threads}")
-    worker = PredictionWorker(
-        Assignment(recipe, networks, f"{folder}/set", inventory.manifest, f"{folder}/{threads}", token)
-    )
+    worker = PredictionWorker(recipe, networks, f"{folder}/set", inventory.manifest, f"{folder}/{threads}", token)
     pictures = sum(len(task.ids) for task in tasks)
     cpu_s: dict[str, float] = {}
 
@@ -160,17 +158,17 @@ def middle(folder: str, tasks: Sequence["Task"]) -> float:
     import numpy as np
 
     from segtrain.dataset.manifest import read_manifest
-    from segtrain.inference.load_networks import load_members
     from segtrain.inference.predictor import Predictor
     from segtrain.pipeline.decode import decode_image
     from segtrain.prediction.tasks import task_reader
     from segtrain.storage.files import Storage
+    from tests.support.networks import load_members, probability_of
 
     with ThreadPoolExecutor(1) as io:
         row = task_reader(Storage(), f"{folder}/set", read_manifest(Storage(), f"{folder}/set"), io)(tasks[0])[0]
     assert isinstance(row, Row)
     predictor = Predictor(load_members(f"{folder}/best/model.keras", Storage()), Recipe().inference)
-    return float(np.median(predictor.probability(decode_image(row, row.height, row.width))))
+    return float(np.median(probability_of(predictor, decode_image(row, row.height, row.width))))
 
 
 def prepare_all(worker: "PredictionWorker", tasks: Sequence["Task"]) -> list["Prepared"]:

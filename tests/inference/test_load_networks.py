@@ -15,11 +15,12 @@ import tensorflow as tf
 from segtrain.config import InferenceConfig, UNetConfig
 from segtrain.errors import UserError
 from segtrain.inference.export import export
-from segtrain.inference.load_networks import Member, load_members
+from segtrain.inference.load_networks import Member
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import Facts, threshold_of
 from segtrain.models import build_model
 from segtrain.storage.files import Storage, join
+from tests.support.networks import load_members, probability_of
 
 CONFIG = UNetConfig(filters=2, depth=1, convolutions=1, norm="batch")
 METRICS: dict[str, Any] = {
@@ -68,7 +69,7 @@ def fold(number: int, runs: Path) -> Member:
 
 
 def probability(*members: Member) -> np.ndarray:
-    return Predictor(members, InferenceConfig()).probability(PICTURE)
+    return probability_of(Predictor(members, InferenceConfig()), PICTURE)
 
 
 def test_a_run_brings_the_size_grid_and_threshold_that_it_was_trained_with(runs: Path) -> None:

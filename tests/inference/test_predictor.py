@@ -21,6 +21,7 @@ from segtrain.memory import inference_footprint
 from segtrain.models import build_model
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.decode import resize_image
+from tests.support.networks import probability_of
 
 CONFIG = UNetConfig(filters=4, depth=2, convolutions=1, norm="batch")
 REACH = 20
@@ -65,24 +66,24 @@ def away_from_borders(length: int, tile: int, overlap: float) -> np.ndarray:
 def test_whole_and_tiled_agree_away_from_tile_borders(network: Member, flip: bool) -> None:
     (picture,) = pictures((203, 301))
     tiled = InferenceConfig(tile_height=96, tile_width=128, overlap=0.5, batch_size=3, flip=flip)
-    whole = Predictor([network], InferenceConfig(flip=flip)).probability(picture)
+    whole = probability_of(Predictor([network], InferenceConfig(flip=flip)), picture)
     assert whole.std() > 0.1
     away = np.outer(away_from_borders(203, 96, 0.5), away_from_borders(301, 128, 0.5))
     if flip:
         away &= away[:, ::-1]
     assert away.mean() > 0.02
-    difference = np.abs(Predictor([network], tiled).probability(picture) - whole)
+    difference = np.abs(probability_of(Predictor([network], tiled), picture) - whole)
     assert difference[away].max() < 1e-3
     assert np.median(difference) < 1e-3
     # Tiles that start anywhere see other cells than the whole picture does.
-    anywhere = Predictor([dataclasses.replace(network, multiple=1)], tiled).probability(picture)
+    anywhere = probability_of(Predictor([dataclasses.replace(network, multiple=1)], tiled), picture)
     assert np.abs(anywhere - whole)[away].max() > 0.05
 
 
 def test_a_tile_of_the_size_of_the_picture_is_the_picture(network: Member) -> None:
     (picture,) = pictures((40, 60))
-    whole = Predictor([network], InferenceConfig()).probability(picture)
-    tiled = Predictor([network], InferenceConfig(tile_height=40, tile_width=64)).probability(picture)
+    whole = probability_of(Predictor([network], InferenceConfig()), picture)
+    tiled = probability_of(Predictor([network], InferenceConfig(tile_height=40, tile_width=64)), picture)
     np.testing.assert_array_equal(tiled, whole)
 
 
@@ -94,7 +95,7 @@ def test_a_flip_changes_nothing_for_a_network_that_turns_with_the_picture() -> N
     equivariant = member(convolution)
     (picture,) = pictures((31, 42))
     plain, flipped = (
-        Predictor([equivariant], InferenceConfig(flip=flip)).probability(picture) for flip in (False, True)
+        probability_of(Predictor([equivariant], InferenceConfig(flip=flip)), picture) for flip in (False, True)
     )
     assert plain.std() > 0.1
     np.testing.assert_allclose(flipped, plain, rtol=0, atol=1e-6)
@@ -104,7 +105,7 @@ def test_a_flip_averages_the_probabilities_of_the_picture_and_its_mirror_image()
     def left(pictures: tf.Tensor) -> tf.Tensor:
         return 0.0 * pictures[..., :1] + tf.constant([3.0, 0.0, -1.0, 0.0])[None, None, :, None]
 
-    found = Predictor([member(left)], InferenceConfig(flip=True)).probability(np.zeros((2, 4, 3), np.uint8))
+    found = probability_of(Predictor([member(left)], InferenceConfig(flip=True)), np.zeros((2, 4, 3), np.uint8))
     outer, inner = (1 / (1 + np.exp(-3.0)) + 0.5) / 2, (1 / (1 + np.exp(1.0)) + 0.5) / 2
     np.testing.assert_allclose(found, [[outer, inner, inner, outer]] * 2, atol=1e-6)
 
@@ -137,7 +138,7 @@ def test_pictures_come_back_in_order_whatever_their_sizes_and_the_batch(network:
         predictor.prepare(lambda height, width, picture=picture: picture, *picture.shape[:2]) for picture in many
     ]
     for picture, logits in zip(many, predictor.forward(prepared), strict=True):
-        np.testing.assert_allclose(predictor.finish(logits), predictor.probability(picture), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(predictor.finish(logits), probability_of(predictor, picture), rtol=0, atol=1e-5)
     assert predictor.forward([]) == []
 
 
@@ -150,7 +151,7 @@ def test_a_new_size_of_picture_needs_no_new_graph() -> None:
 
     predictor = Predictor([member(apply)], InferenceConfig())
     for picture in pictures(*[(10 + number, 20 + 2 * number) for number in range(8)]):
-        predictor.probability(picture)
+        probability_of(predictor, picture)
     assert len(traced) <= 2
 
 
@@ -216,4 +217,4 @@ def test_out_of_memory_on_the_device_halves_the_batch_and_then_the_tile(
 
 def test_a_device_without_memory_for_the_smallest_tile_is_the_users_to_know() -> None:
     with pytest.raises(UserError, match="does not fit the device's memory even in tiles of"):
-        Predictor([hungry(100)], InferenceConfig()).probability(*pictures((96, 128)))
+        probability_of(Predictor([hungry(100)], InferenceConfig()), *pictures((96, 128)))

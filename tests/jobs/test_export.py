@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 from segtrain.config import InferenceConfig, UNetConfig
-from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.models import build_model
 from segtrain.storage.files import Storage
+from tests.support.networks import load_members, probability_of
 from tests.support.places import JOBS
 
 JOB = JOBS / "export.py"
@@ -56,7 +56,7 @@ def test_what_is_exported_predicts_as_the_run_does(run: Path, saved: Path, tmp_p
         Predictor(load_members(str(path), Storage(), trust_saved_model=True), InferenceConfig())
         for path in (run, exported)
     )
-    np.testing.assert_allclose(other.probability(picture), own.probability(picture), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(probability_of(other, picture), probability_of(own, picture), rtol=0, atol=1e-6)
     assert other.threshold == own.threshold == 0.25
     metrics = (exported if exported.is_dir() else exported.parent) / "metrics.json"
     assert metrics.read_bytes() == (run / "best" / "metrics.json").read_bytes()

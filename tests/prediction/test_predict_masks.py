@@ -20,7 +20,7 @@ from segtrain.prediction import ledger, predict_masks
 from segtrain.prediction.predict_masks import predict, prediction_lines
 from segtrain.prediction.predict_worker import PredictionWorker
 from segtrain.prediction.resume import Finished
-from segtrain.prediction.tasks import Assignment, take_inventory
+from segtrain.prediction.tasks import take_inventory
 from segtrain.storage.files import Storage
 from tests.support.kaggle_server import serve_kaggle
 from tests.support.small_sources import write_boxes
@@ -76,7 +76,7 @@ def finish_some(recipe: Recipe, model: str, target: str, dest: Path, count: int 
         recipe, storage, str(dest), inventory, predict_masks._facts(recipe, networks, inventory)
     )
     token = ledger.own(storage, str(dest))
-    worker = PredictionWorker(Assignment(recipe, networks, target, inventory.manifest, str(dest), token))
+    worker = PredictionWorker(recipe, networks, target, inventory.manifest, str(dest), token)
     for task in inventory.tasks(finished.parts)[:count]:
         worker(task)
     worker.close()

@@ -14,17 +14,17 @@ from PIL import Image
 from segtrain import rle
 from segtrain.config import Recipe, UNetConfig, override
 from segtrain.errors import NoSpaceError, UserError
-from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import read_networks
 from segtrain.models import build_model
 from segtrain.prediction import ledger
 from segtrain.prediction.part_files import Part, read_part
 from segtrain.prediction.predict_worker import PredictionWorker
-from segtrain.prediction.tasks import Assignment, Task, take_inventory
+from segtrain.prediction.tasks import Task, take_inventory
 from segtrain.prepare.prepare_set import prepare
 from segtrain.storage.files import Storage, join
 from segtrain.storage.ids import file_names
+from tests.support.networks import load_members, probability_of
 
 HEIGHT, WIDTH = 20, 28
 IDS = [f"{number:02d}" for number in range(17)]
@@ -60,12 +60,13 @@ class Run:
         self.storage = Storage()
         inventory = take_inventory(self.storage, target, self.recipe.inference.folds)
         networks, token = read_networks(model, self.storage), ledger.own(self.storage, dest)
-        self.assignment = Assignment(self.recipe, networks, target, inventory.manifest, dest, token)
+        self.dest = dest
+        self.assignment = (self.recipe, networks, target, inventory.manifest, dest, token)
         self.tasks = inventory.tasks()
 
     def work(self, *tasks: Task) -> dict[str, str]:
         """All tasks, or these, side by side as in an actor; the pictures that were left out."""
-        worker = PredictionWorker(self.assignment)
+        worker = PredictionWorker(*self.assignment)
         try:
             with ThreadPoolExecutor(3) as threads:
                 done = list(threads.map(worker, tasks or self.tasks))
@@ -74,13 +75,13 @@ class Run:
         return {id: reason for each in done for id, reason in each.unreadable.items()}
 
     def parts(self) -> dict[str, Part]:
-        dest = self.assignment.dest
-        return {name: read_part(self.storage, ledger.part_url(dest, name)) for name in ledger.parts(self.storage, dest)}
+        names = ledger.parts(self.storage, self.dest)
+        return {name: read_part(self.storage, ledger.part_url(self.dest, name)) for name in names}
 
     def png(self, *path: str) -> np.ndarray:
         import io
 
-        return np.asarray(Image.open(io.BytesIO(self.storage.read_bytes(join(self.assignment.dest, *path)))))
+        return np.asarray(Image.open(io.BytesIO(self.storage.read_bytes(join(self.dest, *path)))))
 
 
 def test_masks_run_lengths_and_probabilities_are_the_predictors_own(folder: Path, tmp_path: Path, model: str) -> None:
@@ -93,7 +94,7 @@ def test_masks_run_lengths_and_probabilities_are_the_predictors_own(folder: Path
     assert {id: seen.file for part in parts.values() for id, seen in part.seen.items()} == {id: id for id in IDS}
     assert [mask.id for mask in masks] == [f"{number:02d}" for number in range(17)]
     for mask in masks:
-        expected = predictor.probability(np.asarray(Image.open(folder / f"{mask.id}.png")))
+        expected = probability_of(predictor, np.asarray(Image.open(folder / f"{mask.id}.png")))
         found = run.png("masks", f"{mask.id}.png")
         clear = np.abs(expected - predictor.threshold) > 1e-5  # elsewhere rounding in another batch may decide
         np.testing.assert_array_equal(found[clear], (expected >= predictor.threshold)[clear])
@@ -221,7 +222,7 @@ def test_a_part_file_is_not_there_where_there_was_no_room_for_a_mask(
     folder: Path, tmp_path: Path, model: str, small_files: Any
 ) -> None:
     run = Run(model, str(folder), str(tmp_path / "out"))
-    worker = PredictionWorker(run.assignment)
+    worker = PredictionWorker(*run.assignment)
     try:
         small_files(20)
         with pytest.raises(NoSpaceError, match=r"masks/\d\d\.png: File too large; make room"):

@@ -99,12 +99,12 @@ def predict_here(recipe: Recipe, source: str, root: str, dest: Path) -> None:
     from segtrain.inference.stored_networks import read_networks
     from segtrain.prediction import ledger
     from segtrain.prediction.predict_worker import PredictionWorker
-    from segtrain.prediction.tasks import Assignment, take_inventory
+    from segtrain.prediction.tasks import take_inventory
 
     inventory = take_inventory(Storage(), root, [FOLD])
     token = ledger.own(Storage(), str(dest))
     networks = read_networks(source, Storage())
-    worker = PredictionWorker(Assignment(recipe, networks, root, inventory.manifest, str(dest), token))
+    worker = PredictionWorker(recipe, networks, root, inventory.manifest, str(dest), token)
     try:
         for task in inventory.tasks():
             worker(task)

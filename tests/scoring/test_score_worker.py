@@ -12,7 +12,6 @@ from PIL import Image
 from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import read_index, read_manifest
 from segtrain.errors import UserError
-from segtrain.inference.load_networks import load_members
 from segtrain.inference.predictor import Predictor
 from segtrain.inference.stored_networks import read_networks
 from segtrain.metrics import boundary, dice, hard_counts
@@ -21,6 +20,7 @@ from segtrain.scoring.fold_scores import ScoredPictures, ScoringTask
 from segtrain.scoring.score_worker import Scorer
 from segtrain.storage.files import Storage
 from tests.support.labelled import LabelledSet, write_run, write_set
+from tests.support.networks import load_members, probability_of
 
 IDS = [f"p{number:02d}" for number in range(12)]
 
@@ -63,7 +63,7 @@ def test_each_picture_is_compared_with_its_own_mask_at_its_own_size(labelled: La
     for name, each in zip(ids, counts.values(), strict=True):
         truth = labelled.truth(name)
         image = np.asarray(Image.open(labelled.masks.parent / "images" / f"{name}.png"))
-        probability = predictor.probability(image)
+        probability = probability_of(predictor, image)
         predicted = probability >= 0.375
         assert each[HARD].tolist() == hard_counts(truth, predicted).tolist()
         assert 0.0 < dice(each[HARD]) < 1.0
