@@ -64,8 +64,7 @@ def _decode(row: Row, operation: Callable[..., tf.Tensor], **options: Any) -> ND
     """What one of TensorFlow's decoders makes of the image, on the CPU."""
     try:
         with tf.device("/CPU:0"):
-            pixels: NDArray[np.uint8] = operation(row.image, **options).numpy()
-            return pixels
+            return np.asarray(operation(row.image, **options).numpy())
     except tf.errors.OpError as error:
         raise DataError(f"id {row.id}: the image cannot be decoded: {error.message}") from None
 
@@ -98,8 +97,7 @@ def _mean_of_rows(mask: NDArray[np.uint8], height: int) -> NDArray[np.float32]:
     counts = np.stack([mask[start:stop].sum(axis=0, dtype=count_type) for start, stop in pairwise(whole)])
     # A row that an edge cuts was counted below the edge; its part above belongs to the new row above.
     above = (edges - whole).astype(np.float32)[:, None] * mask[np.minimum(whole, len(mask) - 1)]
-    means: NDArray[np.float32] = (counts + above[1:] - above[:-1]) * np.float32(height / len(mask))
-    return means
+    return np.asarray((counts + above[1:] - above[:-1]) * np.float32(height / len(mask)))
 
 
 def _jpeg_ratio(stored_height: int, stored_width: int, height: int, width: int) -> int:
@@ -137,5 +135,4 @@ def _resize(image: NDArray[np.uint8] | NDArray[np.float32], height: int, width: 
             resized = tf.raw_ops.ResizeArea(images=image[None], size=(height, width))[0]
         else:
             resized = tf.image.resize(image, (height, width), method="bilinear", antialias=True)
-    result: NDArray[np.float32] = resized.numpy()
-    return result
+    return np.asarray(resized.numpy())

@@ -17,7 +17,7 @@ from segtrain.config import DataConfig, Recipe
 from segtrain.config.batch_split import BatchSplit
 from segtrain.dataset.data_set import DataSet
 from segtrain.dataset.node_cache import NodeCache
-from segtrain.dataset.reader import ReadCounts, RowGroupReader
+from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row
 from segtrain.errors import UserError
 from segtrain.pipeline.augment import Draws, crop_corner, draw_augmentation
@@ -28,6 +28,7 @@ from segtrain.pipeline.prefetch import Prefetch, started_ahead
 from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead
 from segtrain.pipeline.selection import Selection, evaluation_selection, training_selection
 from segtrain.process import keep_freed_memory
+from segtrain.runs.status import World
 from segtrain.storage.files import Storage, is_remote, local_path
 
 T = TypeVar("T")
@@ -46,8 +47,7 @@ def _decode(row: Row, size: tuple[int, int] | None) -> DecodedPicture:
 def _corner(
     data: DataConfig, seed: int, epoch: int, key: int, stored: tuple[int, int], mask: Callable[[], NDArray[np.uint8]]
 ) -> tuple[int, int]:
-    size = (data.height, data.width)
-    return crop_corner(seed, epoch, key, stored, size, boundary=data.boundary_crops, mask=mask)
+    return crop_corner(seed, epoch, key, stored, (data.height, data.width), boundary=data.boundary_crops, mask=mask)
 
 
 def _decode_crop(row: Row, data: DataConfig, seed: int, epoch: int) -> DecodedPicture:
@@ -96,25 +96,19 @@ class _Feed(Generic[T]):
     Decoding waits for reading and never the other way round. Close it, or use it in a `with`.
     """
 
-    def __init__(self, recipe: Recipe, data_set: DataSet, storage: Storage, batch_bytes: int) -> None:
+    def __init__(self, recipe: Recipe, data_set: DataSet, storage: Storage, world: World, batch_bytes: int) -> None:
         keep_freed_memory()
         self._recipe = recipe
+        self._world = world
         self._size = None if recipe.data.fit == "crop" else (recipe.data.height, recipe.data.width)
-        self._reader = RowGroupReader(data_set.manifest, storage, data_set.root, open_node_cache(recipe.data))
+        self.reader = RowGroupReader(data_set.manifest, storage, data_set.root, open_node_cache(recipe.data))
+        """Says what this worker has read since it started, and what it left out because its bytes are damaged."""
         self._reading = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="segtrain-read")
-        decode_threads = recipe.data.decode_threads or os.cpu_count() or 1
-        self._decoding = ThreadPoolExecutor(decode_threads, thread_name_prefix="segtrain-decode")
+        self._decoding = ThreadPoolExecutor(
+            recipe.data.decode_threads or os.cpu_count() or 1, thread_name_prefix="segtrain-decode"
+        )
         self._decoding_batches, self._ready_batches = batches_ahead(recipe.data, batch_bytes)
         self._stream: Prefetch[T] | None = None
-
-    def counts(self) -> ReadCounts:
-        """What this worker has read since it started."""
-        return self._reader.counts()
-
-    @property
-    def quarantined(self) -> list[str]:
-        """A sentence for each picture that this worker left out because its bytes are damaged."""
-        return self._reader.quarantined
 
     def _restart(self, source: Iterator[T], name: str) -> Prefetch[T]:
         if self._stream is not None:
@@ -124,7 +118,7 @@ class _Feed(Generic[T]):
 
     def _read_ahead(self, selection: Selection, reads: Iterator[Key], is_needed: Callable[[Key], bool]) -> ReadAhead:
         return ReadAhead(
-            lambda group: self._reading.submit(self._reader.read, *selection.place(group)),
+            lambda group: self._reading.submit(self.reader.read, *selection.place(group)),
             lambda group: int(selection.table.bytes[group]),
             reads,
             is_needed,
@@ -154,17 +148,7 @@ class TrainingData(_Feed[StepBatch]):
     kept, so that a worker reads and decodes each of them once in the run.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data_set: DataSet,
-        storage: Storage,
-        *,
-        worker: int,
-        workers: int,
-        replicas: int,
-        split: BatchSplit,
-    ) -> None:
+    def __init__(self, recipe: Recipe, data_set: DataSet, storage: Storage, world: World, split: BatchSplit) -> None:
         """Raises `UserError` where the data set lacks a fold that the recipe names, or has nothing to train on."""
         data, manifest = recipe.data, data_set.manifest
         if data.fit == "crop" and (data.height > manifest.min_height or data.width > manifest.min_width):
@@ -173,10 +157,19 @@ class TrainingData(_Feed[StepBatch]):
                 f"high, less than data.width {data.width} or data.height {data.height}; make the crop smaller"
             )
         self._slots = split.per_replica * split.accumulation
-        super().__init__(recipe, data_set, storage, replicas * self._slots * data.height * data.width * 4)
-        self._fingerprint = manifest.fingerprint
-        self._worker, self._workers, self._replicas = worker, workers, replicas
+        slots = world.replicas_per_worker * self._slots
+        super().__init__(recipe, data_set, storage, world, slots * data.height * data.width * 4)
         self._selection = training_selection(data, recipe.train.seed, data_set)
+        self._plan = partial(
+            EpochPlan,
+            manifest.fingerprint,
+            recipe.train.seed,
+            table=self._selection.table,
+            global_batch_size=recipe.train.global_batch_size,
+            lanes=data.lanes,
+            window_bytes=data.shuffle_window_bytes,
+        )
+        """The plan of an epoch."""
         self.samples_per_epoch = int(self._selection.table.rows.sum())
         self.steps_per_epoch = -(-self.samples_per_epoch // recipe.train.global_batch_size)
         largest = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
@@ -205,7 +198,7 @@ class TrainingData(_Feed[StepBatch]):
     def _lay_out(self, epoch: int, pictures: list[DecodedPicture], filler: DecodedPicture) -> list[ReplicaBatch]:
         """Pictures on the replicas in order; `filler` with weight 0 takes the slots after the last."""
         recipe, data = self._recipe, self._recipe.data
-        filled = [*pictures, *[filler] * (self._replicas * self._slots - len(pictures))]
+        filled = [*pictures, *[filler] * (self._world.replicas_per_worker * self._slots - len(pictures))]
         weights = (np.arange(len(filled)) < len(pictures)).astype(np.float32)
         keys = np.array([picture.key for picture in filled], np.int64)
         draws = draw_augmentation(recipe.augment, recipe.train.seed, epoch, keys, data.height, data.width)
@@ -220,7 +213,7 @@ class TrainingData(_Feed[StepBatch]):
 
     def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[DecodedPicture | None]]]]:
         """The steps from (epoch, step) on, each with its pictures under way."""
-        left = Outstanding(self._plan, epoch, step, self._worker, self._workers)
+        left = Outstanding(self._plan, epoch, step, self._world.rank, self._world.workers)
         rows = self._selection.table.rows
         reading = self._read_ahead(
             self._selection,
@@ -233,24 +226,12 @@ class TrainingData(_Feed[StepBatch]):
             plan = left.plan(number)
             for at in range(step, plan.steps):
                 reading.fill(last_epoch)
-                samples = plan.worker_batch(at, self._worker, self._workers)
+                samples = plan.worker_batch(at, self._world.rank, self._world.workers)
                 yield number, at, [self._start(number, sample, reading) for sample in samples]
                 for key in left.finish(number, samples):
                     reading.release(key)
             left.forget(number)
             step = 0
-
-    def _plan(self, epoch: int) -> EpochPlan:
-        train, data = self._recipe.train, self._recipe.data
-        return EpochPlan(
-            self._fingerprint,
-            train.seed,
-            epoch,
-            self._selection.table,
-            train.global_batch_size,
-            data.lanes,
-            data.shuffle_window_bytes,
-        )
 
     def _start(self, epoch: int, sample: Sample, reading: ReadAhead) -> Future[DecodedPicture | None]:
         kept = self._kept.get(sample)
@@ -281,47 +262,43 @@ class EvaluationData(_Feed[EvaluationBatch]):
         recipe: Recipe,
         data_set: DataSet,
         storage: Storage,
-        *,
-        worker: int,
-        workers: int,
-        replicas: int,
+        world: World,
         folds: Sequence[int] | None = None,
     ) -> None:
         """`folds` is `data.fold` where nothing is given. Raises `UserError` where they hold no labelled picture."""
         data, manifest = recipe.data, data_set.manifest
         self._frame = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
-        slots = replicas * recipe.evaluation.batch_size
-        super().__init__(recipe, data_set, storage, slots * self._frame[0] * self._frame[1] * 4)
+        slots = world.replicas_per_worker * recipe.evaluation.batch_size
+        super().__init__(recipe, data_set, storage, world, slots * self._frame[0] * self._frame[1] * 4)
         folds = (data.fold,) if folds is None else folds
-        self._replicas = replicas
         self._selection, self.ids = evaluation_selection(folds, data_set)
         rows = self._selection.table.rows
         self._first_numbers = np.cumsum(rows) - rows
-        self._row_groups = range(worker, rows.size, workers)
+        self._row_groups = range(world.rank, rows.size, world.workers)
         self.own_ids = [
             self.ids[self._first_numbers[group] + row] for group in self._row_groups for row in range(rows[group])
         ]
         """This worker's pictures, in the order in which they come."""
-        self.steps = max(-(-int(rows[other::workers].sum()) // slots) for other in range(workers))
+        self.steps = max(-(-int(rows[other :: world.workers].sum()) // slots) for other in range(world.workers))
 
     def batches(self) -> Prefetch[EvaluationBatch]:
         """`steps` batches; the iterator before this one ends. `next` raises `DataError` and `StorageError`."""
         return self._restart(self._produce(), "segtrain-evaluation")
 
     def _produce(self) -> Iterator[EvaluationBatch]:
-        slots = self._recipe.evaluation.batch_size
+        slots, replicas = self._recipe.evaluation.batch_size, self._world.replicas_per_worker
         filler = blank(*self._frame)
         started = self._started()
-        chunks = (list(islice(started, slots * self._replicas)) for _ in range(self.steps))
+        chunks = (list(islice(started, slots * replicas)) for _ in range(self.steps))
         for chunk in started_ahead(chunks, self._decoding_batches):
             results = [(number, future.result()) for number, future in chunk]
             decoded = [(number, *found) for number, found in results if found]
             scenes = [Scene(number, row, *picture.mask.shape) for number, row, picture in decoded]
             pictures = [picture for _, _, picture in decoded]
             filler = pictures[-1] if pictures else filler
-            filled = [*pictures, *[filler] * (self._replicas * slots - len(pictures))]
-            replicas = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
-            yield EvaluationBatch(replicas, scenes)
+            filled = [*pictures, *[filler] * (replicas * slots - len(pictures))]
+            parts = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
+            yield EvaluationBatch(parts, scenes)
 
     def _started(self) -> Iterator[tuple[int, Future[tuple[Row, DecodedPicture] | None]]]:
         """(number in the set, row and picture under way) of every picture of this worker."""

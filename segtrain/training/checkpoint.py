@@ -154,19 +154,14 @@ class Checkpoints:
             UserError: the newest whole one is of a newer segtrain. An older one would throw work away.
             StorageError: storage does not answer, which is no damage.
         """
-        checkpoint = self._newest(self._read)
-        if checkpoint is not None:
-            self.saved_step = checkpoint.cursor.step
-        return checkpoint
+        return self._newest(self._read)
 
     def restore_step(self, step: int) -> Checkpoint:
         """The checkpoint of a step. Raises DataError where it is missing or damaged, and else as `restore` does."""
         try:
-            checkpoint = self._read(_name(step))
+            return self._read(_name(step))
         except DAMAGE as fault:
             raise DataError(f"the checkpoint of step {step} in {self._folder} is damaged ({_told(fault)})") from None
-        self.saved_step = max(self.saved_step, step)
-        return checkpoint
 
     def cursor(self) -> Cursor:
         """How far the run has come by its newest checkpoint, of which only the small files are read and checked.
@@ -202,8 +197,11 @@ class Checkpoints:
 
     def _finished(self) -> list[str]:
         """Names of the checkpoints that were written to their end, oldest first."""
-        names = [name for name in self._storage.list(self._root) if re.fullmatch(r"step-\d{8,}", name)]
-        finished = [name for name in names if self._storage.exists(join(self._root, name, CHECKSUMS))]
+        finished = [
+            name
+            for name in self._storage.list(self._root)
+            if re.fullmatch(r"step-\d{8,}", name) and self._storage.exists(join(self._root, name, CHECKSUMS))
+        ]
         return sorted(finished, key=lambda name: int(name.removeprefix("step-")))
 
     def _write(self, arrays: dict[str, np.ndarray], state: str, recipe: str, step: int, protected: set[str]) -> None:
@@ -231,7 +229,9 @@ class Checkpoints:
     def _read(self, name: str) -> Checkpoint:
         files = self._checked(name, ARRAYS, STATE, RECIPE_NAME)
         cursor, facts = self._state(name, files)
-        return Checkpoint(read_arrays(files[ARRAYS]), cursor, facts)
+        arrays = read_arrays(files[ARRAYS])
+        self.saved_step = max(self.saved_step, cursor.step)
+        return Checkpoint(arrays, cursor, facts)
 
     def _state(self, name: str, files: Mapping[str, bytes]) -> tuple[Cursor, dict[str, Any]]:
         """Cursor and facts. Raises UserError where a newer segtrain wrote them: an older one cannot replace it."""
@@ -320,14 +320,16 @@ def _object(data: bytes, file: str) -> dict[str, Any]:
 
 def _told(fault: Exception) -> str:
     """A fault in a line, without what pydantic adds to it."""
-    if isinstance(fault, ValidationError):
-        first = fault.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if isinstance(fault, FileNotFoundError):
-        return f"{str(fault.filename).rpartition('/')[2]} is gone"
-    if isinstance(fault, KeyError):
-        return f"{fault} is missing"
-    return str(fault).partition("\n")[0][:200]
+    match fault:
+        case ValidationError():
+            first = fault.errors()[0]
+            return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        case FileNotFoundError():
+            return f"{str(fault.filename).rpartition('/')[2]} is gone"
+        case KeyError():
+            return f"{fault} is missing"
+        case _:
+            return str(fault).partition("\n")[0][:200]
 
 
 def _name(step: int) -> str:

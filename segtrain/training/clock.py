@@ -127,10 +127,10 @@ class Watch:
         """Whether this step or this minute calls for a checkpoint within the epoch."""
         every_steps, minutes = self._recipe.checkpoint.every_steps, self._recipe.checkpoint.every_minutes
         due = every_steps is not None and self._cursor.step % every_steps == 0
-        if due or time.perf_counter() - self._saved_at >= minutes * 60.0:
+        due |= time.perf_counter() - self._saved_at >= minutes * 60.0
+        if due:
             self._saved_at = time.perf_counter()
-            return True
-        return False
+        return due
 
     def tell(self, phase: str, *, dice: float | None = None, quietly: bool = False) -> None:
         """Tell the driver where the run is; with `quietly`, only if it has not been told within `TELL_EVERY_S`."""

@@ -136,7 +136,7 @@ def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: 
         )
     run.state.cursor.add(loss * batch_size, dice, samples)
     left_out = min((batch.step + 1) * batch_size, data.samples_per_epoch) - int(run.state.cursor.samples)
-    _check_left_out(run, "training", left_out, data.samples_per_epoch, data.quarantined)
+    _check_left_out(run, "training", left_out, data.samples_per_epoch, data.reader.quarantined)
     if run.record is not None:
         skipped = {} if bool(result.applied) else {"skipped": "overflow"}
         run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
@@ -201,7 +201,7 @@ def _scores(run: Run, artist: PanelArtist, after_batch: Callable[[], None]) -> S
     """Of the validation fold, by the weights that the model holds."""
     data, threshold = run.validation_data, run.recipe.evaluation.threshold
     scores = score_fold(run.forward, run.strategy, data, threshold=threshold, watch=artist, after_batch=after_batch)
-    _check_left_out(run, "validation", len(data.ids) - len(scores.ids), len(data.ids), data.quarantined)
+    _check_left_out(run, "validation", len(data.ids) - len(scores.ids), len(data.ids), data.reader.quarantined)
     return scores
 
 
@@ -238,13 +238,12 @@ def _is_better(run: Run, dice: float) -> bool:
 
 def _summarize(run: Run, images_per_s: float) -> RunSummary:
     cursor = run.state.cursor
-    best = cursor.best_metrics
     return RunSummary(
         folder=run.folder.url,
         epoch=cursor.best_epoch,
-        dice_hard_original=best["dice_hard_original"],
-        dice_soft=best["dice_soft"],
-        iou_hard_original=best["iou_hard_original"],
+        dice_hard_original=cursor.best_metrics["dice_hard_original"],
+        dice_soft=cursor.best_metrics["dice_soft"],
+        iou_hard_original=cursor.best_metrics["iou_hard_original"],
         train_seconds=cursor.train_s,
         images_per_s=images_per_s,
         stopped_early=cursor.epoch < run.recipe.train.epochs,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from segtrain.config import Recipe
 from segtrain.config.batch_split import batch_split
-from segtrain.dataset.data_set import DataSet, read_data_set
+from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import TakenOverError
 from segtrain.models import build_model
@@ -41,11 +42,21 @@ class Run:
         data_set = read_data_set(self.storage, recipe.data)
         self.strategy = build_strategy(world)
         self._wishes = summing_over_workers(self.strategy)
-        self.step = self._build_step()
+        split = batch_split(
+            recipe.train.global_batch_size,
+            recipe.data.lanes,
+            world.workers,
+            world.replicas_per_worker,
+            recipe.train.per_replica_batch_size,
+        )
+        self.step = self._build_step(split.accumulation)
         self.forward = compiled_forward(self.strategy, self.step.model)
-        self._build_data(data_set)
+        self.training_data = TrainingData(recipe, data_set, self.storage, world, split)
+        self.validation_data = EvaluationData(recipe, data_set, self.storage, world)
         self._counted = ReadCounts()
-        self._claim = self._claimed(driver) if world.is_chief else None
+        self.check_owner: Callable[[], None] = self._claimed(driver).check if world.is_chief else lambda: None
+        """Raises TakenOverError where another process has the folder by now. Call it before each write there: a chief
+        that was cut off may go on for a minute beside the one that replaced it."""
         self.state = TrainingState(self.step, world, self.storage, data_set.manifest.fingerprint, self.check_owner)
         self.state.restore()
         self.kept_step = 0
@@ -80,15 +91,8 @@ class Run:
                 return
             log.exception("%s could not be closed", self.folder.url)
 
-    def _build_step(self) -> TrainStep:
+    def _build_step(self, accumulation: int) -> TrainStep:
         train = self.recipe.train
-        split = self._split = batch_split(
-            train.global_batch_size,
-            self.recipe.data.lanes,
-            self.world.workers,
-            self.world.replicas_per_worker,
-            train.per_replica_batch_size,
-        )
         with self.strategy.scope():
             model = build_model(
                 self.recipe.model,
@@ -96,19 +100,17 @@ class Run:
                 seed=train.seed,
                 rematerialize=bool(train.rematerialize),
             )
-            optimizer = build_optimizer(self.recipe.optimizer)
-            return TrainStep(self.strategy, model, optimizer, self.recipe, accumulation=split.accumulation)
+            return TrainStep(
+                self.strategy,
+                model,
+                build_optimizer(self.recipe.optimizer),
+                self.recipe,
+                accumulation=accumulation,
+            )
 
     def any_worker(self, wish: bool) -> bool:
         """Whether any worker calls this with True: a collective, which all of them must call."""
         return bool(self._wishes(np.array([float(wish)]))[0])
-
-    def _build_data(self, data_set: DataSet) -> None:
-        shared = {"worker": self.world.rank, "workers": self.world.workers, "replicas": self.world.replicas_per_worker}
-        self.training_data = TrainingData(self.recipe, data_set, self.storage, split=self._split, **shared)
-        self.validation_data = EvaluationData(
-            self.recipe, data_set, self.storage, folds=(self.recipe.data.fold,), **shared
-        )
 
     def _claimed(self, driver: str | None) -> RunClaim:
         """Claim the run's folder for this chief, and remove what killed processes left there.
@@ -123,20 +125,12 @@ class Run:
             self.storage.remove_leftovers(written)
         return claim
 
-    def check_owner(self) -> None:
-        """Raise TakenOverError where another process has the folder by now. Call it before each write there.
-
-        A chief that was cut off may go on for a minute beside the one that replaced it.
-        """
-        if self._claim is not None:
-            self._claim.check()
-
     def newly_read(self) -> dict[str, int]:
         """What all workers have read since the last call, for training and for evaluation.
 
         A collective, which all workers must call.
         """
-        both = self.training_data.counts() + self.validation_data.counts()
+        both = self.training_data.reader.counts() + self.validation_data.reader.counts()
         now = dataclasses.replace(both, retries=self.storage.retries)  # both count those of this one storage
         own = (now - self._counted).as_array()
         self._counted = now

@@ -14,7 +14,7 @@ from segtrain.models.step_context import forward_pass
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
 from segtrain.training.losses import dice_loss_from_sums, dice_sums_per_image, loss_over_pictures
-from segtrain.training.strategy import local_array
+from segtrain.training.strategy import local_array, sum_over_replicas
 
 LOSS_SCALE_GROWTH_STEPS = 2000
 
@@ -52,8 +52,12 @@ class LossScale:
 
     def __init__(self, recipe: Recipe) -> None:
         self.dynamic = recipe.train.precision == "mixed_float16"
-        initial = recipe.train.initial_loss_scale if self.dynamic else 1.0
-        self.scale = tf.Variable(initial, dtype=tf.float32, trainable=False, name="loss_scale")
+        self.scale = tf.Variable(
+            recipe.train.initial_loss_scale if self.dynamic else 1.0,
+            dtype=tf.float32,
+            trainable=False,
+            name="loss_scale",
+        )
         self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
         self.variables = [self.scale, self.good_steps]
 
@@ -109,16 +113,18 @@ class TrainStep:
 
     def _step(self, batch: Any, step: tf.Tensor, wish: tf.Tensor) -> StepResult:
         gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step, wish))
-        first = [self.strategy.experimental_local_results(value)[0] for value in (*totals, finite)]
-        loss, dice, samples, leave, finite = first
-        if not self.loss_scale.dynamic:
+        loss, dice, samples, leave, finite = (
+            self.strategy.experimental_local_results(value)[0] for value in (*totals, finite)
+        )
+        if self.loss_scale.dynamic:
+            # Applied outside the replicas: they cannot merge inside a condition, and here Keras does not reduce again.
+            tf.cond(finite, lambda: self._apply(gradients), self.loss_scale.fail)
+        else:
             self._apply(gradients)
-            return StepResult(loss, dice, samples, leave, tf.constant(True))
-        # Applied outside the replicas: they cannot merge inside a condition, and here Keras does not reduce again.
-        tf.cond(finite, lambda: self._apply(gradients), self._skip)
+            finite = tf.constant(True)
         return StepResult(loss, dice, samples, leave, finite)
 
-    def _apply(self, gradients: list[Any]) -> tf.Tensor:
+    def _apply(self, gradients: list[Any]) -> None:
         """Update weights, slots and averages where they lie, from gradients that are already reduced.
 
         This is what Keras's `optimizer.apply` does, less its own sum over replicas, which would come after the
@@ -135,7 +141,6 @@ class TrainStep:
             extended.update(average, self._average, args=(weight,))
         if self.loss_scale.dynamic:
             self.loss_scale.succeed()
-        return tf.constant(True)
 
     def _decay(self, weight: tf.Variable, rate: tf.Tensor) -> tf.Operation:
         return weight.assign_sub(weight * tf.cast(rate * self.optimizer.weight_decay, weight.dtype))
@@ -143,10 +148,6 @@ class TrainStep:
     def _average(self, average: tf.Variable, weight: tf.Tensor) -> tf.Operation:
         momentum = tf.cast(self.recipe.train.ema_momentum, average.dtype)
         return average.assign(momentum * average + (1.0 - momentum) * weight)
-
-    def _skip(self) -> tf.Tensor:
-        self.loss_scale.fail()
-        return tf.constant(False)
 
     def _reduced_gradients(
         self, batch: Any, step: tf.Tensor, wish: tf.Tensor
@@ -157,23 +158,20 @@ class TrainStep:
         gradients: list[tf.Tensor] = []
         totals = tf.zeros([3], self.dtype)
         for part in parts:
-            # One part after the other, so that their activations are never in memory together.
-            with tf.control_dependencies(gradients):
-                part = tf.nest.map_structure(tf.identity, part)
-            part_gradients, part_totals = self._gradients(self._augmented(part), step, dice_totals)
-            if gradients:
-                part_gradients = [a + b for a, b in zip(gradients, part_gradients, strict=True)]
-            gradients = part_gradients
+            part_gradients, part_totals = self._gradients(self._augmented(part, gradients), step, dice_totals)
+            gradients = [a + b for a, b in zip(gradients, part_gradients, strict=True)] if gradients else part_gradients
             totals += part_totals
-        *reduced, totals = _sum_over_replicas([*gradients, tf.concat([totals, [wish]], axis=0)])
-        scale = self.loss_scale.scale
-        reduced = [gradient / tf.cast(scale, gradient.dtype) for gradient in reduced]
+        *reduced, totals = sum_over_replicas([*gradients, tf.concat([totals, [wish]], axis=0)])
+        reduced = [gradient / tf.cast(self.loss_scale.scale, gradient.dtype) for gradient in reduced]
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in reduced])
         if self.recipe.train.clip_norm is not None:
             reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
         return reduced, tf.unstack(totals), finite
 
-    def _augmented(self, part: ReplicaBatch) -> ReplicaPass:
+    def _augmented(self, part: ReplicaBatch, after: list[tf.Tensor]) -> ReplicaPass:
+        """A part for the network, once `after` is computed: activations of two parts are never in memory together."""
+        with tf.control_dependencies(after):
+            part = tf.nest.map_structure(tf.identity, part)
         images, masks = augment.apply(self.recipe.augment, part.images, part.masks, part.draws)
         return ReplicaPass(images, masks, part.weights, part.keys)
 
@@ -206,7 +204,7 @@ class TrainStep:
             # The value is the global batch's on every replica and part; the gradient is that of this part alone,
             # so that the sum over replicas and parts is the gradient of the global dice.
             own = _dice_totals(weights, sums)
-            everywhere = _sum_over_replicas([tf.stop_gradient(own)])[0] if dice_totals is None else dice_totals
+            everywhere = sum_over_replicas([tf.stop_gradient(own)])[0] if dice_totals is None else dice_totals
             global_sums = own[:2] + tf.stop_gradient(everywhere[:2] - own[:2])
             whole = config.terms.dice * dice_loss_from_sums(global_sums, config.dice_smooth) * everywhere[2]
             loss += whole
@@ -224,14 +222,13 @@ class TrainStep:
             return None
         totals = tf.zeros([3], self.dtype)
         for part in parts:
-            with tf.control_dependencies([totals]):
-                part = self._augmented(tf.nest.map_structure(tf.identity, part))
+            part = self._augmented(part, [totals])
             with forward_pass(step=step, keys=part.keys, weights=part.weights, update_statistics=False):
                 logits = self.model(part.images, training=True)
             weights = tf.cast(part.weights, self.dtype)
             sums = tf.cast(dice_sums_per_image(tf.cast(part.masks, self.dtype), logits), self.dtype)
             totals += _dice_totals(weights, sums)
-        return _sum_over_replicas([tf.stop_gradient(totals)])[0]
+        return sum_over_replicas([tf.stop_gradient(totals)])[0]
 
     def _part(self, value: tf.Tensor, index: int) -> tf.Tensor:
         size = value.shape[0] // self.accumulation
@@ -241,8 +238,3 @@ class TrainStep:
 def _dice_totals(weights: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
     """Pictures' dice sums (B, 2) and weights (B,) to (3,): 2 x intersection, size, number of pictures."""
     return tf.concat([tf.reduce_sum(weights[:, None] * sums, axis=0), [tf.reduce_sum(weights)]], axis=0)
-
-
-def _sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    summed: list[tf.Tensor] = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
-    return summed

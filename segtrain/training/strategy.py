@@ -94,10 +94,15 @@ def place(strategy: tf.distribute.Strategy, replicas: Sequence[Any]) -> Any:
     )
 
 
+def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """On one replica: the sum of all replicas' tensors, on each of them."""
+    summed: list[tf.Tensor] = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    return summed
+
+
 def local_array(strategy: tf.distribute.Strategy, value: Any) -> np.ndarray:
     """This worker's first copy of a mirrored variable or of a value that is equal on all replicas."""
-    copy: np.ndarray = strategy.experimental_local_results(value)[0].numpy()
-    return copy
+    return np.asarray(strategy.experimental_local_results(value)[0].numpy())
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, table: np.ndarray) -> np.ndarray:
@@ -111,13 +116,10 @@ def summing_over_workers(strategy: tf.distribute.Strategy) -> Callable[[np.ndarr
     if strategy.num_replicas_in_sync == local:
         return lambda table: table
 
-    def total(part: tf.Tensor) -> tf.Tensor:
-        # An argument has no device yet, which the reduction asks for; what an operation returns has one.
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
-
     @tf.function(autograph=False)
     def add(value: Any) -> Any:
-        return strategy.run(total, args=(value,))
+        # An argument has no device yet, which the reduction asks for; what an operation returns has one.
+        return strategy.run(lambda part: sum_over_replicas([tf.identity(part)])[0], args=(value,))
 
     def over_workers(table: np.ndarray) -> np.ndarray:
         parts = [tf.constant(table)] + [tf.zeros_like(table)] * (local - 1)

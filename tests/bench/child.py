@@ -21,6 +21,7 @@ import tensorflow as tf
 from segtrain.config.batch_split import batch_split
 from segtrain.dataset.data_set import read_data_set
 from segtrain.pipeline.worker_data import TrainingData
+from segtrain.runs.status import World
 from segtrain.storage.files import Storage
 from tests.bench import other_readers
 from tests.bench.feed import SMALL_BATCH, full_recipe, small_recipe, steady_epochs
@@ -66,7 +67,7 @@ def start(root: str, cache: str) -> float:
     recipe, storage = small_recipe(root, node_cache=cache), Storage()
     data_set = read_data_set(storage, recipe.data)
     split = batch_split(SMALL_BATCH, recipe.data.lanes, 1, 1, None)
-    with TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split) as data:
+    with TrainingData(recipe, data_set, storage, World(), split) as data:
         batch = next(data.batches(0, 0))
         touch(batch.replicas[0][:2])
         return time.perf_counter() - started

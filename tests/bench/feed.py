@@ -12,6 +12,7 @@ from segtrain.dataset.data_set import read_data_set
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
 from segtrain.pipeline.worker_data import TrainingData
+from segtrain.runs.status import World
 from segtrain.storage.files import Storage
 from tests.bench.measuring import Batch, Measured, consume, from_start, steady
 from tests.bench.pairs import HEIGHT, WIDTH
@@ -50,7 +51,7 @@ def training_data(recipe: Recipe) -> Iterator[TrainingData]:
     assert root is not None
     split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
     data_set = read_data_set(storage, recipe.data)
-    with TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split) as data:
+    with TrainingData(recipe, data_set, storage, World(), split) as data:
         yield data
 
 

@@ -121,6 +121,7 @@ def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     from segtrain.config.batch_split import batch_split
     from segtrain.dataset.data_set import read_data_set
     from segtrain.pipeline.worker_data import EvaluationData, TrainingData
+    from segtrain.runs.status import World
     from segtrain.storage.files import Storage
     from tests.bench.measuring import touch
 
@@ -130,8 +131,8 @@ def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     split = batch_split(8, recipe.data.lanes, 1, 1, None)
     readings = []
     with (
-        TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split) as training,
-        EvaluationData(recipe, data_set, storage, worker=0, workers=1, replicas=1) as evaluation,
+        TrainingData(recipe, data_set, storage, World(), split) as training,
+        EvaluationData(recipe, data_set, storage, World()) as evaluation,
     ):
         steps = training.batches(0, 0)
         for _ in range(epochs):

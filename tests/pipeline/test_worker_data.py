@@ -21,6 +21,7 @@ from segtrain.errors import StorageError, UserError
 from segtrain.pipeline.batches import StepBatch
 from segtrain.pipeline.plan import sample_key
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData, batches_ahead
+from segtrain.runs.status import World
 from segtrain.storage.files import Storage
 from tests.support.waiting import wait_until
 
@@ -32,9 +33,7 @@ def training(
 ) -> TrainingData:
     recipe = data_set.recipe(**({"train": {"global_batch_size": BATCH}} | sections))
     split = batch_split(BATCH, recipe.data.lanes, workers, replicas, per_replica)
-    return TrainingData(
-        recipe, data_set.stored, Storage(), worker=worker, workers=workers, replicas=replicas, split=split
-    )
+    return TrainingData(recipe, data_set.stored, Storage(), World(workers, worker, replicas), split)
 
 
 def take(data: TrainingData, count: int, epoch: int = 0, step: int = 0) -> list[StepBatch]:
@@ -219,7 +218,7 @@ def damage(tiny, folder: Path, flip: int) -> TrainingData:
     recipe = tiny.recipe(data={"root": str(folder)}, train={"global_batch_size": BATCH})
     split = BatchSplit(per_replica=BATCH, accumulation=1, slots=BATCH)
     copied = dataclasses.replace(tiny.stored, root=str(folder))
-    return TrainingData(recipe, copied, Storage(), worker=0, workers=1, replicas=1, split=split)
+    return TrainingData(recipe, copied, Storage(), World(), split)
 
 
 def test_a_damaged_picture_leaves_an_empty_slot_and_is_named(tiny, tmp_path: Path) -> None:
@@ -228,9 +227,9 @@ def test_a_damaged_picture_leaves_an_empty_slot_and_is_named(tiny, tmp_path: Pat
     with data:
         batches = list(islice(data.batches(0, 0), 8))
         lost = {row.id for shard in (1, 2) for row in tiny.rows[(9, 29)[shard - 1] + 3 :][:3]}
-        assert len(data.quarantined) == 6
-        assert all(any(name in sentence for sentence in data.quarantined) for name in lost)
-        assert data.counts().quarantined >= 6  # reading ahead has met them in the next epoch too
+        assert len(data.reader.quarantined) == 6
+        assert all(any(name in sentence for sentence in data.reader.quarantined) for name in lost)
+        assert data.reader.counts().quarantined >= 6  # reading ahead has met them in the next epoch too
     for batch, expected in zip(batches, whole, strict=True):
         assert batch.ids == [name for name in expected.ids if name not in lost]
         assert sum(float(np.sum(replica.weights)) for replica in batch.replicas) == len(batch.ids)
@@ -258,9 +257,7 @@ def test_evaluation_covers_every_picture_once_in_batches_of_one_shape(tiny, work
     seen: list[int] = []
     steps = []
     for worker in range(workers):
-        with EvaluationData(
-            recipe, tiny.stored, Storage(), worker=worker, workers=workers, replicas=replicas, folds=[0, 2]
-        ) as data:
+        with EvaluationData(recipe, tiny.stored, Storage(), World(workers, worker, replicas), folds=[0, 2]) as data:
             batches = list(data.batches())
         steps.append(len(batches))
         assert len(batches) == data.steps
@@ -279,7 +276,7 @@ def test_evaluation_covers_every_picture_once_in_batches_of_one_shape(tiny, work
 
 
 def test_evaluation_can_be_repeated(tiny) -> None:
-    with EvaluationData(tiny.recipe(), tiny.stored, Storage(), worker=0, workers=1, replicas=1) as data:
+    with EvaluationData(tiny.recipe(), tiny.stored, Storage(), World()) as data:
         runs = [[scene.number for batch in data.batches() for scene in batch.pictures] for _ in range(2)]
     assert runs == [list(range(9))] * 2
 
@@ -334,7 +331,7 @@ def test_a_run_on_crops_is_scored_on_whole_pictures(make_row, make_data_set) -> 
         rows.append(make_row(encode_png(np.repeat(mask[..., None] * np.uint8(255), 3, -1)), mask, name=f"p{number}"))
     data_set = make_data_set([[rows], [[dataclasses.replace(rows[0], id="other")]]])
     recipe = data_set.recipe(data={"fit": "crop", "height": 8, "width": 8}, evaluation={"batch_size": 4})
-    with EvaluationData(recipe, data_set.stored, Storage(), worker=0, workers=1, replicas=1) as data:
+    with EvaluationData(recipe, data_set.stored, Storage(), World()) as data:
         (batch,) = data.batches()
     assert batch.replicas[0].images.shape == (4, 24, 32, 3)
     assert [(scene.height, scene.width) for scene in batch.pictures] == sizes
@@ -357,7 +354,7 @@ def test_the_node_cache_serves_what_was_read_before(tiny, tmp_path: Path) -> Non
     for _ in range(2):
         with training(tiny, data=recipe) as data:
             list(islice(data.batches(0, 0), 8))
-            counts.append(data.counts())
+            counts.append(data.reader.counts())
     assert counts[0].downloads > 0
     assert (counts[1].downloads, counts[1].downloaded_bytes) == (0, 0)
     assert counts[1].cache_hits > 0

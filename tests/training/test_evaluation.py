@@ -21,6 +21,7 @@ from segtrain.models import build_model
 from segtrain.pipeline.augment import to_float
 from segtrain.pipeline.batches import EvaluationBatch
 from segtrain.pipeline.worker_data import EvaluationData
+from segtrain.runs.status import World
 from segtrain.score_table import COLUMNS, SEEN
 from segtrain.storage.files import Storage
 from segtrain.training.evaluation import (
@@ -53,7 +54,7 @@ def data(tiny_set) -> Iterator[Callable[..., EvaluationData]]:
     def open_data(batch_size: int = 3) -> EvaluationData:
         recipe = tiny_set.recipe(f"evaluation.batch_size={batch_size}", "data.fold=1")
         data_set = read_data_set(Storage(), recipe.data)
-        opened.append(EvaluationData(recipe, data_set, Storage(), worker=0, workers=1, replicas=1))
+        opened.append(EvaluationData(recipe, data_set, Storage(), World()))
         return opened[-1]
 
     yield open_data

@@ -82,7 +82,7 @@ def opened(recipe: Recipe) -> TrainingData:
     storage = Storage(recipe.storage)
     data_set = read_data_set(storage, recipe.data)
     split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
-    return TrainingData(recipe, data_set, storage, worker=0, workers=1, replicas=1, split=split)
+    return TrainingData(recipe, data_set, storage, World(), split)
 
 
 # The others, alike in what a client sees of them, among the slow ones: 7 s each.

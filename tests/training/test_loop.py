@@ -378,7 +378,7 @@ def ids_of(recipe: Recipe, step: int) -> list[str]:
     train_config, data = recipe.train, recipe.data
     split = batch_split(train_config.global_batch_size, data.lanes, 1, 1, None)
     data_set = read_data_set(Storage(), data)
-    with TrainingData(recipe, data_set, Storage(), worker=0, workers=1, replicas=1, split=split) as training:
+    with TrainingData(recipe, data_set, Storage(), World(), split) as training:
         return next(itertools.islice(training.batches(0, 0), step, None)).ids
 
 
