@@ -132,8 +132,7 @@ def _edge(mask: NDArray[np.uint8], number: float) -> list[tuple[int, int]] | Non
     for axis in (1, 0):
         places = np.flatnonzero(np.diff(mask.view(np.bool_), axis=axis))
         if places.size:
-            columns = mask.shape[1] - axis
-            row, column = divmod(int(places[int(number * places.size)]), columns)
+            row, column = divmod(int(places[int(number * places.size)]), mask.shape[1] - axis)
             return [(row, row + 1 - axis), (column, column + axis)]
     return None
 

@@ -20,11 +20,12 @@ from segtrain.pipeline.plan import sample_key
 _JPEG = b"\xff\xd8\xff"
 
 
-def decode_picture(row: Row, height: int, width: int) -> DecodedPicture:
-    """Image and mask of a labelled row, resized to (height, width).
+def decode_picture(row: Row, size: tuple[int, int] | None = None) -> DecodedPicture:
+    """Image and mask of a labelled row, resized where a size (height, width) is given.
 
     Raises `DataError` that names the id where the bytes cannot be decoded.
     """
+    height, width = size or (row.height, row.width)
     image, mask = decode_image(row, height, width), decode_mask(row, height, width)
     return DecodedPicture(row.id, sample_key(row.id), image, mask)
 

@@ -18,21 +18,11 @@ from segtrain.pipeline.plan import Int64, RowGroupTable, kept_groups
 class Selection:
     """Row groups in stored order, and which of their rows are selected; every row group has at least one."""
 
-    shards: Int64
-    """(n,) number of each row group's shard in the manifest."""
-    row_groups: Int64
-    """(n,) number within the shard."""
+    places: list[tuple[int, int]]
+    """Of each row group the number of its shard in the manifest, and its own within the shard."""
     table: RowGroupTable
     kept: list[Int64]
-    """Of each row group the selected rows, in stored order."""
-
-    def place(self, group: int) -> tuple[int, int]:
-        """(shard, row group within it) of the selection's row group number `group`."""
-        return int(self.shards[group]), int(self.row_groups[group])
-
-    def stored_row(self, group: int, row: int) -> int:
-        """Where the selected row number `row` of a row group is among all its rows."""
-        return int(self.kept[group][row])
+    """Of each row group the places of the selected rows among all its rows, in stored order."""
 
 
 def training_selection(config: DataConfig, seed: int, data: DataSet) -> Selection:
@@ -85,11 +75,10 @@ def _rows(index: pa.Table, manifest: Manifest) -> Selection:
     shards, row_groups, rows = (index[name].to_numpy().astype(np.int64) for name in ("shard", "row_group", "row"))
     changes = np.flatnonzero((np.diff(shards) != 0) | (np.diff(row_groups) != 0)) + 1
     starts = np.concatenate(([0], changes))
-    places = zip(shards[starts].tolist(), row_groups[starts].tolist(), strict=True)
+    places = list(zip(shards[starts].tolist(), row_groups[starts].tolist(), strict=True))
     sizes = [manifest.shards[shard].row_groups.length[row_group] for shard, row_group in places]
     return Selection(
-        shards=shards[starts],
-        row_groups=row_groups[starts],
+        places=places,
         table=RowGroupTable(
             rows=np.diff(np.concatenate((starts, [rows.size]))).astype(np.int64), bytes=np.array(sizes, np.int64)
         ),

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import count, islice
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -39,11 +39,6 @@ READY_BATCHES = 2
 """Batches laid out and ready for their step; decoding runs ahead of these."""
 
 
-def _decode(row: Row, size: tuple[int, int] | None) -> DecodedPicture:
-    """The whole picture, resized where a (height, width) is given."""
-    return decode_picture(row, *(size or (row.height, row.width)))
-
-
 def _corner(
     data: DataConfig, seed: int, epoch: int, key: int, stored: tuple[int, int], mask: Callable[[], NDArray[np.uint8]]
 ) -> tuple[int, int]:
@@ -63,9 +58,9 @@ def _crop(whole: DecodedPicture, data: DataConfig, seed: int, epoch: int) -> Dec
     return replace(whole, image=whole.image[window], mask=whole.mask[window])
 
 
-def _decode_read(function: Callable[[Row], T], rows: Future[list[Row | None]], row: int) -> T | None:
+def _decode_read(function: Callable[[Row], T], rows: Future[list[Row | None]], place: int) -> T | None:
     """`function` of one row of a row group, once that has been read; None for a row in quarantine."""
-    found = rows.result()[row]
+    found = rows.result()[place]
     return None if found is None else function(found)
 
 
@@ -93,7 +88,7 @@ def batches_ahead(data: DataConfig, batch_bytes: int) -> tuple[int, int]:
 class _Feed(Generic[T]):
     """What training and evaluation share: threads that read, threads that decode, and one iterator at a time.
 
-    Decoding waits for reading and never the other way round. Close it, or use it in a `with`.
+    Decoding waits for reading and never the other way round. Close it in the end.
     """
 
     def __init__(self, recipe: Recipe, data_set: DataSet, storage: Storage, world: World, batch_bytes: int) -> None:
@@ -118,7 +113,7 @@ class _Feed(Generic[T]):
 
     def _read_ahead(self, selection: Selection, reads: Iterator[Key], is_needed: Callable[[Key], bool]) -> ReadAhead:
         return ReadAhead(
-            lambda group: self._reading.submit(self.reader.read, *selection.place(group)),
+            lambda group: self._reading.submit(self.reader.read, *selection.places[group]),
             lambda group: int(selection.table.bytes[group]),
             reads,
             is_needed,
@@ -133,12 +128,6 @@ class _Feed(Generic[T]):
             self._stream.close()
         for pool in (self._reading, self._decoding):
             pool.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
 
 class TrainingData(_Feed[StepBatch]):
@@ -241,9 +230,9 @@ class TrainingData(_Feed[StepBatch]):
         if self._recipe.data.fit == "crop" and not self._keep:
             decode = partial(_decode_crop, data=self._recipe.data, seed=self._recipe.train.seed, epoch=epoch)
         else:
-            decode = partial(_decode, size=self._size)
-        rows, stored_row = reading.rows((epoch, group)), self._selection.stored_row(group, row)
-        picture = self._decoding.submit(_decode_read, decode, rows, stored_row)
+            decode = partial(decode_picture, size=self._size)
+        rows = reading.rows((epoch, group))
+        picture = self._decoding.submit(_decode_read, decode, rows, self._selection.kept[group][row])
         if self._keep:
             self._kept_rows[group] += kept is None
             self._kept[sample] = picture
@@ -304,13 +293,12 @@ class EvaluationData(_Feed[EvaluationBatch]):
         """(number in the set, row and picture under way) of every picture of this worker."""
 
         def decode(row: Row) -> tuple[Row, DecodedPicture]:
-            return row, _decode(row, self._size)
+            return row, decode_picture(row, self._size)
 
         reading = self._read_ahead(self._selection, ((0, group) for group in self._row_groups), lambda key: True)
         for group in self._row_groups:
             reading.fill(last_epoch=0)
             rows = reading.rows((0, group))
-            for row in range(int(self._selection.table.rows[group])):
-                stored = self._selection.stored_row(group, row)
-                yield int(self._first_numbers[group]) + row, self._decoding.submit(_decode_read, decode, rows, stored)
+            for number, place in enumerate(self._selection.kept[group], start=int(self._first_numbers[group])):
+                yield number, self._decoding.submit(_decode_read, decode, rows, place)
             reading.release((0, group))

@@ -164,8 +164,7 @@ def task_reader(
 
     def read(task: Task) -> list[Row | LostRow]:
         assert task.place is not None
-        rows = reader.read(*task.place)
-        return [row_of(id, row) for id, row in zip(task.ids, rows, strict=True)]
+        return [row_of(id, row) for id, row in zip(task.ids, reader.read(*task.place), strict=True)]
 
     return read
 

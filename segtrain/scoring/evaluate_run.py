@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from segtrain.cluster.spread_out import spread_out
@@ -121,12 +122,11 @@ def _members_that_trained_on_it(
 
 def _tasks(selection: Selection, ids: Sequence[str]) -> list[ScoringTask]:
     """One for each row group, in stored order."""
-    tasks, first = [], 0
-    for group, count in enumerate(selection.table.rows.tolist()):
-        rows = tuple(selection.stored_row(group, row) for row in range(count))
-        tasks.append(ScoringTask(*selection.place(group), rows, tuple(ids[first : first + count]), first))
-        first += count
-    return tasks
+    firsts = accumulate(map(len, selection.kept), initial=0)
+    return [
+        ScoringTask(*place, tuple(rows.tolist()), tuple(ids[first : first + len(rows)]), first)
+        for place, rows, first in zip(selection.places, selection.kept, firsts, strict=False)
+    ]
 
 
 def _build_scorer(

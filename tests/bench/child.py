@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import keras
 import tensorflow as tf
@@ -67,7 +67,7 @@ def start(root: str, cache: str) -> float:
     recipe, storage = small_recipe(root, node_cache=cache), Storage()
     data_set = read_data_set(storage, recipe.data)
     split = batch_split(SMALL_BATCH, recipe.data.lanes, 1, 1, None)
-    with TrainingData(recipe, data_set, storage, World(), split) as data:
+    with closing(TrainingData(recipe, data_set, storage, World(), split)) as data:
         batch = next(data.batches(0, 0))
         touch(batch.replicas[0][:2])
         return time.perf_counter() - started

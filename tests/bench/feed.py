@@ -1,7 +1,7 @@
 """segtrain's own pipeline as a reader: batches of `TrainingData` for one worker with one replica."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -51,7 +51,7 @@ def training_data(recipe: Recipe) -> Iterator[TrainingData]:
     assert root is not None
     split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
     data_set = read_data_set(storage, recipe.data)
-    with TrainingData(recipe, data_set, storage, World(), split) as data:
+    with closing(TrainingData(recipe, data_set, storage, World(), split)) as data:
         yield data
 
 

@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,8 +132,8 @@ def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     split = batch_split(8, recipe.data.lanes, 1, 1, None)
     readings = []
     with (
-        TrainingData(recipe, data_set, storage, World(), split) as training,
-        EvaluationData(recipe, data_set, storage, World()) as evaluation,
+        closing(TrainingData(recipe, data_set, storage, World(), split)) as training,
+        closing(EvaluationData(recipe, data_set, storage, World())) as evaluation,
     ):
         steps = training.batches(0, 0)
         for _ in range(epochs):

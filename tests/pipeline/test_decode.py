@@ -125,7 +125,7 @@ def test_image_and_mask_fit_each_other(make_row) -> None:
     mask = np.zeros((80, 120), np.uint8)
     mask[20:60, 30:100] = 1
     pixels = np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1)
-    picture = decode_picture(make_row(encode(pixels, "PNG"), mask), 24, 36)
+    picture = decode_picture(make_row(encode(pixels, "PNG"), mask), (24, 36))
     assert picture.image.shape == (24, 36, 3)
     np.testing.assert_array_equal(picture.image[..., 0] >= 128, picture.mask == 1)
 
@@ -140,7 +140,7 @@ def test_a_window_is_the_same_part_of_the_whole_picture(make_row, data, kind: st
     height, width = (data.draw(st.integers(1, side)) for side in upright)
     top, left = (data.draw(st.integers(0, s - n)) for s, n in zip(upright, (height, width), strict=True))
     window = decode_window(row, top, left, height, width)
-    whole = decode_picture(row, *upright)
+    whole = decode_picture(row, upright)
     part = slice(top, top + height), slice(left, left + width)
     np.testing.assert_array_equal(window.mask, whole.mask[part])
     # Of a JPEG, libjpeg widens the halved colour of the outermost columns without their neighbours outside.

@@ -14,7 +14,7 @@ from segtrain.storage.files import Storage
 def selected_rows(data_set, selection: Selection) -> list:
     reader = RowGroupReader(data_set.manifest, Storage(), data_set.root)
     return [
-        reader.read(*selection.place(group))[selection.stored_row(group, row)]
+        reader.read(*selection.places[group])[selection.kept[group][row]]
         for group, rows in enumerate(selection.table.rows)
         for row in range(rows)
     ]

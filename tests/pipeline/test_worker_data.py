@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def training(
 
 
 def take(data: TrainingData, count: int, epoch: int = 0, step: int = 0) -> list[StepBatch]:
-    with data:
+    with closing(data):
         return list(islice(data.batches(epoch, step), count))
 
 
@@ -129,7 +130,7 @@ def test_pictures_that_could_not_be_read_are_not_kept_as_failures(tiny, monkeypa
     def fail(self: RowGroupReader, shard: int, row_group: int) -> list[Row]:
         raise StorageError("no answer")
 
-    with training(tiny, data={"cache": "memory"}) as data:
+    with closing(training(tiny, data={"cache": "memory"})) as data:
         monkeypatch.setattr(RowGroupReader, "read", fail)
         with pytest.raises(StorageError):
             next(data.batches(0, 0))
@@ -138,7 +139,7 @@ def test_pictures_that_could_not_be_read_are_not_kept_as_failures(tiny, monkeypa
 
 
 def test_a_new_iterator_ends_the_one_before(tiny) -> None:
-    with training(tiny) as data:
+    with closing(training(tiny)) as data:
         first = data.batches(0, 0)
         before = next(first).ids
         assert next(data.batches(0, 0)).ids == before
@@ -160,7 +161,7 @@ def test_a_worker_without_a_sample_gets_a_batch_of_weight_zero(tiny) -> None:
 
 def test_once_everything_is_decoded_nothing_is_read_again(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = count_reads(monkeypatch)
-    with training(tiny) as data:
+    with closing(training(tiny)) as data:
         batches = data.batches(0, 0)
         for _ in range(8):
             next(batches)
@@ -181,7 +182,7 @@ def test_without_the_cache_each_row_group_is_read_once_an_epoch(tiny, monkeypatc
 
 def test_reading_ahead_reaches_into_the_next_epoch_and_no_further(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = count_reads(monkeypatch)
-    with training(tiny, data={"cache": "off", "prefetch_batches": 1}) as data:
+    with closing(training(tiny, data={"cache": "off", "prefetch_batches": 1})) as data:
         next(data.batches(0, 0))
         wait_until(lambda: len(reads) >= 26)
         time.sleep(0.1)
@@ -224,7 +225,7 @@ def damage(tiny, folder: Path, flip: int) -> TrainingData:
 def test_a_damaged_picture_leaves_an_empty_slot_and_is_named(tiny, tmp_path: Path) -> None:
     data = damage(tiny, tmp_path, flip=0)  # the head of the first page: none of the row group can be trusted
     whole = take(training(tiny), 8)
-    with data:
+    with closing(data):
         batches = list(islice(data.batches(0, 0), 8))
         lost = {row.id for shard in (1, 2) for row in tiny.rows[(9, 29)[shard - 1] + 3 :][:3]}
         assert len(data.reader.quarantined) == 6
@@ -257,7 +258,9 @@ def test_evaluation_covers_every_picture_once_in_batches_of_one_shape(tiny, work
     seen: list[int] = []
     steps = []
     for worker in range(workers):
-        with EvaluationData(recipe, tiny.stored, Storage(), World(workers, worker, replicas), folds=[0, 2]) as data:
+        with closing(
+            EvaluationData(recipe, tiny.stored, Storage(), World(workers, worker, replicas), folds=[0, 2])
+        ) as data:
             batches = list(data.batches())
         steps.append(len(batches))
         assert len(batches) == data.steps
@@ -276,7 +279,7 @@ def test_evaluation_covers_every_picture_once_in_batches_of_one_shape(tiny, work
 
 
 def test_evaluation_can_be_repeated(tiny) -> None:
-    with EvaluationData(tiny.recipe(), tiny.stored, Storage(), World()) as data:
+    with closing(EvaluationData(tiny.recipe(), tiny.stored, Storage(), World())) as data:
         runs = [[scene.number for batch in data.batches() for scene in batch.pictures] for _ in range(2)]
     assert runs == [list(range(9))] * 2
 
@@ -331,7 +334,7 @@ def test_a_run_on_crops_is_scored_on_whole_pictures(make_row, make_data_set) -> 
         rows.append(make_row(encode_png(np.repeat(mask[..., None] * np.uint8(255), 3, -1)), mask, name=f"p{number}"))
     data_set = make_data_set([[rows], [[dataclasses.replace(rows[0], id="other")]]])
     recipe = data_set.recipe(data={"fit": "crop", "height": 8, "width": 8}, evaluation={"batch_size": 4})
-    with EvaluationData(recipe, data_set.stored, Storage(), World()) as data:
+    with closing(EvaluationData(recipe, data_set.stored, Storage(), World())) as data:
         (batch,) = data.batches()
     assert batch.replicas[0].images.shape == (4, 24, 32, 3)
     assert [(scene.height, scene.width) for scene in batch.pictures] == sizes
@@ -352,7 +355,7 @@ def test_the_node_cache_serves_what_was_read_before(tiny, tmp_path: Path) -> Non
     recipe = {"cache": "disk", "node_cache": str(tmp_path / "cache")}
     counts = []
     for _ in range(2):
-        with training(tiny, data=recipe) as data:
+        with closing(training(tiny, data=recipe)) as data:
             list(islice(data.batches(0, 0), 8))
             counts.append(data.reader.counts())
     assert counts[0].downloads > 0

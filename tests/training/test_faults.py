@@ -1,6 +1,7 @@
 """What storage does wrong while a run reads: it passes without a trace in the weights, or ends with a plain error."""
 
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_a_fault_without_end_is_a_plain_error_within_the_deadline(
     on_s3: Callable[..., Recipe], fault_proxy: FaultProxy, kind: str
 ) -> None:
     recipe = through(fault_proxy, on_s3(), "storage.timeout_s=0.5", f"storage.deadline_s={DEADLINE_S}")
-    with opened(recipe) as data:
+    with closing(opened(recipe)) as data:
         fault_proxy.inject(Fault(kind, match="part-", times=None))
         named = rf"{recipe.data.root}/fold=\d/part-[-\w]+\.parquet: .*; tried for {DEADLINE_S:g} s"
         with pytest.raises(StorageError, match=named):
@@ -126,5 +127,5 @@ def test_a_few_damaged_pictures_are_left_out_and_counted(
     train(settings, World())
     for line in run_folder(Path(settings.run.folder)).lines("epoch"):
         assert (line["left_out"], line["samples"]) == (1, 15)
-    with opened(settings) as data:
+    with closing(opened(settings)) as data:
         assert sum(len(batch.ids) for batch in islice(data.batches(0, 0), 4)) == 15

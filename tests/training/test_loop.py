@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -378,7 +379,7 @@ def ids_of(recipe: Recipe, step: int) -> list[str]:
     train_config, data = recipe.train, recipe.data
     split = batch_split(train_config.global_batch_size, data.lanes, 1, 1, None)
     data_set = read_data_set(Storage(), data)
-    with TrainingData(recipe, data_set, Storage(), World(), split) as training:
+    with closing(TrainingData(recipe, data_set, Storage(), World(), split)) as training:
         return next(itertools.islice(training.batches(0, 0), step, None)).ids
 
 
