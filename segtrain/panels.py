@@ -48,8 +48,7 @@ def panel(
     if image.shape[:2] != truth.shape or truth.shape != probability.shape:
         raise ValueError(f"sizes differ: image {image.shape}, truth {truth.shape}, probability {probability.shape}")
     wanted, found = truth != 0, probability >= threshold
-    grey = np.repeat(image.mean(axis=2, keepdims=True) * 0.55 + 90, 3, axis=2).astype(np.uint8)
-    difference = grey.copy()
+    difference = np.repeat(image.mean(axis=2, keepdims=True) * 0.55 + 90, 3, axis=2).astype(np.uint8)  # grey as yet
     for where, colour, share in (
         (wanted & found, FOUND, 0.35),
         (found & ~wanted, FALSE_POSITIVE, 1.0),

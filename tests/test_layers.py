@@ -12,7 +12,7 @@ from tests.support.places import REPOSITORY
 
 NOT_LIGHT = {
     "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals", "spread_out"),
-    "inference": ("apply", "device", "export", "load_networks", "predict_rows", "predictor"),
+    "inference": ("apply", "export", "load_networks", "predict_rows", "predictor"),
     "launch": ("supervisor", "tensorflow_cluster", "train_folds", "train_run", "train_worker", "worker_group"),
     "models": ("",),
     "pipeline": ("augment", "batches", "decode", "worker_data"),

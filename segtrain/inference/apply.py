@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,15 +19,6 @@ LEAST_TILE = 32
 """Pixels; no side of a tile is made shorter, so that what the network sees around a pixel is not all border."""
 
 
-class Layout(NamedTuple):
-    """How pictures of one size go through a network."""
-
-    tile: tuple[int, int]
-    """(height, width); the picture's own size where it goes through whole."""
-    batch: int
-    """Pictures, or tiles, at once."""
-
-
 class FittedNetwork:
     """A member with what it can do at once on this device.
 
@@ -41,7 +31,7 @@ class FittedNetwork:
         self._inference = inference
         self._device_bytes = device_bytes
         self._most_pixels: int | None = None
-        self._layouts: dict[tuple[int, int], Layout] = {}
+        self._layouts: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
 
         # The first size that comes is fixed in the graph; one graph more serves all others, for pictures that go
         # through at their own size may each have another.
@@ -63,36 +53,39 @@ class FittedNetwork:
         """
         height, width = pictures[0].shape[:2]
         while True:
-            layout = self.layout(height, width)
+            tile, batch = self.layout(height, width)
+            is_whole = tile == (height, width)
             try:
-                if layout.tile == (height, width):
-                    return self._whole(pictures, layout.batch)
-                return [self._tiled(picture, layout) for picture in pictures]
+                if is_whole:
+                    return self._whole(pictures, batch)
+                return [self._tiled(picture, tile, batch) for picture in pictures]
             except tf.errors.ResourceExhaustedError:
-                whole = layout.tile == (height, width)
-                self._take_less(layout.tile, min(layout.batch, len(pictures)) if whole else layout.batch)
+                self._take_less(tile, min(batch, len(pictures)) if is_whole else batch)
 
-    def layout(self, height: int, width: int) -> Layout:
-        """How pictures of this size go through. Raises `UserError` where the smallest tile does not fit."""
-        found = self._layouts.get((height, width))
-        if found is None:
+    def layout(self, height: int, width: int) -> tuple[tuple[int, int], int]:
+        """How pictures of this size go through: the tile's (height, width), and how many of them at once.
+
+        The tile is the picture's own size where it goes through whole.
+        Raises `UserError` where the smallest tile does not fit.
+        """
+        if (height, width) not in self._layouts:
             tile = self._tile_asked_for(height, width)
             while not self._fits(1, tile):
                 tile = self._smaller(tile)
             batch = self._inference.batch_size
             while not self._fits(batch, tile):
                 batch -= 1
-            found = self._layouts[height, width] = Layout(tile, batch)
-        return found
+            self._layouts[height, width] = tile, batch
+        return self._layouts[height, width]
 
     def _whole(self, pictures: Sequence[NDArray[np.uint8]], batch: int) -> list[NDArray[np.float32]]:
         starts = range(0, len(pictures), batch)
         return [logits for start in starts for logits in self._run(np.stack(pictures[start : start + batch]))]
 
-    def _tiled(self, picture: NDArray[np.uint8], layout: Layout) -> NDArray[np.float32]:
+    def _tiled(self, picture: NDArray[np.uint8], tile: tuple[int, int], batch: int) -> NDArray[np.float32]:
         target = np.empty((*picture.shape[:2], 1), np.float32)
         overlap, multiple = self._inference.overlap, self.member.multiple
-        blend(picture, target, layout.tile, overlap, self._run, layout.batch, multiple=multiple)
+        blend(picture, target, tile, overlap, self._run, batch, multiple=multiple)
         return target
 
     def _run(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,9 +12,11 @@ import keras
 import tensorflow as tf
 
 import segtrain.models  # noqa: F401  registers the layers that a saved model names
+from segtrain.config import ClusterConfig
 from segtrain.errors import UserError
 from segtrain.inference.stored_networks import Facts, StoredNetwork
 from segtrain.models.layers import PadToMultiple
+from segtrain.process import keep_freed_memory
 from segtrain.runs.run_folder import MODEL_NAME
 from segtrain.storage.scratch import scratch_folder
 
@@ -49,6 +51,22 @@ class Member:
     """None where no `metrics.json` is beside the model."""
     model: keras.Model | None = None
     """None for a SavedModel."""
+
+
+def configure_device(asked: ClusterConfig) -> None:
+    """Prepare this process; before anything else touches TensorFlow in it.
+
+    Raises UserError where a GPU was asked for and TensorFlow sees none: a missing driver would silently leave the work
+    to the CPU.
+    """
+    keep_freed_memory()
+    if asked.gpus_per_worker == 0:
+        tf.config.set_visible_devices([], "GPU")
+    elif not tf.config.list_physical_devices("GPU"):
+        raise UserError(
+            f"cluster.gpus_per_worker is {asked.gpus_per_worker} but TensorFlow sees no GPU on this node; check the "
+            f"driver and CUDA libraries (pip install -e '.[gpu]')"
+        )
 
 
 def load_network(network: StoredNetwork) -> Member:

@@ -10,8 +10,7 @@ from segtrain.config import InferenceConfig, Recipe
 from segtrain.dataset.salvage import LostRow
 from segtrain.dataset.shards import Row
 from segtrain.errors import DataError, UserError
-from segtrain.inference.device import configure_device
-from segtrain.inference.load_networks import load_network
+from segtrain.inference.load_networks import configure_device, load_network
 from segtrain.inference.predictor import Logits, Predictor, Prepared
 from segtrain.inference.stored_networks import StoredNetwork
 from segtrain.pipeline.decode import decode_image

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from segtrain import metrics
 from segtrain.config import Model
@@ -31,11 +31,7 @@ LOOK_EVERY_S = 0.2
 Side = Annotated[int, Field(ge=1)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Input(_Read):
+class Input(BaseModel, frozen=True):
     """What the network was trained on: whole pictures resized to this size, or crops of it."""
 
     fit: Literal["resize", "crop"]
@@ -43,7 +39,7 @@ class Input(_Read):
     width: Side
 
 
-class Facts(_Read):
+class Facts(BaseModel, frozen=True):
     """What `best/metrics.json` says that predicting needs."""
 
     input: Input
@@ -116,8 +112,9 @@ def threshold_of(members: Sequence[Facts | None]) -> float:
     known = [facts for facts in members if facts is not None]
     curves = [facts.threshold_curve for facts in known if facts.threshold_curve is not None]
     if len(members) > 1 and len(curves) == len(members) and len({curve.thresholds for curve in curves}) == 1:
-        dice, pictures = [curve.dice for curve in curves], [curve.pictures for curve in curves]
-        return metrics.pooled_threshold(curves[0].thresholds, dice, pictures)[0]
+        return metrics.pooled_threshold(
+            curves[0].thresholds, [curve.dice for curve in curves], [curve.pictures for curve in curves]
+        )[0]
     return sum(facts.best_threshold for facts in known) / len(known) if known else DEFAULT_THRESHOLD
 
 

@@ -109,8 +109,7 @@ def _blended_rows(
     ends = [*rows.starts[1:], rows.padded]
     under_way: NDArray[np.float32] | None = None
     for start, end, share in zip(rows.starts, ends, rows.shares, strict=True):
-        band = _indices(rows, start)
-        strip = _blended_band(picture, band, columns, forward, batch_size)
+        strip = _blended_band(picture, _indices(rows, start), columns, forward, batch_size)
         strip *= share[:, None, None]
         if under_way is not None:
             strip[: len(under_way)] += under_way

@@ -1,5 +1,6 @@
 """What a run keeps of its best epoch: the model, its scores, and pictures of what it predicts."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -22,8 +23,9 @@ class PanelArtist:
 
     def __init__(self, run: Run) -> None:
         self._threshold = run.recipe.evaluation.threshold
-        count = run.recipe.evaluation.panels if run.world.is_chief else 0
-        self._chosen = evenly_spread(run.validation_data.own_ids, count)
+        self._chosen = evenly_spread(
+            run.validation_data.own_ids, run.recipe.evaluation.panels if run.world.is_chief else 0
+        )
         self.panels: dict[str, np.ndarray] = {}
         """Picture id -> uint8 (H, W, 3)."""
 
@@ -39,7 +41,8 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
 
     The metrics hold the model's checksum. So a reader notices when the two files are not of one epoch.
     """
-    digest = run.state.export(run.folder.best_model)
+    model = run.state.exported()
+    write_while(run.check_owner, run.folder.best_model, model, run.storage)
     files = file_names(scores.ids)
     for name, picture in panels.items():
         drawn = file_bytes(Image.fromarray(picture), "PNG")
@@ -59,7 +62,7 @@ def keep_best(run: Run, metrics: dict[str, Any], scores: Scores, panels: dict[st
         "test_fold": data.test_fold,
         "input": {"fit": data.fit, "height": data.height, "width": data.width, "channels": 3},
         "model": run.recipe.to_dict()["model"],
-        "model_sha256": digest,
+        "model_sha256": hashlib.sha256(model).hexdigest(),
         **run.state.facts,
         "validation_ids": scores.ids,
         "validation_dice": [round(value, 6) for value in scores.per_picture("dice_hard_original").tolist()],

@@ -97,13 +97,14 @@ class Checkpoint:
 
 def facts_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     """What must agree for a checkpoint to continue a run, and what helps to understand one later."""
-    packages = ("tensorflow", "keras", "ray", "numpy", "pyarrow")
     return {
         "recipe_fingerprint": recipe.fingerprint(),
         "data_fingerprint": data_fingerprint,
         "seed": recipe.train.seed,
         "lanes": recipe.data.lanes,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "ray", "numpy", "pyarrow")
+        },
     }
 
 

@@ -3,7 +3,6 @@
 All of it is saved in checkpoints and restored from them; the network is exported for use.
 """
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,6 @@ import tensorflow as tf
 
 from segtrain.errors import DataError, UserError
 from segtrain.models import build_model
-from segtrain.runs.ownership import write_while
 from segtrain.runs.run_folder import MODEL_NAME, RunFolder
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
@@ -38,12 +36,11 @@ class TrainingState:
     def __init__(
         self, step: TrainStep, world: World, storage: Storage, data_fingerprint: str, check_owner: Callable[[], None]
     ) -> None:
-        """`check_owner` raises where the run's folder is another process's by now; it is called before each write."""
+        """`check_owner` raises where the run's folder is another process's by now. It is called before each write."""
         self._step = step
         self._recipe = step.recipe
         self._world = world
         self._storage = storage
-        self._check_owner = check_owner
         self.facts = facts_of(step.recipe, data_fingerprint)
         self.cursor = Cursor()
         self.checkpoints = Checkpoints(
@@ -84,8 +81,9 @@ class TrainingState:
         try:
             self.load(checkpoint or self.checkpoints.restore_step(chosen))
         except DataError as error:  # the chief has read it, so another attempt may
-            told = f"worker {self._world.rank} cannot read the checkpoint of step {chosen} that the chief chose"
-            raise OSError(f"{told}: {error}") from None
+            raise OSError(
+                f"worker {self._world.rank} cannot read the checkpoint of step {chosen} that the chief chose: {error}"
+            ) from None
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take variables and cursor from a checkpoint.
@@ -147,22 +145,19 @@ class TrainingState:
         finally:
             _assign(weights, trained)
 
-    def export(self, url: str) -> str:
-        """Write the model as it stands to a `.keras` file that loads anywhere, without a strategy, in float32.
-
-        Raises TakenOverError where the folder is another process's by now.
-        Returns the file's sha256.
-        """
+    def exported(self) -> bytes:
+        """The model as it stands as a `.keras` file that loads anywhere, without a strategy, in float32."""
         train = self._recipe.train
-        precision = "float64" if train.precision == "float64" else "float32"
-        plain = build_model(self._recipe.model, dtype_policy=precision, seed=train.seed)
+        plain = build_model(
+            self._recipe.model,
+            dtype_policy="float64" if train.precision == "float64" else "float32",
+            seed=train.seed,
+        )
         plain.set_weights(self._copies(variable.value for variable in self._step.model.variables))
         with scratch_folder("export") as folder:
             local = folder / MODEL_NAME
             plain.save(local)
-            data = local.read_bytes()
-        write_while(self._check_owner, url, data, self._storage)
-        return hashlib.sha256(data).hexdigest()
+            return local.read_bytes()
 
     def _copies(self, values: Iterable[Any]) -> list[np.ndarray]:
         return [local_array(self._step.strategy, value) for value in values]

@@ -19,19 +19,6 @@ from segtrain.training.strategy import local_array, sum_over_replicas
 LOSS_SCALE_GROWTH_STEPS = 2000
 
 
-class ReplicaPass(NamedTuple):
-    """What a replica puts through the network at once: B pictures, augmented."""
-
-    images: tf.Tensor
-    """float32 (B, H, W, 3) in [0, 1]."""
-    masks: tf.Tensor
-    """float32 {0, 1} (B, H, W, 1)."""
-    weights: tf.Tensor
-    """float32 (B,)."""
-    keys: tf.Tensor
-    """int64 (B,)."""
-
-
 class StepResult(NamedTuple):
     """What one step tells the loop: scalars, equal on every replica."""
 
@@ -108,8 +95,7 @@ class TrainStep:
         """
         with self.strategy.scope():
             wish = tf.constant(float(leave), self.dtype)
-            result: StepResult = self._compiled(batch, tf.constant(step, tf.int64), wish)
-        return result
+            return StepResult(*self._compiled(batch, tf.constant(step, tf.int64), wish))
 
     def _step(self, batch: Any, step: tf.Tensor, wish: tf.Tensor) -> StepResult:
         gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step, wish))
@@ -168,15 +154,18 @@ class TrainStep:
             reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
         return reduced, tf.unstack(totals), finite
 
-    def _augmented(self, part: ReplicaBatch, after: list[tf.Tensor]) -> ReplicaPass:
-        """A part for the network, once `after` is computed: activations of two parts are never in memory together."""
+    def _augmented(self, part: ReplicaBatch, after: list[tf.Tensor]) -> ReplicaBatch:
+        """The part as the network sees it: images float32 in [0, 1] and masks float32, changed as was drawn.
+
+        It comes once `after` is computed, so that the activations of two parts are never in memory together.
+        """
         with tf.control_dependencies(after):
             part = tf.nest.map_structure(tf.identity, part)
         images, masks = augment.apply(self.recipe.augment, part.images, part.masks, part.draws)
-        return ReplicaPass(images, masks, part.weights, part.keys)
+        return part._replace(images=images, masks=masks)
 
     def _gradients(
-        self, part: ReplicaPass, step: tf.Tensor, dice_totals: tf.Tensor | None
+        self, part: ReplicaBatch, step: tf.Tensor, dice_totals: tf.Tensor | None
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples)."""
         with (
@@ -190,16 +179,15 @@ class TrainStep:
         return gradients, totals
 
     def _share_of_loss(
-        self, part: ReplicaPass, logits: tf.Tensor, dice_totals: tf.Tensor | None
+        self, part: ReplicaBatch, logits: tf.Tensor, dice_totals: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """This part's share of the global loss, and its (loss, dice, samples) as they are reported."""
         config = self.recipe.loss
         batch_size = tf.cast(self.recipe.train.global_batch_size, self.dtype)
-        masks = tf.cast(part.masks, self.dtype)
         weights = tf.cast(part.weights, self.dtype)
-        sums = tf.cast(dice_sums_per_image(masks, logits), self.dtype)
+        sums = tf.cast(dice_sums_per_image(part.masks, logits), self.dtype)
         dice = tf.reduce_sum(weights * (1.0 - dice_loss_from_sums(sums, 0.0)))
-        loss = shown = loss_over_pictures(config, masks, logits, sums, weights)
+        loss = shown = loss_over_pictures(config, part.masks, logits, sums, weights)
         if config.terms.dice and config.dice_over == "batch":
             # The value is the global batch's on every replica and part; the gradient is that of this part alone,
             # so that the sum over replicas and parts is the gradient of the global dice.
@@ -226,7 +214,7 @@ class TrainStep:
             with forward_pass(step=step, keys=part.keys, weights=part.weights, update_statistics=False):
                 logits = self.model(part.images, training=True)
             weights = tf.cast(part.weights, self.dtype)
-            sums = tf.cast(dice_sums_per_image(tf.cast(part.masks, self.dtype), logits), self.dtype)
+            sums = tf.cast(dice_sums_per_image(part.masks, logits), self.dtype)
             totals += _dice_totals(weights, sums)
         return sum_over_replicas([tf.stop_gradient(totals)])[0]
 

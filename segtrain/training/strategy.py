@@ -96,8 +96,7 @@ def place(strategy: tf.distribute.Strategy, replicas: Sequence[Any]) -> Any:
 
 def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     """On one replica: the sum of all replicas' tensors, on each of them."""
-    summed: list[tf.Tensor] = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
-    return summed
+    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors))
 
 
 def local_array(strategy: tf.distribute.Strategy, value: Any) -> np.ndarray:

@@ -74,7 +74,7 @@ def show(threads: int, found: dict[str, Any]) -> None:
 
 def one(threads: int, folder: str) -> dict[str, Any]:
     """Measure in this process, whose TensorFlow has been told how many threads to use."""
-    from segtrain.inference.device import configure_device
+    from segtrain.inference.load_networks import configure_device
     from segtrain.inference.stored_networks import read_networks
     from segtrain.prediction import ledger
     from segtrain.prediction.part_files import read_part
