@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from segtrain.config import Recipe
 from segtrain.report.write import REPORT_NAME
@@ -12,12 +12,12 @@ from segtrain.runs.run_folder import RunFolder
 from segtrain.runs.status import Progress, RunSummary
 from segtrain.storage.files import join
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
 
 class Display(Protocol):
     """Where a run is shown."""
-
-    label: str
-    """Which of several runs it is; empty where there is one."""
 
     def show(self, progress: Progress) -> None:
         """Show where the run is."""
@@ -25,97 +25,79 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """Print a line that stays."""
 
-    def close(self) -> None:
-        """Leave the screen as it is."""
 
+class RunDisplay:
+    """A bar over the whole run on a terminal, elsewhere a line every `every_s` seconds; a line for each ended epoch."""
 
-class EpochLines:
-    """Notices the end of an epoch in a run's progress."""
-
-    def __init__(self) -> None:
-        self._before: Progress | None = None
-
-    def ended(self, now: Progress) -> str | None:
-        """A line for the epoch that `now` shows to be finished, if it does.
-
-        The loop tells of an evaluation when it starts and again, with the score, when it is done; an epoch without
-        one is finished where the next begins.
-        """
-        before, self._before = self._before, now
-        if before is None:
-            return None
-        if before.phase == now.phase == "evaluating" and before.epoch == now.epoch:
-            return f"{_epoch(now)}finished  loss {now.loss:.4f}  validation dice {now.dice:.4f}"
-        if before.phase == now.phase == "training" and before.epoch < now.epoch:
-            return f"{_epoch(before)}finished  loss {before.loss:.4f}  training dice {before.dice:.4f}"
-        return None
-
-
-class PlainDisplay:
-    """Lines: one every `every_s` seconds and one for each finished epoch."""
-
-    def __init__(self, stream: TextIO, every_s: float) -> None:
+    def __init__(self, every_s: float, stream: TextIO | None = None) -> None:
+        """On stdout where no `stream` is given."""
         self.label = ""
-        self._stream = stream
+        """Which of several runs it is; empty where there is one."""
+        self._stream = stream or sys.stdout
         self._every_s = every_s
-        self._epochs = EpochLines()
         self._printed_at = float("-inf")
+        self._before: Progress | None = None
+        self._bar = _started_bar(self._stream) if self._stream.isatty() else None
 
     def show(self, progress: Progress) -> None:
+        """Show where the run is."""
         if progress.phase == "saved":
             return  # the line of the epoch is printed already
-        now = time.monotonic()
-        line = self._epochs.ended(progress)
-        if line is None and (progress.phase == "starting" or now - self._printed_at >= self._every_s):
+        line, now = _ended_epoch(self._before, progress), time.monotonic()
+        self._before = progress
+        if self._bar is not None:
+            total = progress.epochs * progress.steps_per_epoch or None
+            done = max(progress.epoch - 1, 0) * progress.steps_per_epoch + progress.step
+            moment = self._labelled(_moment(progress))
+            self._bar.update(self._bar.task_ids[0], description=moment, total=total, completed=done)
+        elif line is None and (progress.phase == "starting" or now - self._printed_at >= self._every_s):
             line = _moment(progress)
         if line is not None:
             self._printed_at = now
-            self.note(_labelled(self.label, line))
+            self.note(self._labelled(line))
 
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        """Print a line that stays."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._stream.flush()
+        """Leave the screen as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _labelled(self, line: str) -> str:
+        return f"{self.label}  {line}" if self.label else line
 
 
-class TerminalDisplay:
-    """One bar over the whole run, with the lines of finished epochs above it."""
+def _started_bar(stream: TextIO) -> "Bar":
+    # rich takes a tenth of a second to import, which no job without a terminal needs to spend.
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
 
-    def __init__(self, stream: TextIO) -> None:
-        # rich takes a tenth of a second to import, which no job without a terminal needs to spend.
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self.label = ""
-        columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-        self._bar = Bar(*columns, console=Console(file=stream, highlight=False), transient=True)
-        self._task = self._bar.add_task("starting", total=None)
-        self._epochs = EpochLines()
-        self._bar.start()
-
-    def show(self, progress: Progress) -> None:
-        if progress.phase == "saved":
-            return
-        line = self._epochs.ended(progress)
-        if line is not None:
-            self.note(_labelled(self.label, line))
-        total = progress.epochs * progress.steps_per_epoch or None
-        done = max(progress.epoch - 1, 0) * progress.steps_per_epoch + progress.step
-        self._bar.update(self._task, description=_labelled(self.label, _moment(progress)), total=total, completed=done)
-
-    def note(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self._bar.stop()
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+    bar = Bar(*columns, console=Console(file=stream, highlight=False), transient=True)
+    bar.add_task("starting", total=None)
+    bar.start()
+    return bar
 
 
-def open_display(every_s: float, stream: TextIO | None = None) -> Display:
-    """A bar where `stream` (stdout where None is given) is a terminal, else lines every `every_s` seconds."""
-    stream = stream or sys.stdout
-    return TerminalDisplay(stream) if stream.isatty() else PlainDisplay(stream, every_s)
+def _ended_epoch(before: Progress | None, now: Progress) -> str | None:
+    """A line for the epoch that `now` shows to be finished, if it does.
+
+    The loop tells of an evaluation when it starts and again, with the score, when it is done; an epoch without one is
+    finished where the next begins.
+    """
+    if before is None:
+        return None
+    if before.phase == now.phase == "evaluating" and before.epoch == now.epoch:
+        return f"{_epoch(now)}finished  loss {now.loss:.4f}  validation dice {now.dice:.4f}"
+    if before.phase == now.phase == "training" and before.epoch < now.epoch:
+        return f"{_epoch(before)}finished  loss {before.loss:.4f}  training dice {before.dice:.4f}"
+    return None
 
 
 def _moment(progress: Progress) -> str:
@@ -132,10 +114,6 @@ def _moment(progress: Progress) -> str:
         f"{_epoch(progress)}step {progress.step}/{progress.steps_per_epoch}  {progress.images_per_s:.1f} images/s  "
         f"loss {progress.loss:.4f}  dice {progress.dice:.4f}{goodput}{left}"
     )
-
-
-def _labelled(label: str, line: str) -> str:
-    return f"{label}  {line}" if label else line
 
 
 def _epoch(progress: Progress) -> str:

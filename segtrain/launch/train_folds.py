@@ -5,6 +5,7 @@ import logging
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.earlier_run import check_run_folder
 from segtrain.launch.given_paths import absolute
 from segtrain.launch.preflight import PreparedRun, prepared_on
-from segtrain.launch.progress import Display, open_display
+from segtrain.launch.progress import RunDisplay
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, workload_of
 from segtrain.runs.best_files import parse_metrics, why_unusable
@@ -76,14 +77,11 @@ def train_folds(
         storage,
     )
     storage.remove_leftovers(recipe.run.folder)
-    display = open_display(recipe.run.progress_every_s)
-    train_run.warn_of_hasty_stops(display.note)
-    try:
+    with closing(RunDisplay(recipe.run.progress_every_s)) as display:
+        train_run.warn_of_hasty_stops(display.note)
         if not all(run.finished for run in runs):
             with nodes.connection():
                 _train_all(runs, train, display)
-    finally:
-        display.close()
     facts = [_facts_of(run, storage) for run in runs]
     entry = _ensemble(runs, facts)
     storage.write_bytes(RunFolder(recipe.run.folder).ensemble, json.dumps(entry, indent=1).encode())
@@ -139,7 +137,7 @@ def _is_finished(recipe: Recipe, storage: Storage) -> bool:
     return reason is None
 
 
-def _train_all(runs: Sequence[FoldRun], train: Train, display: Display) -> None:
+def _train_all(runs: Sequence[FoldRun], train: Train, display: RunDisplay) -> None:
     batches: dict[str, Any] = {}
     for number, run in enumerate(runs, start=1):
         if run.finished:

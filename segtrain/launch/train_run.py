@@ -7,7 +7,7 @@ error that would come again ends the run at once with its own message.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
@@ -38,7 +38,7 @@ from segtrain.errors import RunError, UserError
 from segtrain.launch.dry_run_lines import plan_lines
 from segtrain.launch.given_paths import check_shared_paths
 from segtrain.launch.preflight import PreparedRun, prepared
-from segtrain.launch.progress import Display, closing_lines, open_display
+from segtrain.launch.progress import Display, RunDisplay, closing_lines
 from segtrain.launch.supervisor import TAKEN, Supervisor, culprits
 from segtrain.launch.train_worker import Train
 from segtrain.launch.worker_group import OnGroup, run_group
@@ -80,12 +80,9 @@ def launch(recipe: Recipe, train: Train = train_with_tensorflow, *, extend: bool
     """
     run = prepared(recipe, extend=extend)
     recipe, storage = run.recipe, run.storage
-    display = open_display(recipe.run.progress_every_s)
-    try:
+    with closing(RunDisplay(recipe.run.progress_every_s)) as display:
         warn_of_hasty_stops(display.note)
         summary, _ = run_on(display, run, train)
-    finally:
-        display.close()
     if storage.exists(RunFolder(recipe.run.folder).metrics_log):  # a training function of one's own need not keep any
         write_report(recipe.run.folder, storage)
     for line in closing_lines(summary, recipe, goodput.read(recipe.run.folder, storage)):

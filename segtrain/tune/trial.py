@@ -87,7 +87,6 @@ class Reporter:
     """A display (`segtrain.launch.progress.Display`) that passes each scored epoch on to Ray Tune."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.label = ""
         self.epochs = 0
         """Epochs reported in this attempt."""
         self._recipe = recipe
@@ -116,9 +115,6 @@ class Reporter:
     def note(self, text: str) -> None:
         """Keep a line for the next report."""
         self._notes.append(text)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _end(stuck: Stuck) -> None:

@@ -8,11 +8,14 @@ import pytest
 
 from segtrain.config import Recipe, override
 from segtrain.launch.mailbox import Mailbox
-from segtrain.launch.progress import PlainDisplay, TerminalDisplay, closing_lines, open_display
+from segtrain.launch.progress import RunDisplay, closing_lines
 from segtrain.runs.goodput import Attempt, Goodput
 from segtrain.runs.status import Progress, RunSummary
 
 MOMENT = Progress("training", 2, 10, 45, 64, images_per_s=312.04, loss=0.12345, dice=0.93214, left_s=245.4)
+
+HIDDEN_CURSOR = "\x1b[?25l"
+"""What a bar begins with."""
 
 
 class Terminal(io.StringIO):
@@ -22,13 +25,13 @@ class Terminal(io.StringIO):
 
 def test_a_line_names_epoch_step_speed_loss_dice_and_time_left() -> None:
     stream = io.StringIO()
-    PlainDisplay(stream, every_s=5.0).show(MOMENT)
+    RunDisplay(5.0, stream).show(MOMENT)
     assert stream.getvalue() == "epoch 2/10  step 45/64  312.0 images/s  loss 0.1235  dice 0.9321  4:05 left\n"
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["lines", "terminal"])
 def test_of_several_runs_the_one_that_is_shown_is_named(stream: io.StringIO) -> None:
-    display = open_display(60.0, stream)
+    display = RunDisplay(60.0, stream)
     display.label = "fold 3 (2 of 5)"
     display.show(MOMENT)
     display.show(replace(MOMENT, phase="evaluating"))
@@ -39,7 +42,7 @@ def test_of_several_runs_the_one_that_is_shown_is_named(stream: io.StringIO) -> 
 
 def test_lines_come_no_more_often_than_asked_for() -> None:
     stream = io.StringIO()
-    display = PlainDisplay(stream, every_s=60.0)
+    display = RunDisplay(60.0, stream)
     for step in range(1, 65):
         display.show(replace(MOMENT, step=step))
     assert stream.getvalue().count("\n") == 1
@@ -47,7 +50,7 @@ def test_lines_come_no_more_often_than_asked_for() -> None:
 
 def test_each_finished_epoch_has_a_line_with_its_score() -> None:
     stream = io.StringIO()
-    display = PlainDisplay(stream, every_s=60.0)
+    display = RunDisplay(60.0, stream)
     for epoch in (1, 2):
         display.show(replace(MOMENT, epoch=epoch))
         display.show(replace(MOMENT, epoch=epoch, phase="evaluating"))
@@ -58,7 +61,7 @@ def test_each_finished_epoch_has_a_line_with_its_score() -> None:
 
 def test_an_epoch_without_evaluation_has_a_line_too() -> None:
     stream = io.StringIO()
-    display = PlainDisplay(stream, every_s=60.0)
+    display = RunDisplay(60.0, stream)
     display.show(MOMENT)
     display.show(replace(MOMENT, epoch=3, step=1))
     assert "epoch 2/10  finished  loss 0.1235  training dice 0.9321" in stream.getvalue()
@@ -66,17 +69,17 @@ def test_an_epoch_without_evaluation_has_a_line_too() -> None:
 
 def test_a_run_that_starts_again_within_an_evaluation_does_not_count_it() -> None:
     stream = io.StringIO()
-    display = PlainDisplay(stream, every_s=60.0)
+    display = RunDisplay(60.0, stream)
     display.show(replace(MOMENT, phase="evaluating"))
     display.show(Progress("starting"))
     display.show(replace(MOMENT, phase="evaluating"))
     assert "finished" not in stream.getvalue()
 
 
-def test_a_terminal_shows_a_bar_and_keeps_the_lines_of_epochs() -> None:
+def test_a_terminal_shows_a_bar_and_keeps_the_lines_of_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    display = open_display(5.0, stream)
-    assert isinstance(display, TerminalDisplay)
+    display = RunDisplay(5.0, stream)
     display.show(Progress("starting", epochs=10))
     display.show(MOMENT)
     display.note("worker 1 lost [twice]")
@@ -84,12 +87,19 @@ def test_a_terminal_shows_a_bar_and_keeps_the_lines_of_epochs() -> None:
     display.show(replace(MOMENT, phase="evaluating", dice=0.97))
     display.close()
     shown = stream.getvalue()
+    assert HIDDEN_CURSOR in shown
     assert "worker 1 lost [twice]" in shown
     assert "validation dice 0.9700" in shown
 
 
-def test_no_terminal_means_lines() -> None:
-    assert isinstance(open_display(5.0, io.StringIO()), PlainDisplay)
+def test_no_terminal_means_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = io.StringIO()
+    display = RunDisplay(5.0, stream)
+    display.show(MOMENT)
+    display.close()
+    assert stream.getvalue().count("\n") == 1
+    assert HIDDEN_CURSOR not in stream.getvalue()
 
 
 def test_the_mailbox_keeps_the_newest_moment_of_an_epoch_and_every_line() -> None:
