@@ -9,13 +9,13 @@ from tests.support.places import REPOSITORY
 
 
 def test_the_repository_sends_what_a_job_needs_and_little_else() -> None:
-    upload = measure(REPOSITORY)
-    sent = {file.path for file in upload.files}
+    sizes = measure(REPOSITORY)
+    sent = set(sizes)
     assert {"jobs/train.py", "jobs/recipes/carvana.yaml", "segtrain/launch/train_run.py", "pyproject.toml"} <= sent
     assert {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "segtrain").rglob("*.py")} <= sent
     unneeded = (".git/", ".venv/", "tests/", "docs/", "infra/", "demo/", "runs/")
     assert [path for path in sent if path.startswith(unneeded) or "__pycache__" in path] == []
-    assert upload.bytes < 2 * 2**20
+    assert sum(sizes.values()) < 2 * 2**20
 
 
 def test_the_files_are_those_that_ray_packs(tmp_path: Path) -> None:
@@ -27,11 +27,11 @@ def test_the_files_are_those_that_ray_packs(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     excludes = get_runtime_env_default_excludes()
     create_package(str(REPOSITORY), package, include_gitignore=True, excludes=excludes)
-    upload = measure(REPOSITORY)
+    sent = measure(REPOSITORY)
     with ZipFile(package) as packed:
         names = {name for name in packed.namelist() if not name.endswith("/")}  # Ray packs empty folders too
-    assert {file.path for file in upload.files} == names
-    assert upload.bytes < package.stat().st_size < upload.bytes * 1.2  # it does not compress
+    assert sent.keys() == names
+    assert sum(sent.values()) < package.stat().st_size < sum(sent.values()) * 1.2  # it does not compress
 
 
 def test_a_large_upload_is_told_with_its_largest_files_and_what_to_do(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_large_upload_is_told_with_its_largest_files_and_what_to_do(tmp_path: 
 
     (tmp_path / ".rayignore").write_text("/old\n")
     (tmp_path / ".gitignore").write_text("data/\n")
-    assert {file.path for file in measure(tmp_path).files} == {"train.py", ".rayignore", ".gitignore"}
+    assert measure(tmp_path).keys() == {"train.py", ".rayignore", ".gitignore"}
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
