@@ -15,12 +15,10 @@ from segtrain.storage.files import Storage
 from segtrain.storage.json_text import read_json
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-
-class _Metrics(_Checked):
+class _Metrics(BaseModel):
     """Fields that somebody reads, each of the right kind where it is there; older runs have fewer."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     dice_hard_original: float
     iou_hard_original: float

@@ -1,7 +1,5 @@
 """What lies in the folder of a run, of an ensemble or of a sweep: nothing else knows these names."""
 
-from dataclasses import dataclass
-
 from segtrain.config import MOST_RECIPE_BYTES, Recipe, recorded
 from segtrain.errors import UserError
 from segtrain.storage.files import Storage, join
@@ -14,66 +12,33 @@ ENSEMBLE_NAME = "ensemble.json"
 BEST_NAME = "best"
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Where things lie in a folder, which is a local path or an `s3://` URL."""
 
-    url: str
-
-    @property
-    def recipe(self) -> str:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.recipe = join(url, RECIPE_NAME)
         """The recipe that the run was begun with."""
-        return join(self.url, RECIPE_NAME)
-
-    @property
-    def metrics_log(self) -> str:
+        self.metrics_log = join(url, METRICS_LOG_NAME)
         """A line of JSON a step and an epoch."""
-        return join(self.url, METRICS_LOG_NAME)
-
-    @property
-    def goodput(self) -> str:
+        self.goodput = join(url, "goodput.json")
         """What the time of all attempts went into."""
-        return join(self.url, "goodput.json")
-
-    @property
-    def owner(self) -> str:
+        self.owner = join(url, "owner")
         """The token of the driver that writes here."""
-        return join(self.url, "owner")
-
-    @property
-    def ensemble(self) -> str:
+        self.ensemble = join(url, ENSEMBLE_NAME)
         """Of runs trained with `folds=all`: names of the members' folders, and their scores."""
-        return join(self.url, ENSEMBLE_NAME)
-
-    @property
-    def checkpoints(self) -> str:
+        self.checkpoints = join(url, "checkpoints")
         """A folder a checkpoint."""
-        return join(self.url, "checkpoints")
-
-    @property
-    def best(self) -> str:
+        self.best = join(url, BEST_NAME)
         """The network of the best epoch, its scores and its recipe."""
-        return join(self.url, BEST_NAME)
-
-    @property
-    def best_model(self) -> str:
+        self.best_model = join(self.best, MODEL_NAME)
         """The network of the best epoch."""
-        return join(self.best, MODEL_NAME)
-
-    @property
-    def best_metrics(self) -> str:
+        self.best_metrics = join(self.best, METRICS_NAME)
         """Scores of the best epoch, written after its network."""
-        return join(self.best, METRICS_NAME)
-
-    @property
-    def panels(self) -> str:
+        self.panels = join(url, "panels")
         """Pictures of what the best network predicts."""
-        return join(self.url, "panels")
-
-    @property
-    def stuck(self) -> str:
+        self.stuck = join(url, "stuck")
         """Stacks of workers that gave no answer."""
-        return join(self.url, "stuck")
 
 
 def recipe_of(folder: str, storage: Storage) -> Recipe:
