@@ -19,6 +19,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 _OF_THE_HOST = re.compile(r"device:CPU:\d+ by allocator|host_bfc", re.IGNORECASE)
 _LONGEST_HEADLINE = 200
+TOO_LITTLE_HOST_MEMORY = "its machine was running out of memory, and Ray ended it"
 MORE_HOST_MEMORY = "run fewer workers on a machine, or lower data.cache_bytes or data.read_ahead_bytes"
 """What helps where a machine runs out of memory."""
 
@@ -55,20 +56,12 @@ class DeviceMemoryError(WorkerError):
         """Whether validation pictures were being scored; else it was a step of training."""
 
 
-class HostMemoryError(WorkerError):
+class HostMemoryError(Exception):
     """Ray ended the process because its machine was running out of memory: another attempt may find more."""
 
-    def __init__(self) -> None:
-        super().__init__("its machine was running out of memory, and Ray ended it", "", may_pass=True)
-        self.args = ()  # what pickle hands to this constructor
 
-
-class FrozenWorkerError(WorkerError):
+class FrozenWorkerError(Exception):
     """A worker's process has not answered Ray within `cluster.stuck_after_s`: it is frozen, or its machine is."""
-
-    def __init__(self) -> None:
-        super().__init__("it gives no answer", "", may_pass=True)
-        self.args = ()  # what pickle hands to this constructor
 
 
 class WorkerBugError(RuntimeError):
@@ -129,7 +122,7 @@ def what_happened(causes: Mapping[int, Exception], workers: int = 1, stuck: Mapp
         return f"worker {', '.join(map(str, sorted(silent)))} gives no answer"
     ended = sorted(rank for rank, cause in causes.items() if isinstance(cause, HostMemoryError))
     if ended:
-        return f"worker {', '.join(map(str, ended))} failed ({causes[ended[0]]})"
+        return f"worker {', '.join(map(str, ended))} failed ({TOO_LITTLE_HOST_MEMORY})"
     lost = [rank for rank, cause in causes.items() if not isinstance(cause, (WorkerError, *KNOWN_ERRORS))]
     if lost:
         return f"worker {', '.join(map(str, sorted(lost)))} lost"

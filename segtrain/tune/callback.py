@@ -8,7 +8,7 @@ from typing import Any
 from ray import cloudpickle, tune
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from segtrain.cluster.failures import MORE_HOST_MEMORY, HostMemoryError
+from segtrain.cluster.failures import MORE_HOST_MEMORY, TOO_LITTLE_HOST_MEMORY
 from segtrain.config import Recipe
 from segtrain.runs.status import Progress
 from segtrain.tune.display import SweepDisplay
@@ -95,7 +95,7 @@ def failure_of(trial: Any) -> str:
         return "its process was lost"
     cause = getattr(error, "cause", error)
     if isinstance(cause, OutOfMemoryError):
-        return f"{HostMemoryError()}; {MORE_HOST_MEMORY}"
+        return f"{TOO_LITTLE_HOST_MEMORY}; {MORE_HOST_MEMORY}"
     return str(getattr(cause, "headline", f"{type(cause).__name__}: {cause}")).strip().splitlines()[0]
 
 
