@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segtrain.config import Recipe, flatten, override
 from segtrain.errors import UserError
-from segtrain.launch.given_paths import absolute
+from segtrain.launch.preflight import absolute
 from segtrain.locations import check_endpoint, check_given, is_remote, join, local_path, within, without_credentials
 from segtrain.storage.files import Storage, StorageConfig
 from segtrain.storage.s3_files import S3Files

@@ -15,10 +15,9 @@ from pydantic import BaseModel, Field, ValidationError
 from segtrain import metrics
 from segtrain.config import Model
 from segtrain.errors import UserError
-from segtrain.runs.ensemble import members_of
-from segtrain.runs.networks import parts_of
+from segtrain.runs.best_files import Curve, Threshold
+from segtrain.runs.networks import members_of, parts_of
 from segtrain.runs.run_folder import BEST_NAME, ENSEMBLE_NAME, METRICS_NAME, MODEL_NAME, RunFolder
-from segtrain.runs.thresholds import Curve, Threshold
 from segtrain.storage.files import Storage, join
 from segtrain.storage.json_text import read_json
 

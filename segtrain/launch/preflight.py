@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from segtrain.config import Recipe
+from segtrain.cluster.capacity import Offer, check_offer, check_shared
+from segtrain.config import Recipe, identity_differences
+from segtrain.errors import UserError
 from segtrain.launch.data_version import Pinned, pinned
-from segtrain.launch.earlier_run import check_run_folder
-from segtrain.launch.given_paths import absolute
 from segtrain.launch.workload import Size, fit_devices, workload_of
+from segtrain.locations import check_given
 from segtrain.memory import Plan
+from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage
+from segtrain.storage.paths import absolute_output, absolute_path
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,50 @@ def prepared_on(data: Pinned, *, extend: bool) -> PreparedRun:
     fitted = fit_devices(data.recipe, size)
     resumes = check_run_folder(fitted.recipe, data.storage, extend=extend)
     return PreparedRun(data.recipe, data.storage, size, fitted, data.older_version, extend, resumes)
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The recipe with absolute local paths, because workers may run in other folders.
+
+    Raises UserError for the home of a user that there is not, and for a relative `run.storage` within the copy of a
+    working folder that `ray job submit` uploads: Ray deletes that copy after the job.
+    """
+    paths = {"data.root": recipe.data.root, "train.init_from": recipe.train.init_from}
+    check_given({**paths, "run.storage": recipe.run.storage, "data.node_cache": recipe.data.node_cache})
+    absolutes = {field: absolute_path(path) for field, path in paths.items() if path is not None}
+    return recipe.updated({**absolutes, "run.storage": absolute_output("run.storage", recipe.run.storage)})
+
+
+def check_cluster(recipe: Recipe, offer: Offer) -> None:
+    """Raise UserError where the cluster can never hold the run, or has several machines and a path is a local one."""
+    check_offer(recipe.cluster, offer)
+    paths = {
+        "data.root": recipe.data.root,
+        "run.storage": recipe.run.storage,
+        "train.init_from": recipe.train.init_from,
+    }
+    check_shared(paths, offer)
+
+
+def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
+    """Whether the run's folder holds an earlier attempt of this recipe; False where there is none.
+
+    With `extend`, `train.epochs` may be larger than before. Raises UserError where it holds a run of another recipe.
+    """
+    try:
+        earlier = recipe_of(recipe.run.folder, storage)
+    except FileNotFoundError:
+        return False
+    if earlier.folds != recipe.folds:
+        held = "runs of all folds (folds=all)" if earlier.folds == "all" else "a run of one fold (folds=one)"
+        raise UserError(f"{recipe.run.folder} holds {held}; give the run another name (run.name=...)")
+    differences = identity_differences(earlier, recipe)
+    grows = recipe.train.epochs > earlier.train.epochs
+    if extend and grows:
+        differences = [line for line in differences if not line.startswith("train.epochs:")]
+    if differences:
+        fix = "give the run another name (run.name=...)"
+        if grows and len(differences) == 1:
+            fix = f"train on with --extend, or {fix}"
+        raise UserError(f"{recipe.run.folder} holds a run of another recipe ({'; '.join(differences)}); {fix}")
+    return True

@@ -15,14 +15,12 @@ from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.launch import train_run
 from segtrain.launch.data_version import Pinned, pinned
-from segtrain.launch.earlier_run import check_run_folder
-from segtrain.launch.given_paths import absolute
-from segtrain.launch.preflight import PreparedRun, prepared_on
+from segtrain.launch.preflight import PreparedRun, absolute, check_run_folder, prepared_on
 from segtrain.launch.progress import RunDisplay
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, workload_of
 from segtrain.runs.best_files import parse_metrics, why_unusable
-from segtrain.runs.ensemble import FORMAT_VERSION
+from segtrain.runs.networks import ENSEMBLE_VERSION
 from segtrain.runs.ownership import write_while
 from segtrain.runs.run_folder import RunFolder
 from segtrain.storage.files import Storage
@@ -173,7 +171,7 @@ def _ensemble(runs: Sequence[FoldRun], facts: Sequence[Mapping[str, Any]]) -> di
     names = [run.recipe.run.name for run in runs]
     dice = [fact["dice_hard_original"] for fact in facts]
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": ENSEMBLE_VERSION,
         "members": names,
         "dice_hard_original": dict(zip(names, dice, strict=True)),
         "mean": statistics.fmean(dice),

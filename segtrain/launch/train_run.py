@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from segtrain.cluster import nodes
-from segtrain.cluster.capacity import Offer, check_offer, needs
+from segtrain.cluster.capacity import Offer, needs
 from segtrain.cluster.failures import (
     KNOWN_ERRORS,
     MORE_HOST_MEMORY,
@@ -36,8 +36,7 @@ from segtrain.cluster.train_internals import (
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
 from segtrain.launch.dry_run_lines import plan_lines
-from segtrain.launch.given_paths import check_shared_paths
-from segtrain.launch.preflight import PreparedRun, prepared
+from segtrain.launch.preflight import PreparedRun, check_cluster, prepared
 from segtrain.launch.progress import Display, RunDisplay, closing_lines
 from segtrain.launch.supervisor import TAKEN, Supervisor, culprits
 from segtrain.launch.train_worker import Train
@@ -99,7 +98,7 @@ def would_do(run: PreparedRun) -> list[str]:
     """`dry_run` of a run that is prepared."""
     with nodes.connection():
         offer = nodes.offer()
-        _check_cluster(run.recipe, offer)
+        check_cluster(run.recipe, offer)
     lines = [run.fitted.recipe.to_yaml(), *plan_lines(run.fitted, run.size, offer)]
     if run.older_version is not None:
         lines.append(run.older_version)
@@ -132,7 +131,7 @@ def run_on(
         display.note(line)
     with nodes.connection(), StopSignal() as stop:
         offer = nodes.offer()
-        _check_cluster(recipe, offer)
+        check_cluster(recipe, offer)
         token = claim or take_run(recipe.run.folder, run.storage, run.check_folder)
         with _autoscaled(recipe, offer):
             attempts = _Attempts(run, train, display, stop, on_group, token)
@@ -147,11 +146,6 @@ def warn_of_hasty_stops(note: Callable[[str], None]) -> None:
     warning = nodes.stop_warning(STOP_WAIT_S)
     if warning is not None:
         note(warning)
-
-
-def _check_cluster(recipe: Recipe, offer: Offer) -> None:
-    check_offer(recipe.cluster, offer)
-    check_shared_paths(recipe, offer)
 
 
 @contextmanager

@@ -1,18 +1,36 @@
-"""What a run keeps in `best/`: whether it is whole, and of one epoch. No TensorFlow."""
+"""What a run keeps in `best/`: what its scores and thresholds may be, whether it is whole, and of one epoch."""
 
 import hashlib
 import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from segtrain.runs.run_folder import RunFolder
-from segtrain.runs.thresholds import Curve, Threshold
 from segtrain.storage.files import Storage
 from segtrain.storage.json_text import read_json
+
+Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
+
+
+class Curve(BaseModel):
+    """Mean hard dice over the validation pictures for each threshold."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    thresholds: Annotated[tuple[Threshold, ...], Field(min_length=1)]
+    dice: tuple[Score, ...]
+    pictures: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _one_dice_each(self) -> Self:
+        if len(self.thresholds) != len(self.dice):
+            raise ValueError(f"{len(self.thresholds)} thresholds have {len(self.dice)} dice")
+        return self
 
 
 class _Metrics(BaseModel):

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 from segtrain.config import ClusterConfig, Recipe, load_recipe, override
 from segtrain.errors import UserError
-from segtrain.runs.ensemble import members_of
 from segtrain.runs.run_folder import BEST_NAME, RunFolder, recipe_of
 from segtrain.storage.files import Storage, join
+from segtrain.storage.ids import join_inside
+from segtrain.storage.json_text import read_json
 from segtrain.storage.paths import absolute_path
+
+ENSEMBLE_VERSION = 1
+"""Format of `ensemble.json`, which makes one network of the runs of all folds."""
 
 
 def recipe_to_score(source: str, dataset: str, overrides: Sequence[str]) -> Recipe:
@@ -63,6 +67,32 @@ def parts_of(source: str) -> list[str]:
 def absolute_source(source: str) -> str:
     """`source` with absolute local paths, because workers run in other folders."""
     return ",".join(absolute_path(part) if part else "" for part in parts_of(source))
+
+
+def members_of(folder: str, storage: Storage) -> list[str] | None:
+    """The folders of the runs that the ensemble in `folder` is made of, all below it; None where there is none.
+
+    Raises UserError for a file that `folds=all` has not written, and for one that names a folder elsewhere: whoever
+    made it would choose what is loaded.
+    """
+    url = RunFolder(folder).ensemble
+    try:
+        entry = read_json(storage.read_bytes(url))
+        version, names = entry["format_version"], entry["members"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("members are no names")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{url} is not what folds=all writes; train the folds again") from None
+    if version != ENSEMBLE_VERSION:
+        raise UserError(f"{url} has format version {version}; this segtrain reads version {ENSEMBLE_VERSION}")
+    if not names:
+        raise UserError(f"{url} names no member; train with folds=all")
+    try:
+        return [join_inside(folder, name) for name in names]
+    except UserError as error:
+        raise UserError(f"{url} names a member that is not below it: {error}") from None
 
 
 def _folders(part: str, storage: Storage) -> list[str]:

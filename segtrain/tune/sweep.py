@@ -12,13 +12,13 @@ from typing import Any
 from ray import tune
 
 from segtrain.cluster import nodes
-from segtrain.cluster.capacity import check_offer, needs
+from segtrain.cluster.capacity import needs
 from segtrain.cluster.stop_signal import stop_signals
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.dataset.data_set import read_data_set
 from segtrain.errors import RunError, UserError
 from segtrain.launch.data_version import Pinned, pinned
-from segtrain.launch.given_paths import absolute, check_shared_paths
+from segtrain.launch.preflight import absolute, check_cluster
 from segtrain.launch.train_run import train_with_tensorflow, warn_of_hasty_stops
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, workload_of
@@ -150,8 +150,7 @@ def _check_cluster(recipe: Recipe) -> int:
     Raises UserError where it can never hold one.
     """
     offer = nodes.offer()
-    check_offer(recipe.cluster, offer)
-    check_shared_paths(recipe, offer)
+    check_cluster(recipe, offer)
     room, most = offer.room(recipe.cluster), recipe.tune.max_concurrent
     if room is None and most is None:
         raise UserError(

@@ -24,7 +24,7 @@ from segtrain.config import (
 )
 from segtrain.config.recipe import flatten
 from segtrain.errors import UserError
-from segtrain.launch.given_paths import absolute
+from segtrain.launch.preflight import absolute
 from segtrain.tune import space
 
 HERE = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import pytest
 
 from segtrain.config import Recipe, override
 from segtrain.errors import UserError
-from segtrain.launch.earlier_run import check_run_folder
+from segtrain.launch.preflight import check_run_folder
 from segtrain.storage.files import Storage
 
 

@@ -7,7 +7,7 @@ import pytest
 from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, override
 from segtrain.errors import UserError
-from segtrain.launch.given_paths import absolute, check_shared_paths
+from segtrain.launch.preflight import absolute, check_cluster
 
 CPU_NODE = Node("a", cpus=4, gpus=0)
 GPU_NODE = Node("b", cpus=8, gpus=4)
@@ -36,6 +36,6 @@ def test_a_job_may_not_keep_its_run_in_the_uploaded_working_folder(
 def test_a_local_path_is_refused_on_several_machines(field: str) -> None:
     remote = ["data.root=s3://b/set", "run.storage=s3://b/runs", "train.init_from=s3://b/other"]
     recipe = override(Recipe(), [*remote, f"{field}=/local"])
-    check_shared_paths(recipe, Offer([CPU_NODE, CPU_NODE]))
+    check_cluster(recipe, Offer([CPU_NODE, CPU_NODE]))
     with pytest.raises(UserError, match=f"{field}: /local is a local path, but the cluster has 2 machines"):
-        check_shared_paths(recipe, Offer([CPU_NODE, GPU_NODE]))
+        check_cluster(recipe, Offer([CPU_NODE, GPU_NODE]))

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.errors import UserError
-from segtrain.runs.ensemble import members_of
-from segtrain.runs.networks import check_networks, recipes_of
+from segtrain.runs.networks import check_networks, members_of, recipes_of
 from segtrain.storage.files import Storage
 
 

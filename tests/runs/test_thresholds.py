@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from segtrain.errors import UserError
 from segtrain.report.write import write_report
-from segtrain.runs.thresholds import Curve, Threshold
+from segtrain.runs.best_files import Curve, Threshold
 from segtrain.storage.files import Storage
 from tests.support import made_runs
 
