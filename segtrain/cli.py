@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
 
-from segtrain.cluster.stop_signal import SIGNALS, stop_signals
+from segtrain.cluster.stop_signal import SIGNALS, signals_handled
 from segtrain.errors import DataError, RunError, StorageError, UserError
 from segtrain.process import check_temporary_folder, keras_as_the_recipe_says
 
@@ -97,14 +97,10 @@ def _signals() -> Iterator[Callable[[], int | None]]:
     for end in (reader, writer):
         os.set_blocking(end, False)
     noted_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    numbers = [number for number in stop_signals() if number != signal.SIGINT]
-    handled_before = [signal.signal(number, _interrupt) for number in numbers]
     try:
-        with _none_is_lost():
+        with signals_handled(_interrupt, (signal.SIGTERM, signal.SIGHUP)), _none_is_lost():
             yield lambda: _first_of(reader)
     finally:
-        for number, handler in zip(numbers, handled_before, strict=True):
-            signal.signal(number, handler)
         signal.set_wakeup_fd(noted_before)
         os.close(reader)
         os.close(writer)

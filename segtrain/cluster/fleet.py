@@ -9,8 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -69,11 +68,15 @@ def work_through(
     each = _with_one_device(asked)
     count = min(_room(each), len(tasks), actors or len(tasks))
     crew = _Crew(make_worker, each, tasks, on_result)
-    with _interruptible(), crew:
+    try:
         crew.start(count)
         while crew.is_busy():
             crew.deal()
             crew.settle()
+    except SystemExit:  # which Ray raises on SIGTERM; it ends the work like Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        crew.end()
 
 
 def _with_one_device(asked: ClusterConfig) -> ClusterConfig:
@@ -91,23 +94,12 @@ def _room(each: ClusterConfig) -> int:
     return MOST_UNKNOWN if room is None else room
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM, on which Ray raises SystemExit, ends the block like Ctrl-C."""
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """What an actor made of a task."""
 
     result: Any = None
     error: Exception | None = None
-    may_pass: bool = False
-    """Whether another attempt may get further."""
     notes: Sequence[str] = ()
     """What segtrain logged in the actor, from warnings on, since its last outcome."""
 
@@ -136,8 +128,7 @@ class _Actor:
                     self._worker = self._make_worker()
             result = self._worker(task)
         except Exception as error:
-            leaving = portable(error)
-            return _Outcome(error=leaving, may_pass=not comes_again(leaving), notes=self._take_notes())
+            return _Outcome(error=portable(error), notes=self._take_notes())
         return _Outcome(result, notes=self._take_notes())
 
     def _take_notes(self) -> list[str]:
@@ -177,10 +168,8 @@ class _Crew(Generic[Task, Result]):
         self._failures = 0
         self._give_up_at = time.monotonic() + each.start_timeout_s
 
-    def __enter__(self) -> "_Crew[Task, Result]":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Leave no actor."""
         for member in self._members:
             ray.kill(member.handle)
 
@@ -240,15 +229,15 @@ class _Crew(Generic[Task, Result]):
     def _take(self, task: Task, outcome: _Outcome) -> None:
         for note in outcome.notes:
             logger.warning("%s", note)
-        if outcome.error is None:
+        error = outcome.error
+        if error is None:
             self._on_result(task, outcome.result)
             return
         self._failures += 1
-        if not outcome.may_pass or self._failures > self._each.max_failures:
-            error = outcome.error
+        if comes_again(error) or self._failures > self._each.max_failures:
             raise RuntimeError(error.trace) if isinstance(error, WorkerError) else error
         self._waiting.append(task)
-        logger.warning("%s; done again (%d of %d)", outcome.error, self._failures, self._each.max_failures)
+        logger.warning("%s; done again (%d of %d)", error, self._failures, self._each.max_failures)
 
     def _replace(self, member: _Member[Task]) -> None:
         """Take back what a dead actor had under way, and start another one."""

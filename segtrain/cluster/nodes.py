@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -13,6 +14,9 @@ from segtrain.cluster.capacity import Node, Offer
 from segtrain.cluster.connection import connection as connection
 from segtrain.cluster.ray_internals import cluster_state, global_worker, ray_constants
 from segtrain.config import ClusterConfig
+
+STOP_WAIT_S = 60.0
+"""With less a submitted job is warned: the README's 120 s hold the longest step and a slow upload."""
 
 
 def offer() -> Offer:
@@ -80,17 +84,14 @@ def autoscales(status: bytes) -> bool:
     return any(kind != f"node_{node}" for node, kind in (types or {}).items())
 
 
-def stop_warning(wait_s: float) -> str | None:
-    """A line where this is a submitted job that `ray job stop` would not leave `wait_s` seconds to save."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        return None
+def warn_of_hasty_stops(note: Callable[[str], None]) -> None:
+    """Call `note` with a line where this is a submitted job that `ray job stop` would kill before it has saved."""
     given = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
-    if given >= wait_s:
-        return None
-    return (
-        f"`ray job stop` leaves this job {given:g} s to save; submit it with "
-        f"""--runtime-env-json '{{"env_vars": {{"RAY_JOB_STOP_WAIT_TIME_S": "120"}}}}' to lose no step"""
-    )
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and given < STOP_WAIT_S:
+        note(
+            f"`ray job stop` leaves this job {given:g} s to save; submit it with "
+            f"""--runtime-env-json '{{"env_vars": {{"RAY_JOB_STOP_WAIT_TIME_S": "120"}}}}' to lose no step"""
+        )
 
 
 def _node(host: str, resources: dict[str, float]) -> Node:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
@@ -11,31 +11,48 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a job to end. SIGHUP comes when a terminal closes."""
 
 
-def stop_signals() -> list[signal.Signals]:
-    """`SIGNALS` without those that `nohup` or a shell has this process ignore."""
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+Handler = Callable[[int, FrameType | None], object]
+
+
+@contextmanager
+def signals_handled(handler: Handler, numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """Call `handler` when one of these signals comes inside the block; afterwards the handlers before are back.
+
+    Those that `nohup` or a shell has this process ignore stay ignored. Signals come to a process's main thread, so in
+    any other thread this does nothing.
+    """
+    before = _set(handler, numbers)
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+def _set(handler: Handler, numbers: Sequence[signal.Signals]) -> dict[signal.Signals, Any]:
+    """Returns the handlers before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heeded}
 
 
 class StopSignal:
-    """A context manager that handles `SIGNALS`. Enter it after `ray.init`, because it replaces Ray's own handlers.
-
-    Signals come to a process's main thread, so in any other thread it does nothing.
-    """
+    """A context manager that handles `SIGNALS`. Enter it after `ray.init`, because it replaces Ray's own handlers."""
 
     def __init__(self) -> None:
         self.wanted = False
         """Whether a signal has come. Once true, it stays true."""
         self._ask: Callable[[], bool] | None = None
         self._end: Callable[[], None] | None = None
-        self._before: dict[int, Any] = {}
+        self._handling = signals_handled(self._handle)
 
     def __enter__(self) -> Self:
-        self._before = self._install()
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(None, None, None)
 
     @contextmanager
     def asking(self, ask: Callable[[], bool]) -> Iterator[None]:
@@ -52,13 +69,7 @@ class StopSignal:
     def ends_with(self, end: Callable[[], None]) -> None:
         """Call `end` before KeyboardInterrupt is raised inside this block."""
         self._end = end
-        self._install()  # again: each `ray.init` in between has set Ray's own
-
-    def _install(self) -> dict[int, Any]:
-        """Returns the handlers before."""
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-        return {number: signal.signal(number, self._handle) for number in stop_signals()}
+        _set(self._handle, SIGNALS)  # again: each `ray.init` in between has set Ray's own
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.wanted = not self.wanted, True

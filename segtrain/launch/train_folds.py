@@ -76,7 +76,7 @@ def train_folds(
     )
     storage.remove_leftovers(recipe.run.folder)
     with closing(RunDisplay(recipe.run.progress_every_s)) as display:
-        train_run.warn_of_hasty_stops(display.note)
+        nodes.warn_of_hasty_stops(display.note)
         if not all(run.finished for run in runs):
             with nodes.connection():
                 _train_all(runs, train, display)

@@ -6,7 +6,7 @@ error that would come again ends the run at once with its own message.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
@@ -53,8 +53,6 @@ SETTLE_S = 5.0
 """Within these seconds after a group the cluster has its resources back, and knows of a node that is gone."""
 CHOOSE_AGAIN_S = 30.0
 """Seconds after which a range of workers is counted again, where those that were asked for did not start."""
-STOP_WAIT_S = 60.0
-"""With less a submitted job is warned: the README's 120 s hold the longest step and a slow upload."""
 
 
 def train_with_tensorflow(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
@@ -80,7 +78,7 @@ def launch(recipe: Recipe, train: Train = train_with_tensorflow, *, extend: bool
     run = prepared(recipe, extend=extend)
     recipe, storage = run.recipe, run.storage
     with closing(RunDisplay(recipe.run.progress_every_s)) as display:
-        warn_of_hasty_stops(display.note)
+        nodes.warn_of_hasty_stops(display.note)
         summary, _ = run_on(display, run, train)
     if storage.exists(RunFolder(recipe.run.folder).metrics_log):  # a training function of one's own need not keep any
         write_report(recipe.run.folder, storage)
@@ -139,13 +137,6 @@ def run_on(
         if stop.wanted:  # it came too late for the workers, but not for the folds or the report that would follow
             raise KeyboardInterrupt
         return summary, attempts.recipe
-
-
-def warn_of_hasty_stops(note: Callable[[str], None]) -> None:
-    """Call `note` with a line where this is a submitted job that `ray job stop` would kill before it has saved."""
-    warning = nodes.stop_warning(STOP_WAIT_S)
-    if warning is not None:
-        note(warning)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ one loop decides how many workers it has and what counts as a failure.
 
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -53,7 +53,15 @@ def run_group(
         given = {"recipe": recipe.to_dict(), "train": train, "mailbox": mailbox, "claim": claim}
         trainer = _trainer(recipe, given, str(scratch), on_group)
         trainer.stop = stop
-        with _train_environment(recipe, start_within_s):
+        # Ray Train's settings that exist only as variables of the driver's environment.
+        with environment(
+            RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(HEALTH_CHECK_EVERY_S),
+            RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S=str(recipe.cluster.stuck_after_s),
+            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(start_within_s),
+            RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
+            RAY_TRAIN_METRICS_ENABLED="0",
+            RAY_CHDIR_TO_TRIAL_DIR="0",
+        ):
             result: Any = trainer.fit()
     outcome: RunSummary | Left = result.return_value
     return outcome
@@ -78,18 +86,6 @@ def _trainer(recipe: Recipe, given: dict[str, Any], scratch: str, on_group: OnGr
             num_workers=asked.max_workers, use_gpu=asked.gpus_per_worker > 0, resources_per_worker=nodes.bundle(asked)
         ),
         run_config=settings,
-    )
-
-
-def _train_environment(recipe: Recipe, start_within_s: float) -> AbstractContextManager[None]:
-    """Ray Train's settings that exist only as variables of the driver's environment."""
-    return environment(
-        RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(HEALTH_CHECK_EVERY_S),
-        RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S=str(recipe.cluster.stuck_after_s),
-        RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(start_within_s),
-        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
-        RAY_TRAIN_METRICS_ENABLED="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
     )
 
 

@@ -99,6 +99,10 @@ class Budget(tune.Stopper):
     def stop_all(self) -> bool:
         return self.interrupted or self._record.fault is not None or self.spent() is not None
 
+    def interrupt(self, *_: object) -> None:
+        """What a signal calls: Tune then ends its trials and returns."""
+        self.interrupted = True
+
     def spent(self) -> str | None:
         """The budget that is spent, as a phrase; None while there is some left."""
         for name, hours, spent_s in (

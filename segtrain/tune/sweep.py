@@ -2,10 +2,8 @@
 
 import logging
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,13 +11,13 @@ from ray import tune
 
 from segtrain.cluster import nodes
 from segtrain.cluster.capacity import needs
-from segtrain.cluster.stop_signal import stop_signals
+from segtrain.cluster.stop_signal import signals_handled
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.dataset.data_set import read_data_set
 from segtrain.errors import RunError, UserError
 from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.preflight import absolute, check_cluster
-from segtrain.launch.train_run import train_with_tensorflow, warn_of_hasty_stops
+from segtrain.launch.train_run import train_with_tensorflow
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, workload_of
 from segtrain.memory import parameters
@@ -186,12 +184,12 @@ class _Driver:
         """Until all trials are over, the budget is spent, the user stops it, or another driver takes it over."""
         self._record.claim(resume=resume)
         self._record.put_file(RECIPE_NAME, self._recipe.to_yaml())
-        warn_of_hasty_stops(self._display.note)
+        nodes.warn_of_hasty_stops(self._display.note)
         self._display.note(f"{'resuming' if self._record.trials else 'starting'} {self._folder}")
         most = self._recipe.tune.max_trials
         try:
             if self._record.launched < most or self._record.to_resume():
-                with _interruptible(self._budget):
+                with signals_handled(self._budget.interrupt):
                     self._run_trials()
             else:  # its driver may have been killed before the leaderboard was written
                 self._display.note(f"{self._folder} has its {most} trials (tune.max_trials); raise it to search on")
@@ -306,24 +304,4 @@ def _resources(recipe: Recipe) -> tune.PlacementGroupFactory:
     asked = recipe.cluster
     if asked.max_workers > 1:
         return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-    gpus = {"GPU": float(asked.gpus_per_worker)} if asked.gpus_per_worker else {}
-    return tune.PlacementGroupFactory([{"CPU": float(asked.cpus_per_worker), **gpus}])
-
-
-@contextmanager
-def _interruptible(budget: Budget) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP count as a spent budget inside the block: Tune ends its trials and returns."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        budget.interrupted = True
-
-    signals = stop_signals()
-    before = [signal.signal(number, interrupt) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+    return tune.PlacementGroupFactory([nodes.bundle(asked)])
