@@ -73,15 +73,10 @@ def parse_metrics(data: bytes, needs: Sequence[str] = ()) -> dict[str, Any]:
     missing = [name for name in needs if tree.get(name) is None]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
-    _check_lengths(known)
-    return tree
-
-
-def _check_lengths(known: _Metrics) -> None:
-    pictures = len(known.validation_ids)
     for name in ("validation_dice", "validation_foreground"):
-        if getattr(known, name) and len(getattr(known, name)) != pictures:
+        if getattr(known, name) and len(getattr(known, name)) != len(known.validation_ids):
             raise ValueError(f"{name} is not of as many pictures as validation_ids")
+    return tree
 
 
 def why_unusable(folder: str, storage: Storage, step: int) -> str | None:

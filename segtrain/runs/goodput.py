@@ -7,6 +7,7 @@ Steps beyond the last complete checkpoint are lost with their attempt, and taken
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -50,6 +51,12 @@ class Attempt:
         known = self.waiting_s + self.starting_s + self.steps_s + self.input_wait_s + self.checkpoint_s
         return max(self.seconds - known - self.evaluation_s, 0.0)
 
+    @property
+    def lost_steps_s(self) -> float:
+        """`lost_s` without the share of it that was waiting for input, which is counted as that."""
+        both = self.steps_s + self.input_wait_s
+        return self.lost_s * self.steps_s / both if both else 0.0
+
     def closed(self, resumed_step: int) -> "Attempt":
         """This attempt, once it is known that the next one goes on from `resumed_step`.
 
@@ -78,32 +85,21 @@ class Goodput:
     @property
     def share(self) -> float:
         """Seconds of steps and evaluations that count, of all seconds; 0 before the first."""
-        useful = self.total("steps_s") + self.total("evaluation_s") - self._lost_steps_s()
+        useful = self.total("steps_s") + self.total("evaluation_s") - self.total("lost_steps_s")
         return useful / self.seconds if self.seconds else 0.0
 
     def lost_in(self) -> list[int]:
         """Of each attempt, how many of its steps a later one had to take again."""
         lost = [0] * len(self.attempts)
-        before: int | None = None
-        for number, attempt in enumerate(self.attempts):
-            if not attempt.step:  # it came to no step, so it tells nothing of the one before it
-                continue
-            if before is not None:
-                lost[before] = max(self.attempts[before].step - attempt.first_step, 0)
-            before = number
-        return lost
-
-    def _lost_steps_s(self) -> float:
-        """`lost_s` without the share of it that was waiting for input, which is counted as that."""
-        lost = 0.0
-        for attempt in self.attempts:
-            both = attempt.steps_s + attempt.input_wait_s
-            lost += attempt.lost_s * attempt.steps_s / both if both else 0.0
+        # One that came to no step tells nothing of the one before it.
+        stepped = [number for number, attempt in enumerate(self.attempts) if attempt.step]
+        for before, after in pairwise(stepped):
+            lost[before] = max(self.attempts[before].step - self.attempts[after].first_step, 0)
         return lost
 
     def parts(self) -> dict[str, float]:
         """Kind of time -> seconds; they add up to `seconds`."""
-        lost_steps_s = self._lost_steps_s()
+        lost_steps_s = self.total("lost_steps_s")
         return {
             "steps": self.total("steps_s") - lost_steps_s,
             "evaluation": self.total("evaluation_s"),

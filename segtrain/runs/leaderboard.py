@@ -3,8 +3,6 @@
 Pure functions of `segtrain.runs.trials.Trial`; they read and write nothing.
 """
 
-import csv
-import io
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from segtrain.config import Axis, CosineSchedule, Recipe
 from segtrain.runs.trials import Trial
-from segtrain.storage.csv_cells import cell
+from segtrain.storage.csv_cells import csv_bytes
 from segtrain.storage.files import is_remote, join
 
 LEADERBOARD_NAME = "leaderboard.csv"
@@ -60,28 +58,25 @@ def to_csv(trials: Sequence[Trial], axes: Sequence[str]) -> str:
     order = ranked(trials)
     unranked = sorted((trial for trial in trials if trial.dice is None), key=lambda trial: trial.number)
     front = {trial.number for trial in pareto(trials)}
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*FACTS, "memory_bytes", "pareto", *map(cell, axes), "reason"])
-    for rank, trial in enumerate([*order, *unranked], start=1):
-        rows.writerow(
-            [
-                rank if trial.dice is not None else "",
-                trial.number,
-                trial.status,
-                "" if trial.dice is None else f"{trial.dice:.6f}",
-                trial.best_epoch or "",
-                trial.epochs,
-                f"{trial.gpu_s:.1f}" if trial.history else "",
-                trial.parameters or "",
-                f"{trial.images_per_s:.1f}" if trial.history else "",
-                trial.memory_bytes or "",
-                "yes" if trial.number in front else "",
-                *(_cell(trial.point[axis]) if axis in trial.point else "" for axis in axes),
-                cell(trial.reason),
-            ]
-        )
-    return text.getvalue()
+    rows = (
+        [
+            rank if trial.dice is not None else "",
+            trial.number,
+            trial.status,
+            "" if trial.dice is None else f"{trial.dice:.6f}",
+            trial.best_epoch or "",
+            trial.epochs,
+            f"{trial.gpu_s:.1f}" if trial.history else "",
+            trial.parameters or "",
+            f"{trial.images_per_s:.1f}" if trial.history else "",
+            trial.memory_bytes or "",
+            "yes" if trial.number in front else "",
+            *(_plain(trial.point[axis]) if axis in trial.point else "" for axis in axes),
+            trial.reason,
+        ]
+        for rank, trial in enumerate([*order, *unranked], start=1)
+    )
+    return csv_bytes([*FACTS, "memory_bytes", "pareto", *axes, "reason"], rows).decode()
 
 
 def best_recipe(recipe: Recipe, trial: Trial, *, name: str, storage: str) -> Recipe:
@@ -209,5 +204,6 @@ def _dice(trial: Trial) -> float:
     return trial.dice
 
 
-def _cell(value: Any) -> object:
-    return cell(value) if isinstance(value, str) else json.dumps(value)
+def _plain(value: Any) -> object:
+    """Text and numbers as they are, all else as JSON."""
+    return value if type(value) in (str, int, float) else json.dumps(value)

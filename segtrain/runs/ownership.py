@@ -53,33 +53,22 @@ class RunClaim:
         self._url = RunFolder(folder).owner
         self._storage = storage
         self._driver = driver.encode()
-        self._chief = b""
+        self._chief: bytes | None = None
+        """What stands in the file once a chief has claimed the folder."""
 
     def begin_chief(self) -> None:
         """Claim the folder for a chief that begins now. Raises TakenOverError where another driver has it by now."""
-        self._chief = new_token().encode()
-        while True:
-            owner, version = self._storage.read_versioned(self._url)
-            self._check_driver(owner)
-            try:
-                self._storage.write_if_version(self._url, self._driver + b" " + self._chief, version)
-                return
-            except ConflictError:
-                continue  # another driver, or a chief of the same one: who it is decides
+        chief = self._driver + b" " + new_token().encode()
+        write_while(self.check, self._url, chief, self._storage)
+        self._chief = chief
 
     def check(self) -> None:
         """Raise TakenOverError where the claim stands no more. To be called before anything is written."""
         owner = self._storage.read_bytes(self._url)
-        self._check_driver(owner)
-        if self._chief and owner != self._driver + b" " + self._chief:
-            raise self._lost()
-
-    def _check_driver(self, owner: bytes) -> None:
-        if owner.partition(b" ")[0] != self._driver:
-            raise self._lost()
-
-    def _lost(self) -> TakenOverError:
-        return TakenOverError(f"{self._folder} is trained by another process by now, which began later; this one ends")
+        if owner.partition(b" ")[0] != self._driver or self._chief not in (None, owner):
+            raise TakenOverError(
+                f"{self._folder} is trained by another process by now, which began later; this one ends"
+            )
 
 
 def write_while(owned: Callable[[], object], url: str, data: bytes, storage: Storage) -> None:

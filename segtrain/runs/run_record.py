@@ -1,25 +1,23 @@
 """`metrics.jsonl`, the record of a run: reading what it holds at this moment, also while it is written or damaged."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from segtrain.storage.json_text import read_json
 
-STEP_FIELDS = ("step", "loss", "dice", "learning_rate")
-EPOCH_FIELDS = ("epoch", "step", "loss", "samples", "images_per_s", "epoch_s", "input_wait_s")
+FIELDS = {
+    "step": ("step", "loss", "dice", "learning_rate"),
+    "epoch": ("epoch", "step", "loss", "samples", "images_per_s", "epoch_s", "input_wait_s"),
+}
+"""What each kind of line has."""
 OTHER_FIELDS = ("dice_training", "dice_hard_original", "left_out", "downloaded_bytes", "compute_s")
 """Of an epoch's line, where they are there."""
 
 
-def steps_of(lines: bytes) -> list[dict[str, Any]]:
-    """Lines of kind `step`: each has `STEP_FIELDS`, finite numbers."""
-    return list(_of_kind(lines, "step"))
-
-
-def epochs_of(lines: bytes) -> list[dict[str, Any]]:
-    """Lines of kind `epoch`: each has `EPOCH_FIELDS`, finite numbers; scores only where the epoch was scored."""
-    return list(_of_kind(lines, "epoch"))
+def lines_of(kind: Literal["step", "epoch"], data: bytes) -> list[dict[str, Any]]:
+    """The lines of a kind: each has its `FIELDS`, finite numbers; an epoch has scores only where it was scored."""
+    parsed = map(_parsed, data.splitlines())
+    return [line for line in parsed if line is not None and line["kind"] == kind]
 
 
 def damaged(lines: bytes) -> int:
@@ -30,27 +28,15 @@ def damaged(lines: bytes) -> int:
     return sum(_parsed(line) is None for line in whole)
 
 
-def _of_kind(lines: bytes, kind: str) -> Iterator[dict[str, Any]]:
-    for text in lines.splitlines():
-        line = _parsed(text)
-        if line is not None and line["kind"] == kind:
-            yield line
-
-
 def _parsed(text: bytes) -> dict[str, Any] | None:
     """None for what is no line of a run."""
     try:
-        line = read_json(text)
-    except ValueError:
+        line: dict[str, Any] = read_json(text)
+        names = [*FIELDS[line["kind"]], *(name for name in OTHER_FIELDS if name in line)]
+    except (ValueError, KeyError, TypeError):
         return None
-    needed = {"step": STEP_FIELDS, "epoch": EPOCH_FIELDS}
-    kind = line.get("kind") if isinstance(line, dict) else None
-    if not isinstance(kind, str) or kind not in needed:
-        return None
-    names = [*needed[kind], *(name for name in OTHER_FIELDS if name in line)]
-    if not all(_is_number(line.get(name)) for name in names):
-        return None
-    return None if line.get("epoch", 1) <= 0 else line
+    is_sound = all(_is_number(line.get(name)) for name in names) and line.get("epoch", 1) > 0
+    return line if is_sound else None
 
 
 def _is_number(value: Any) -> bool:

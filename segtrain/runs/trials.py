@@ -174,9 +174,7 @@ def read_trials(folder: str, storage: Storage) -> list[Trial]:
 
 def _counts(trial: Trial, sweep: Sweep | None) -> bool:
     """Whether no driver wrote the trial after another had taken its sweep over."""
-    if sweep is None or sweep.own_from is None or trial.number < sweep.own_from:
-        return True
-    return trial.driver == sweep.driver
+    return sweep is None or sweep.own_from is None or trial.number < sweep.own_from or trial.driver == sweep.driver
 
 
 def write_trial(folder: str, trial: Trial, storage: Storage, owned: Callable[[], None] = lambda: None) -> None:

@@ -19,7 +19,7 @@ from segtrain.launch.train_worker import STUCK_EXIT_CODE, Train
 from segtrain.memory.smaller_batch import with_smaller_batch
 from segtrain.process import before_tensorflow
 from segtrain.runs.run_folder import RunFolder
-from segtrain.runs.run_record import epochs_of
+from segtrain.runs.run_record import lines_of
 from segtrain.runs.status import Driver, Progress, RunSummary, World
 from segtrain.storage.files import Storage
 from segtrain.storage.scratch import temporary_files_in_scratch
@@ -78,7 +78,7 @@ def untold_epochs(recipe: Recipe, storage: Storage, known_epochs: int) -> list[t
     done = Checkpoints(recipe.run.folder, storage, keep=recipe.checkpoint.keep).cursor()
     return [
         (line["epoch"], line["dice_hard_original"], done.train_s * line["epoch"] / done.epoch, line["images_per_s"])
-        for line in epochs_of(lines)
+        for line in lines_of("epoch", lines)
         if known_epochs < line["epoch"] <= done.epoch and "dice_hard_original" in line
     ]
 

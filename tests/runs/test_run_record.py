@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segtrain.runs.run_record import damaged, epochs_of, steps_of
+from segtrain.runs.run_record import damaged, lines_of
 
 STEP: dict[str, Any] = {"kind": "step", "step": 1, "loss": 0.5, "dice": 0.4, "learning_rate": 1e-3}
 EPOCH: dict[str, Any] = {
@@ -16,8 +16,8 @@ SOUND = json.dumps(STEP).encode() + b"\n" + json.dumps(EPOCH).encode() + b"\n"
 
 
 def test_a_line_that_is_only_begun_is_left_out_and_is_no_damage() -> None:
-    assert (steps_of(SOUND), epochs_of(SOUND), damaged(SOUND)) == ([STEP], [EPOCH], 0)
-    assert (steps_of(SOUND[:-9]), epochs_of(SOUND[:-9]), damaged(SOUND[:-9])) == ([STEP], [], 0)
+    assert (lines_of("step", SOUND), lines_of("epoch", SOUND), damaged(SOUND)) == ([STEP], [EPOCH], 0)
+    assert (lines_of("step", SOUND[:-9]), lines_of("epoch", SOUND[:-9]), damaged(SOUND[:-9])) == ([STEP], [], 0)
     assert damaged(b"") == 0
 
 
@@ -43,4 +43,4 @@ def test_a_line_that_is_only_begun_is_left_out_and_is_no_damage() -> None:
 )
 def test_a_line_that_is_none_of_a_runs_is_counted_and_left_out(line: bytes) -> None:
     lines = line + b"\n" + SOUND
-    assert (steps_of(lines), epochs_of(lines), damaged(lines)) == ([STEP], [EPOCH], 1)
+    assert (lines_of("step", lines), lines_of("epoch", lines), damaged(lines)) == ([STEP], [EPOCH], 1)
