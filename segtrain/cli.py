@@ -148,11 +148,9 @@ def _first_of(reader: int) -> int | None:
 def _log_to_stdout() -> Iterator[None]:
     """Show the library's log lines, from INFO on, as plain lines while the block runs."""
     logger = logging.getLogger("segtrain")
-    handler = _Lines(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     level, handlers, propagate = logger.level, logger.handlers, logger.propagate
     logger.setLevel(logging.INFO)
-    logger.handlers, logger.propagate = [handler], False
+    logger.handlers, logger.propagate = [_Lines(sys.stdout)], False
     try:
         yield
     finally:

@@ -62,8 +62,7 @@ def keras_as_the_recipe_says() -> None:
     """
     for name in ("TF_USE_LEGACY_KERAS", "KERAS_NNX_ENABLED"):
         os.environ.pop(name, None)
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ["KERAS_HOME"] = NO_KERAS_HOME
+    os.environ.update(KERAS_BACKEND="tensorflow", KERAS_HOME=NO_KERAS_HOME)
 
 
 def before_tensorflow(*, compute_threads: int | None = None) -> None:
@@ -127,7 +126,6 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # not glibc
         return
-    mallopt(M_ARENA_MAX, 1)
-    mallopt(M_MMAP_THRESHOLD, 32 * MIB)
-    mallopt(M_TRIM_THRESHOLD, 512 * MIB)
-    mallopt(M_TOP_PAD, 64 * MIB)
+    settings = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 512 * MIB, M_TOP_PAD: 64 * MIB}
+    for option, value in settings.items():
+        mallopt(option, value)

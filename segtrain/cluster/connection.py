@@ -118,9 +118,7 @@ def _handles_signals() -> bool:
 def _address() -> str | None:
     """The address of the cluster to join; None if there is none. Ray itself would try a dead one for three minutes."""
     named = os.environ.get("RAY_ADDRESS", "")
-    if named == "auto":
-        named = ""
-    address = named or _left_by_ray_start()
+    address = _left_by_ray_start() if named in ("", "auto") else named
     if not address or address == "local":
         return None
     if "://" in address:
@@ -129,7 +127,7 @@ def _address() -> str | None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError):
-        if named:
+        if address == named:
             raise UserError(f"RAY_ADDRESS: no cluster answers at {address}; start Ray there or unset it") from None
         return None  # a `ray start` that was killed left its address behind
     return address

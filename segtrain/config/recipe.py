@@ -153,7 +153,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(dict(tree))
         except ValidationError as error:
-            told = _explain(error, tree)
+            told = printable(without_credentials(_sentence(error, tree)))
         raise UserError(told)  # out of the block, or what was given, which may hold a password, would come along
 
     def to_yaml(self) -> str:
@@ -211,21 +211,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
-    """One sentence, on one line, for the first mistake pydantic found. It shows no user or password of a URL."""
-    return printable(without_credentials(_sentence(error, tree)))
-
-
 def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    """For the first mistake that pydantic found."""
     first = error.errors()[0]
     path, given = _dotted(first["loc"]), first["input"]
     if first["type"] == "extra_forbidden":
         return _unknown(path, tree)
     if first["type"] == "union_tag_invalid":
         return f"{path}.kind: {shown(repr(first['ctx']['tag']))} is not one of {first['ctx']['expected_tags']}"
-    message = WORDS.get(first["type"])
-    if message is None:
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    own_words = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    message = WORDS.get(first["type"], own_words)
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
     if first["type"] in ("int_type", "float_type") and isinstance(given, str) and re.match(r"[-+.]?[0-9.]", given):

@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import yaml
@@ -166,10 +167,7 @@ class _Reader:
 
     def _until_end(self) -> Iterator[Event]:
         """The first event of each entry of the list or mapping that has begun."""
-        for event in self._events:
-            if isinstance(event, CollectionEndEvent):
-                return
-            yield event
+        return takewhile(lambda event: not isinstance(event, CollectionEndEvent), self._events)
 
     def _count(self, values: int, event: Event) -> None:
         self._values += values

@@ -27,7 +27,7 @@ from segtrain.launch.progress import Display, clock
 from segtrain.runs.goodput import Attempt, Goodput
 from segtrain.runs.ownership import RunClaim
 from segtrain.runs.run_folder import RunFolder
-from segtrain.runs.status import Account, Progress
+from segtrain.runs.status import Account
 from segtrain.storage.files import Storage, join
 
 logger = logging.getLogger(__name__)
@@ -151,12 +151,13 @@ class Supervisor:
         self._update("")
         self._take_mail()
         now = time.monotonic()
-        if now - self._looked_at_cluster_at >= LOOK_AT_CLUSTER_EVERY_S:
-            self._looked_at_cluster_at = now
-            self._look_at_cluster()
-        if now - self._looked_at_owner_at >= LOOK_AT_OWNER_EVERY_S:
-            self._looked_at_owner_at = now
-            self._look_at_owner()
+        if self.asked is None and self.account is not None:
+            if now - self._looked_at_cluster_at >= LOOK_AT_CLUSTER_EVERY_S:
+                self._looked_at_cluster_at = now
+                self._look_at_cluster(now)
+            if now - self._looked_at_owner_at >= LOOK_AT_OWNER_EVERY_S:
+                self._looked_at_owner_at = now
+                self._look_at_owner()
         if not self.began and self._minutes_waited() > self._minutes_said:
             self._minutes_said = self._minutes_waited()
             self._say_what_is_missing()
@@ -187,10 +188,7 @@ class Supervisor:
         else:
             self.account = told.account or self.account
             self._update("")
-            self._display.show(self._with_goodput(told))
-
-    def _with_goodput(self, progress: Progress) -> Progress:
-        return progress if progress.account is None else replace(progress, goodput=self._goodput.share)
+            self._display.show(replace(told, goodput=None if told.account is None else self._goodput.share))
 
     def _update(self, end: str) -> None:
         """Bring the newest attempt of the record up to now."""
@@ -218,35 +216,26 @@ class Supervisor:
 
     def _look_at_owner(self) -> None:
         """Have the workers leave a folder that is another driver's; before they save they find so themselves."""
-        if self.asked is not None or self.account is None:
-            return
         try:
             self._claim.check()
         except TakenOverError as error:
             self._ask("taken", str(error))
 
-    def _look_at_cluster(self) -> None:
-        if self.asked is not None or self.account is None:
-            return
-        going = nodes.draining()
+    def _look_at_cluster(self, now: float) -> None:
+        """Have the workers leave where one of their machines is to go, or there has been room for more for long."""
+        asked, going = self._recipe.cluster, nodes.draining()
         hosts = sorted({began.host for began in self.began.values() if began.node_id in going})
+        fewer = self._most - asked.max_workers
+        more = min(nodes.room(asked), fewer) if fewer else 0
+        self._room_since = (self._room_since or now) if more > 0 else None
         if hosts:
             self._ask("drain", f"{', '.join(hosts)} is about to go: a checkpoint is saved first")
-            return
-        asked = self._recipe.cluster
-        if asked.max_workers == self._most:
-            return
-        now, more = time.monotonic(), min(nodes.room(asked), self._most - asked.max_workers)
-        if more <= 0:
-            self._room_since = None
-            return
-        self._room_since = self._room_since or now
-        if now - self._room_since >= asked.grow_after_s:
+        elif self._room_since is not None and now - self._room_since >= asked.grow_after_s:
             self._ask("grow", f"room for {more} more: a checkpoint is saved, and the run goes on with them")
 
     def _ask(self, reason: Reason, note: str) -> None:
         with self._asking:
-            if self.asked == "stop":  # which nothing takes back
+            if self.asked is not None and reason != "stop":  # the first reason counts, but for the user's wish
                 return
             self.asked = reason
         self.mailbox.ask_to_leave.remote()

@@ -35,8 +35,7 @@ from segtrain.cluster.train_internals import (
 )
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
-from segtrain.launch.dry_run_lines import plan_lines
-from segtrain.launch.preflight import PreparedRun, check_cluster, prepared
+from segtrain.launch.preflight import PreparedRun, check_cluster, plan_lines, prepared
 from segtrain.launch.progress import Display, RunDisplay, closing_lines
 from segtrain.launch.supervisor import TAKEN, Supervisor, culprits
 from segtrain.launch.train_worker import Train
@@ -97,12 +96,9 @@ def would_do(run: PreparedRun) -> list[str]:
     with nodes.connection():
         offer = nodes.offer()
         check_cluster(run.recipe, offer)
-    lines = [run.fitted.recipe.to_yaml(), *plan_lines(run.fitted, run.size, offer)]
-    if run.older_version is not None:
-        lines.append(run.older_version)
-    if run.resumes:
-        lines.append("goes on from the folder's newest checkpoint")
-    return lines
+    goes_on = "goes on from the folder's newest checkpoint" if run.resumes else None
+    notes = filter(None, (run.older_version, goes_on))
+    return [run.fitted.recipe.to_yaml(), *plan_lines(run.fitted, run.size, offer), *notes]
 
 
 def run_on(
@@ -188,7 +184,8 @@ class _Attempts:
         """
         while True:
             self._claim.check()
-            recipe = self._fitted(self._workers())
+            # Fewer workers have larger shares, which must fit their devices too.
+            recipe = fit_devices(self.recipe.updated({"cluster.workers": self._workers()}), self._size).recipe
             supervisor = Supervisor(
                 recipe,
                 self._display,
@@ -254,10 +251,6 @@ class _Attempts:
                 return min(max(room, asked.min_workers), asked.max_workers)
             time.sleep(0.5)
         return asked.max_workers
-
-    def _fitted(self, workers: int) -> Recipe:
-        """The recipe for this number of workers: fewer have larger shares, which must fit their devices too."""
-        return fit_devices(self.recipe.updated({"cluster.workers": workers}), self._size).recipe
 
     def _start_within_s(self, recipe: Recipe) -> float:
         left_s = max(self._wait_until - time.monotonic(), 1.0)
