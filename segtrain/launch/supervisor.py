@@ -80,7 +80,8 @@ class Supervisor:
         self._claim = claim
         self._folder = RunFolder(recipe.run.folder)
         self._files = _Files(storage, claim)
-        self._goodput = earlier.begun(Attempt(time.time() - (time.monotonic() - asked_at), recipe.cluster.max_workers))
+        began_at = time.time() - (time.monotonic() - asked_at)
+        self._goodput = earlier.begun(Attempt(began_at=began_at, workers=recipe.cluster.max_workers))
         self._asked_at, self._give_up_at, self._most = asked_at, give_up_at, most
         self._looked_at_cluster_at = self._looked_at_owner_at = time.monotonic()
         self._minutes_said = self._minutes_waited()

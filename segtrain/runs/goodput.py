@@ -12,14 +12,15 @@ from itertools import pairwise
 from pydantic import ConfigDict, TypeAdapter
 
 from segtrain.runs.run_folder import RunFolder
+from segtrain.runs.status import Account
 from segtrain.storage.files import Storage
 from segtrain.storage.json_text import read_json
 
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Attempt:
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Account):
     """One group of workers, from asking for them to their end; seconds, and steps since the start of the run."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -31,17 +32,8 @@ class Attempt:
     """From its begin to its end, or to now while it goes on."""
     waiting_s: float = 0.0
     """Until its workers ran: for resources, and for their processes."""
-    starting_s: float = 0.0
-    """Until its first step had ended: TensorFlow, network, restoring, compiling."""
-    steps_s: float = 0.0
-    input_wait_s: float = 0.0
-    checkpoint_s: float = 0.0
-    evaluation_s: float = 0.0
     lost_s: float = 0.0
     """Of `steps_s` and `input_wait_s`, what went into steps that no checkpoint held at its end."""
-    first_step: int = 0
-    step: int = 0
-    saved_step: int = 0
     end: str = ""
     """Why it ended; empty while it goes on, and where its driver was killed."""
 

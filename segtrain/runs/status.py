@@ -31,13 +31,13 @@ class World:
 class Account:
     """Where the time of one attempt has gone so far, as its chief measures it, and how far it has come."""
 
-    first_step: int
+    first_step: int = 0
     """Steps of the run that the checkpoint it went on from had; 0 at the start."""
-    step: int
+    step: int = 0
     """Steps of the run that are taken and read."""
-    saved_step: int
+    saved_step: int = 0
     """Of these, the steps that a complete checkpoint holds."""
-    starting_s: float
+    starting_s: float = 0.0
     """From the call of the training function to the end of its first step: TensorFlow, network, restoring."""
     steps_s: float = 0.0
     input_wait_s: float = 0.0

@@ -130,7 +130,11 @@ def test_the_end_names_the_score_the_files_and_the_next_command(test_fold: int |
     )
     summary = RunSummary("runs/a", 7, 0.9712, 0.96, 0.944, 7261.0, 312.0, stopped_early=True)
     text = "\n".join(
-        closing_lines(summary, recipe, Goodput((Attempt(0.0, 2, seconds=200.0, steps_s=150.0, evaluation_s=10.0),)))
+        closing_lines(
+            summary,
+            recipe,
+            Goodput((Attempt(began_at=0.0, workers=2, seconds=200.0, steps_s=150.0, evaluation_s=10.0),)),
+        )
     )
     assert "hard dice 0.9712 at original resolution on fold 0, epoch 7" in text
     assert "trained for 2:01:01 at 312.0 images/s (stopped early)" in text

@@ -58,7 +58,7 @@ def test_steps_are_lost_too_where_an_attempt_without_a_step_lies_between() -> No
 
 
 def test_an_attempt_without_a_step_loses_none() -> None:
-    record = Goodput((Attempt(0.0, 1, seconds=9.0, waiting_s=9.0), NEXT)).updated(NEXT)
+    record = Goodput((Attempt(began_at=0.0, workers=1, seconds=9.0, waiting_s=9.0), NEXT)).updated(NEXT)
     assert (sum(record.lost_in()), record.total("lost_s")) == (0, 0.0)
 
 

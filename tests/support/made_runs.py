@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from segtrain.config import Recipe
 from segtrain.panels import panel
 from segtrain.runs.goodput import Attempt, Goodput
+from segtrain.runs.status import Account
 from segtrain.runs.trials import ScoredEpoch, Sweep, Trial, trial_folder, write_sweep, write_trial
 from segtrain.storage.files import Storage
 
@@ -77,7 +78,8 @@ def write_run(
     if not epochs:
         return
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _lines(epochs)))
-    killed = Attempt(1.0, 2, 95.0, 8.0, 17.0, 48.0, 6.0, 1.0, 12.0, 0.0, 0, 7, 4, "worker 1 lost")
+    account = Account(0, 7, 4, starting_s=17.0, steps_s=48.0, input_wait_s=6.0, checkpoint_s=1.0, evaluation_s=12.0)
+    killed = Attempt(**vars(account), began_at=1.0, workers=2, seconds=95.0, waiting_s=8.0, end="worker 1 lost")
     record = Goodput((killed,)).begun(replace(killed, first_step=4, step=20, steps_s=60.0, seconds=110.0, end="done"))
     (folder / "goodput.json").write_bytes(record.updated(record.attempts[-1]).to_json())
     ids = [f"p{number:03d}" for number in range(pictures)]
