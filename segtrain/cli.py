@@ -57,30 +57,26 @@ def main(run: Callable[[], None], *, debug: bool = False) -> int:
     stdout, so that stderr holds the one message alone.
     """
     with _signals() as first_signal:
-        return _run(run, first_signal, debug)
-
-
-def _run(run: Callable[[], None], first_signal: Callable[[], int | None], debug: bool) -> int:
-    try:
-        with _log_to_stdout():
-            check_temporary_folder()
-            keras_as_the_recipe_says()
-            run()
-            sys.stdout.flush()
-    except UserError as error:
-        return _fail(error, USER_ERROR, debug)
-    except (StorageError, DataError, RunError) as error:
-        return _fail(error, FAILURE, debug)
-    except FileNotFoundError as error:
-        return _fail(f"{error.filename} is not there", FAILURE, debug)
-    except (KeyboardInterrupt, SystemExit):  # by which Ray ends a driver that gets SIGTERM
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return OF_A_SIGNAL + (first_signal() or signal.SIGINT)
-    except BrokenPipeError:
-        # `| head` closed stdout; point it at nothing so that the interpreter's last flush does not fail as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
-    return 0
+        try:
+            with _log_to_stdout():
+                check_temporary_folder()
+                keras_as_the_recipe_says()
+                run()
+                sys.stdout.flush()
+        except UserError as error:
+            return _fail(error, USER_ERROR, debug)
+        except (StorageError, DataError, RunError) as error:
+            return _fail(error, FAILURE, debug)
+        except FileNotFoundError as error:
+            return _fail(f"{error.filename} is not there", FAILURE, debug)
+        except (KeyboardInterrupt, SystemExit):  # by which Ray ends a driver that gets SIGTERM
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            return OF_A_SIGNAL + (first_signal() or signal.SIGINT)
+        except BrokenPipeError:
+            # `| head` closed stdout; point it at nothing so that the interpreter's last flush does not fail as well.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILURE
+        return 0
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def want(asked: ClusterConfig, workers: int) -> None:
 
 def _unknown_limits() -> dict[str, float] | None:
     """No limits where an autoscaler is at work that does not tell its own, as that of `ray up`; None where none is."""
-    gcs: Any = global_worker.gcs_client
+    worker: Any = global_worker
+    gcs = worker.gcs_client
     if not is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs):
         status = gcs.internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS.encode(), None)
         if not status or not autoscales(status):

@@ -16,7 +16,6 @@ from yaml.events import (
     NodeEvent,
     ScalarEvent,
     SequenceStartEvent,
-    StreamEndEvent,
 )
 
 from segtrain.locations import without_credentials
@@ -109,8 +108,6 @@ class _Reader:
                 found = self._node(event, "", 0)
             elif isinstance(event, DocumentStartEvent) and found is not None:
                 raise YamlError(f"a second document begins (line {_line(event)})")
-            elif isinstance(event, StreamEndEvent):
-                break
         return Scalar("", plain=True) if found is None else found
 
     def _node(self, event: Any, path: str, depth: int) -> Node:

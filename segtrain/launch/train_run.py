@@ -277,7 +277,10 @@ class _Attempts:
             smaller, change = with_smaller_batch(recipe, shortage.headline, scoring=shortage.scoring)
             self.recipe = smaller.updated({"cluster.workers": self.recipe.cluster.workers})
             return f"{change}; restarting from the last checkpoint"
-        if _could_not_start(error) or any(map(_is_final, causes.values())):
+        final = any(
+            isinstance(cause, InsufficientClusterResourcesError) or comes_again(cause) for cause in causes.values()
+        )
+        if final or _could_not_start(error):
             raise plain(error, recipe, told) from None
         saved = 0 if supervisor.account is None else supervisor.account.saved_step
         self._failures = 1 if saved > self._saved_step else self._failures + 1
@@ -292,10 +295,6 @@ class _Attempts:
 
 def _could_not_start(error: TrainingFailedError) -> bool:
     return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
-
-
-def _is_final(cause: Exception) -> bool:
-    return isinstance(cause, InsufficientClusterResourcesError) or comes_again(cause)
 
 
 def causes_of(error: TrainingFailedError) -> dict[int, Exception]:
