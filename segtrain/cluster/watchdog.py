@@ -81,5 +81,6 @@ def _stacks(frames: dict[int, FrameType], first: int) -> str:
     """The stacks of all threads with their names, as a traceback shows them."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     order = sorted(frames, key=lambda ident: ident != first)
-    parts = [f"thread {names.get(ident, ident)}\n{''.join(traceback.format_stack(frames[ident]))}" for ident in order]
-    return "\n".join(parts)
+    return "\n".join(
+        f"thread {names.get(ident, ident)}\n{''.join(traceback.format_stack(frames[ident]))}" for ident in order
+    )

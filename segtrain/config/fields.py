@@ -1,20 +1,31 @@
 """Which type each field of a recipe has, and so whether what was typed for it is a text or a value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from segtrain.config.recipe import Recipe
 from segtrain.config.section import Section
 from segtrain.config.sweep_settings import Axis
-from segtrain.config.yaml_text import NULLS, Node, Scalar, YamlError, plain_tree, plain_value, read_yaml
+from segtrain.config.yaml_text import NULLS, Node, Scalar, YamlError, plain_value, read_yaml
 from segtrain.errors import UserError, shown
 from segtrain.locations import without_credentials
 
 
-def settled(node: Mapping[str, Node]) -> dict[str, Any]:
-    """A recipe's tree with every scalar as its field takes it: a text to the letter, or what YAML understands."""
-    return {name: _settled(part, _field([Recipe], name)) for name, part in node.items()}
+def settled(node: Node, annotation: Any) -> Any:
+    """A tree with every scalar as a field of this type takes it: a text to the letter, or what YAML understands."""
+    if isinstance(node, Scalar):
+        if not _is_text(annotation):
+            return node.value
+        return None if node.plain and node.text in NULLS and NoneType in _members(annotation) else node.text
+    members = _members(annotation)
+    if isinstance(node, list):
+        types = next((get_args(member) for member in members if get_origin(member) is tuple), (Any,))
+        return [settled(one, types[0]) for one in node]
+    if any(get_args(member)[1:] == (Axis,) for member in members):
+        return {name: _settled_axis(name, axis) for name, axis in node.items()}
+    sections = _sections(annotation)
+    return {name: settled(part, _field(sections, name)) for name, part in node.items()}
 
 
 def typed(field: str, text: str) -> Any:
@@ -33,30 +44,13 @@ def typed(field: str, text: str) -> Any:
         raise UserError(f"{field}: the value '{shown(without_credentials(text))}' is not YAML: {error}") from None
     if isinstance(node, Scalar) and node.plain:
         return plain_value(text.strip())  # with what YAML takes for a comment
-    return _settled(node, annotation)
-
-
-def _settled(node: Node, annotation: Any) -> Any:
-    if isinstance(node, Scalar):
-        if not _is_text(annotation):
-            return node.value
-        return None if node.plain and node.text in NULLS and NoneType in _members(annotation) else node.text
-    members = _members(annotation)
-    if isinstance(node, list):
-        types = next((get_args(member) for member in members if get_origin(member) is tuple), (Any,))
-        return [_settled(one, types[0]) for one in node]
-    sections = _sections(annotation)
-    if sections:
-        return {name: _settled(part, _field(sections, name)) for name, part in node.items()}
-    if any(get_args(member)[1:] == (Axis,) for member in members):
-        return {name: _settled_axis(name, axis) for name, axis in node.items()}
-    return plain_tree(node)
+    return settled(node, annotation)
 
 
 def _settled_axis(name: str, axis: Node) -> Any:
     """An axis, its values and conditions as the fields that they are for take them."""
     if not isinstance(axis, dict):
-        return plain_tree(axis)
+        return settled(axis, Any)
     types = [_type_of(field.strip()) for field in name.split(",")]
     found: dict[str, Any] = {}
     for part, node in axis.items():
@@ -65,19 +59,19 @@ def _settled_axis(name: str, axis: Node) -> Any:
         elif part == "when" and isinstance(node, dict):
             found[part] = {field: _settled_condition(one, _type_of(field)) for field, one in node.items()}
         else:
-            found[part] = plain_tree(node)
+            found[part] = settled(node, Any)
     return found
 
 
 def _settled_together(node: Node, types: list[Any]) -> Any:
     """A value of an axis: of one field, or a list of one value for each of several."""
     if len(types) > 1 and isinstance(node, list) and len(node) == len(types):
-        return [_settled(one, annotation) for one, annotation in zip(node, types, strict=True)]
-    return _settled(node, types[0])
+        return [settled(one, annotation) for one, annotation in zip(node, types, strict=True)]
+    return settled(node, types[0])
 
 
 def _settled_condition(node: Node, annotation: Any) -> Any:
-    return [_settled(one, annotation) for one in node] if isinstance(node, list) else _settled(node, annotation)
+    return [settled(one, annotation) for one in node] if isinstance(node, list) else settled(node, annotation)
 
 
 def _type_of(field: str) -> Any:
@@ -98,9 +92,9 @@ def _sections(annotation: Any) -> list[type[Section]]:
 
 
 def _is_text(annotation: Any) -> bool:
-    members = _members(annotation)
     return any(
-        member is str or (get_origin(member) is Literal and isinstance(get_args(member)[0], str)) for member in members
+        member is str or (get_origin(member) is Literal and isinstance(get_args(member)[0], str))
+        for member in _members(annotation)
     )
 
 

@@ -65,11 +65,6 @@ def without_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     return sparse
 
 
-def kinds_with(section: str, field: str) -> list[str]:
-    """The kinds of a section that have this field."""
-    return [kind for kind, model in KINDS.get(section, {}).items() if field in model.model_fields]
-
-
 def _dropped_by_kind(section: str, fields: dict[str, Any], kind: Any) -> list[str]:
     """Give a section another kind, without the fields that it does not have."""
     model = KINDS[section].get(kind) if isinstance(kind, str) else None

@@ -93,4 +93,5 @@ def _tree(data: str | bytes) -> dict[str, Any]:
         if getattr(node, "value", "") is None:
             return {}
         raise YamlError("a recipe is a mapping of sections, such as `model:` with `filters: 16` below it")
-    return settled(node)
+    tree: dict[str, Any] = settled(node, Recipe)
+    return tree

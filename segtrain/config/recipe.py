@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import ValidationError, model_validator
 
-from segtrain.config.kinds import KINDS, kinds_with, put, without_defaults
+from segtrain.config.kinds import KINDS, put, without_defaults
 from segtrain.config.model_settings import Model, UNetConfig
 from segtrain.config.optimizer_settings import AdamConfig, ConstantSchedule, Optimizer, Schedule
 from segtrain.config.section import Section
@@ -230,7 +230,7 @@ def _sentence(error: ValidationError, tree: Mapping[str, Any]) -> str:
 
 def _unknown(path: str, tree: Mapping[str, Any]) -> str:
     section, _, field = path.partition(".")
-    kinds = kinds_with(section, field)
+    kinds = [kind for kind, model in KINDS.get(section, {}).items() if field in model.model_fields]
     if kinds:
         return f"unknown key '{path}'; only {section}.kind {' or '.join(kinds)} has it"
     near = difflib.get_close_matches(path, known_fields(tree), n=1, cutoff=0.5)

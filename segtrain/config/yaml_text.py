@@ -69,15 +69,6 @@ def plain_value(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) and not text.lstrip("+-").isdigit() else text
 
 
-def plain_tree(node: Node) -> Any:
-    """The tree with every scalar as YAML understands it."""
-    if isinstance(node, Scalar):
-        return node.value
-    if isinstance(node, dict):
-        return {key: plain_tree(one) for key, one in node.items()}
-    return [plain_tree(one) for one in node]
-
-
 def read_yaml(data: str | bytes) -> Node:
     """The one document in a text. Raises `YamlError` for what is no YAML, too large, or has a key twice."""
     if len(data) > MOST_BYTES:

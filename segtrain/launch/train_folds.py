@@ -37,12 +37,8 @@ class FoldRun:
     finished: bool
 
     @property
-    def recipe(self) -> Recipe:
-        return self.prepared.recipe
-
-    @property
     def fold(self) -> int:
-        return self.recipe.data.fold
+        return self.prepared.recipe.data.fold
 
     @property
     def state(self) -> str:
@@ -152,7 +148,7 @@ def _train_all(runs: Sequence[FoldRun], train: Train, display: RunDisplay) -> No
 
 def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
     """A finished run's `best/metrics.json`."""
-    folder = run.recipe.run.folder
+    folder = run.prepared.recipe.run.folder
     url = RunFolder(folder).best_metrics
     try:
         facts = parse_metrics(storage.read_bytes(url))
@@ -168,7 +164,7 @@ def _facts_of(run: FoldRun, storage: Storage) -> dict[str, Any]:
 
 
 def _ensemble(runs: Sequence[FoldRun], facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [run.recipe.run.name for run in runs]
+    names = [run.prepared.recipe.run.name for run in runs]
     dice = [fact["dice_hard_original"] for fact in facts]
     return {
         "format_version": ENSEMBLE_VERSION,

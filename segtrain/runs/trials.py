@@ -179,8 +179,7 @@ def _counts(trial: Trial, sweep: Sweep | None) -> bool:
 
 def write_trial(folder: str, trial: Trial, storage: Storage, owned: Callable[[], None] = lambda: None) -> None:
     """Put the trial's record beside its run, unless `owned` raises (`segtrain.runs.ownership`)."""
-    url = join(trial_folder(folder, trial.number), TRIAL_NAME)
-    write_while(owned, url, trial.to_json().encode(), storage)
+    write_while(owned, join(trial_folder(folder, trial.number), TRIAL_NAME), trial.to_json().encode(), storage)
 
 
 def write_sweep(folder: str, sweep: Sweep, storage: Storage, owned: Callable[[], None] = lambda: None) -> None:

@@ -64,7 +64,7 @@ def leave_checkpoint(folder: Path, cursor: Cursor) -> None:
 def pretend_all(recipe: Recipe) -> None:
     """Every fold but the test fold, without Ray."""
     for run in train_folds._plan(recipe, extend=False)[1]:
-        pretend(run.recipe, World(), NOBODY)
+        pretend(run.prepared.recipe, World(), NOBODY)
     Path(recipe.run.folder, "recipe.yaml").write_text(recipe.to_yaml())
 
 
@@ -177,8 +177,8 @@ def test_a_run_is_finished_at_its_last_epoch_or_where_it_stopped_early(
     asked = recipe("train.early_stopping_epochs=3")
     run = train_folds._plan(asked, extend=False)[1][2]
     assert run.state == "not begun"
-    folder = Path(run.recipe.run.folder)
-    pretend(run.recipe, World(), NOBODY)
+    folder = Path(run.prepared.recipe.run.folder)
+    pretend(run.prepared.recipe, World(), NOBODY)
     shutil.rmtree(folder / "checkpoints")
     leave_checkpoint(folder, cursor)
     states = [run.state for run in train_folds._plan(asked, extend=False)[1]]
