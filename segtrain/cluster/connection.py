@@ -197,17 +197,22 @@ def _own_ray() -> Iterator[None]:
 
 
 def _start(folder: Path) -> None:
-    """`ray.init`, with 127.0.0.1 as this machine's address, as on macOS, so that Ray listens there.
+    # Ray would start a worker for each core at once; ours have an environment of their own and cannot use them.
+    no_prestart = environment(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0")
+    with no_prestart, _on_loopback():
+        _init("local", include_dashboard=False, _temp_dir=str(folder / "r"))
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray use 127.0.0.1 as this machine's address, as it does on macOS, and so listen there.
 
     It has to be set this way, because Ray turns a loopback address that it is given into the machine's own.
     """
-    # Ray would start a worker for each core at once; ours have an environment of their own and cannot use them.
-    no_prestart = environment(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0")
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        with no_prestart:
-            _init("local", include_dashboard=False, _temp_dir=str(folder / "r"))
+        yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
