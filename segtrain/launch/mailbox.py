@@ -64,6 +64,9 @@ class Mailbox:
 
 def _same_stretch(one: Told, other: Told) -> bool:
     """Whether both are moments of one epoch's training."""
-    if not isinstance(one, Progress) or not isinstance(other, Progress):
-        return False
-    return one.phase == other.phase == "training" and one.epoch == other.epoch
+    return (
+        isinstance(one, Progress)
+        and isinstance(other, Progress)
+        and one.phase == other.phase == "training"
+        and one.epoch == other.epoch
+    )
