@@ -129,7 +129,7 @@ class TestThroughRay:
 
         asked = recipe("data.test_fold=3")
         last = train_folds._plan(asked, extend=False)[1][2]
-        pretend(last.recipe, World(), NOBODY)
+        pretend(last.prepared.recipe, World(), NOBODY)
         train_folds.train_folds(asked, short)
         assert trained(asked) == [2, 0, 1]
         shown = capsys.readouterr().out

@@ -271,7 +271,7 @@ class TestRuns:
             return summary_of(recipe, epoch=attempt)
 
         fields = ["cluster.workers=2", "cluster.stuck_after_s=5", "storage.deadline_s=1"]
-        assert train_run.run(override(recipe, fields), freeze_once).epoch == 2
+        assert train_run.launch(override(recipe, fields), freeze_once).epoch == 2
         shown = capsys.readouterr().out
         assert "worker 1 gives no answer; restarting from the last checkpoint (1 of 3)" in shown
 
