@@ -6,6 +6,7 @@ What YAML a recipe may hold is in `yaml_text`, which of it is a text in `fields`
 another kind in `kinds`.
 """
 
+from segtrain.config.inference_settings import InferenceConfig
 from segtrain.config.load import load_recipe, override, recorded
 from segtrain.config.model_settings import FCNConfig, Model, UNetConfig
 from segtrain.config.optimizer_settings import (
@@ -26,7 +27,6 @@ from segtrain.config.settings import (
     ClusterConfig,
     DataConfig,
     EvaluationConfig,
-    InferenceConfig,
     LossConfig,
     LossTerms,
     PrepareConfig,

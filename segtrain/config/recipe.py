@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import ValidationError, model_validator
 
+from segtrain.config.inference_settings import InferenceConfig
 from segtrain.config.kinds import KINDS, put, without_defaults
 from segtrain.config.model_settings import Model, UNetConfig
 from segtrain.config.optimizer_settings import AdamConfig, ConstantSchedule, Optimizer, Schedule
@@ -20,7 +21,6 @@ from segtrain.config.settings import (
     ClusterConfig,
     DataConfig,
     EvaluationConfig,
-    InferenceConfig,
     LossConfig,
     PrepareConfig,
     RunConfig,

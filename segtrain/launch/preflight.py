@@ -1,20 +1,19 @@
-"""What is known of a run before anything starts, looked up once and handed down from there; a dry run prints it.
+"""What is known of a run before anything starts, looked up once and handed down from there.
 
 Nothing here imports TensorFlow or Ray.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from segtrain.cluster.capacity import Offer, check_offer, check_shared, needs
+from segtrain.cluster.capacity import Offer, check_offer, check_shared
 from segtrain.config import Recipe, identity_differences
-from segtrain.config.batch_split import split_of
-from segtrain.errors import UserError, counted
+from segtrain.errors import UserError
 from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.workload import Size, fit_devices, workload_of
 from segtrain.locations import check_given
-from segtrain.memory import Plan, gib, parameters
+from segtrain.memory import Plan
 from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage
 from segtrain.storage.paths import absolute_output, absolute_path
@@ -109,36 +108,3 @@ def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
             fix = f"train on with --extend, or {fix}"
         raise UserError(f"{recipe.run.folder} holds a run of another recipe ({'; '.join(differences)}); {fix}")
     return True
-
-
-def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:
-    """What a dry run prints after the recipe."""
-    recipe = fitted.recipe
-    cluster, train = recipe.cluster, recipe.train
-    split = split_of(recipe)
-    slots = split.per_replica * split.accumulation * cluster.replicas_per_worker * cluster.max_workers
-    spare = slots - train.global_batch_size
-    return [
-        f"pictures  {size.training_pictures} to train on, {size.validation_pictures} to validate on",
-        f"steps     {size.steps_per_epoch} an epoch, {size.steps_per_epoch * train.epochs} in {train.epochs} epochs",
-        f"batch     {train.global_batch_size} = {counted(cluster.max_workers, 'worker')} x "
-        f"{counted(cluster.replicas_per_worker, 'replica')} x {counted(split.accumulation, 'pass', 'passes')} x "
-        f"{split.per_replica} pictures{f', {spare} of them empty' if spare else ''}",
-        f"data      {gib(size.training_bytes)} to read an epoch, {gib(size.validation_bytes)} to validate",
-        f"network   {parameters(recipe.model):,} parameters",
-        *_memory_lines(fitted),
-        *size.cautions,
-        f"asks for  {needs(cluster)}",
-        f"cluster   {offer}",
-        f"folder    {recipe.run.folder}",
-    ]
-
-
-def _memory_lines(fitted: Plan) -> list[str]:
-    """Bytes of a step by kind, and what was changed to make it fit."""
-    footprint, cluster = fitted.footprint, fitted.recipe.cluster
-    kinds = ", ".join(f"{kind} {gib(count)}" for kind, count in asdict(footprint).items() if count)
-    lines = [f"memory    about {gib(footprint.total)} a replica: {kinds}"]
-    if cluster.device_bytes is not None:
-        lines.append(f"fits      {gib(cluster.device_bytes)}: {'; '.join(fitted.reasons) or 'as asked'}")
-    return lines

@@ -35,7 +35,8 @@ from segtrain.cluster.train_internals import (
 )
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
-from segtrain.launch.preflight import PreparedRun, check_cluster, plan_lines, prepared
+from segtrain.launch.dry_run_lines import plan_lines
+from segtrain.launch.preflight import PreparedRun, check_cluster, prepared
 from segtrain.launch.progress import Display, RunDisplay, closing_lines
 from segtrain.launch.supervisor import TAKEN, Supervisor, culprits
 from segtrain.launch.train_worker import Train

@@ -2,7 +2,7 @@
 
 from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, override
-from segtrain.launch.preflight import plan_lines
+from segtrain.launch.dry_run_lines import plan_lines
 from segtrain.launch.workload import Size, fit_devices
 
 CPU_NODE = Node("a", cpus=4, gpus=0)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from segtrain.cluster.capacity import Node, Offer
 from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import Manifest
+from segtrain.errors import UserError
 from segtrain.launch import train_folds, train_run
-from segtrain.launch.preflight import prepared
+from segtrain.launch.preflight import absolute, check_cluster, check_run_folder, prepared
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import Driver, RunSummary, World
+from segtrain.storage.files import Storage
 from tests.support.fault_proxy import FaultProxy
 from tests.support.seaweed import S3Server
 from tests.support.small_sources import draw
@@ -94,3 +97,85 @@ def test_a_job_of_five_folds_reads_once_in_the_driver_and_once_in_each_worker(
     fault_proxy.clear()
     train_folds.train_folds(recipe("folds=all"), partial(train_with, s3_server.environment()))
     assert fetched(fault_proxy) == {kind: times * (1 + 5) for kind, times in ONCE.items()}
+
+
+CPU_NODE = Node("a", cpus=4, gpus=0)
+GPU_NODE = Node("b", cpus=8, gpus=4)
+
+
+def test_local_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = absolute(override(Recipe(), ["data.root=set", "train.init_from=s3://b/run"]))
+    assert recipe.data.root == str(tmp_path / "set")
+    assert recipe.run.folder == str(tmp_path / "runs/run")
+    assert recipe.train.init_from == "s3://b/run"
+
+
+def test_a_job_may_not_keep_its_run_in_the_uploaded_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1"
+    uploaded.mkdir(parents=True)
+    monkeypatch.chdir(uploaded)
+    with pytest.raises(UserError, match=r"run.storage: 'runs' would be deleted"):
+        absolute(Recipe())
+    absolute(override(Recipe(), ["run.storage=s3://b/runs"]))
+
+
+@pytest.mark.parametrize("field", ["data.root", "run.storage", "train.init_from"])
+def test_a_local_path_is_refused_on_several_machines(field: str) -> None:
+    remote = ["data.root=s3://b/set", "run.storage=s3://b/runs", "train.init_from=s3://b/other"]
+    recipe = override(Recipe(), [*remote, f"{field}=/local"])
+    check_cluster(recipe, Offer([CPU_NODE, CPU_NODE]))
+    with pytest.raises(UserError, match=f"{field}: /local is a local path, but the cluster has 2 machines"):
+        check_cluster(recipe, Offer([CPU_NODE, GPU_NODE]))
+
+
+def run_in(folder: Path, *fields: str) -> Recipe:
+    return override(Recipe(), [f"run.storage={folder}", "run.name=test", *fields])
+
+
+def keep(recipe: Recipe) -> Recipe:
+    """Leave the recipe in its run's folder, as a run does."""
+    folder = Path(recipe.run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    return recipe
+
+
+def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
+    assert not check_run_folder(run_in(tmp_path), Storage(), extend=False)
+
+
+def test_the_same_recipe_goes_on_whatever_is_no_part_of_its_identity(tmp_path: Path) -> None:
+    keep(run_in(tmp_path))
+    changed = run_in(tmp_path, "cluster.workers=2", "train.per_replica_batch_size=2", "data.cache=memory")
+    assert check_run_folder(changed, Storage(), extend=False)
+
+
+def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
+    keep(run_in(tmp_path))
+    changed = run_in(tmp_path, "model.filters=32", "optimizer.learning_rate=0.1")
+    with pytest.raises(UserError, match=r"another recipe \(model.filters: 16 -> 32; optimizer.learning_rate: 0.001"):
+        check_run_folder(changed, Storage(), extend=True)
+
+
+def test_more_epochs_need_extend(tmp_path: Path) -> None:
+    keep(run_in(tmp_path, "train.epochs=3"))
+    longer = run_in(tmp_path, "train.epochs=5")
+    with pytest.raises(UserError, match=r"train.epochs: 3 -> 5\); train on with --extend"):
+        check_run_folder(longer, Storage(), extend=False)
+    assert check_run_folder(longer, Storage(), extend=True)
+
+
+def test_fewer_epochs_are_refused_even_with_extend(tmp_path: Path) -> None:
+    keep(run_in(tmp_path, "train.epochs=3"))
+    with pytest.raises(UserError, match=r"train.epochs: 3 -> 2\); give the run another name"):
+        check_run_folder(run_in(tmp_path, "train.epochs=2"), Storage(), extend=True)
+
+
+def test_a_recipe_of_another_segtrain_is_refused(tmp_path: Path) -> None:
+    keep(run_in(tmp_path))
+    (tmp_path / "test/recipe.yaml").write_text("model: {wings: 2}\n")
+    with pytest.raises(UserError, match=r"test/recipe.yaml is not a recipe that this segtrain reads"):
+        check_run_folder(run_in(tmp_path), Storage(), extend=False)

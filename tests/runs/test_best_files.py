@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from segtrain.runs.best_files import parse_metrics, why_unusable
+from segtrain.errors import UserError
+from segtrain.report.write import write_report
+from segtrain.runs.best_files import Curve, Threshold, parse_metrics, why_unusable
 from segtrain.storage.files import Storage
+from tests.support import made_runs
 
 FACTS: dict[str, Any] = {"dice_hard_original": 0.9, "iou_hard_original": 0.8, "epoch": 2, "step": 8}
 
@@ -95,3 +99,38 @@ def test_what_a_reader_needs_must_be_there() -> None:
     assert parse_metrics(json.dumps(FACTS).encode(), ["epoch"]) == FACTS
     with pytest.raises(ValueError, match=r"^threshold_curve is missing$"):
         parse_metrics(json.dumps(FACTS).encode(), ["threshold_curve"])
+
+
+CURVE = {"thresholds": [0.25, 0.5], "dice": [0.8, 0.9], "pictures": 3}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thresholds": [float("nan"), 0.5]},
+        {"thresholds": [0.5, float("inf")]},
+        {"thresholds": [0.5, 1.5]},
+        {"thresholds": [], "dice": []},
+        {"dice": [0.8, float("nan")]},
+        {"dice": [0.8]},
+        {"pictures": 0},
+    ],
+)
+def test_a_curve_of_other_than_numbers_is_refused(changes: dict[str, Any]) -> None:
+    Curve.model_validate(CURVE)
+    with pytest.raises(ValidationError):
+        Curve.model_validate({**CURVE, **changes})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, 1, -0.5, None, "x"])
+def test_what_is_no_threshold_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="Input should be"):
+        TypeAdapter(Threshold).validate_python(value)
+
+
+def test_a_threshold_that_is_no_number_does_not_get_into_a_report(tmp_path: Path) -> None:
+    made_runs.write_run(tmp_path / "run", epochs=1, panels=0)
+    url = tmp_path / "run" / "best" / "metrics.json"
+    url.write_text(json.dumps({**json.loads(url.read_text()), "best_threshold": float("nan")}))
+    with pytest.raises(UserError, match=r"metrics\.json is not what a run writes"):
+        write_report(str(tmp_path / "run"), Storage())
