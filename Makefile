@@ -94,7 +94,7 @@ lint: $(READY)
 	$(BIN)/rumdl check .
 
 types: $(READY)
-	$(BIN)/mypy segtrain jobs
+	$(BIN)/mypy segtrain jobs tests
 
 contracts: $(READY)
 	$(BIN)/lint-imports

@@ -90,7 +90,7 @@ def ray_session() -> Iterator[str]:
         runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},  # workers unpickle functions of test modules
     )
     try:
-        yield context.address_info["address"]
+        yield context.address_info["address"]  # type: ignore[attr-defined]
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

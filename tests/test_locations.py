@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.config import Recipe, flatten, override
+from segtrain.config import Recipe, StorageConfig, flatten, override
 from segtrain.errors import UserError
 from segtrain.launch.preflight import absolute
 from segtrain.locations import check_endpoint, check_given, is_remote, join, local_path, within, without_credentials
-from segtrain.storage.files import Storage, StorageConfig
+from segtrain.storage.files import Storage
 from segtrain.storage.s3_files import S3Files
 
 

@@ -127,7 +127,7 @@ def threads_beside_the_loop() -> float:
         runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
     )
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    ray.get(mailbox.take.remote(0))
+    ray.get(mailbox.take.remote(0))  # type: ignore[attr-defined]
     idle = _cpu_share()
     with Watchdog(60.0, lambda stuck: None), _asking(mailbox):
         busy = _cpu_share()

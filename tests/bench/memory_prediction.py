@@ -201,7 +201,7 @@ def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
         strategy.experimental_local_results(logits)[0].numpy()
 
 
-def noise(recipe: Recipe, pictures: int) -> Any:
+def noise(recipe: Recipe, pictures: int) -> tuple[Any, Any]:
     """A batch as `segtrain.pipeline.worker_data` makes it, of pictures without any meaning."""
     import numpy as np
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from segtrain.cluster import connection as ray_connection
@@ -25,9 +26,9 @@ ANSWER_WITHIN_S = 600.0
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that `ray.init` was called with, in place of calling it."""
     addresses: list[str] = []
-    monkeypatch.setattr(ray_connection.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_connection.ray, "init", lambda address, **options: addresses.append(address))
-    monkeypatch.setattr(ray_connection.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **options: addresses.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray_connection, "GcsClient", lambda address: None)
     return addresses
 
@@ -102,7 +103,7 @@ def test_an_own_ray_gets_a_token_and_a_closed_folder_and_leaves_neither_behind(
         folder = Path(options["_temp_dir"]).parent
         seen.append((folder, folder.stat().st_mode & 0o777, dict(os.environ)))
 
-    monkeypatch.setattr(ray_connection.ray, "init", init)
+    monkeypatch.setattr(ray, "init", init)
     for variable in ("RAY_AUTH_TOKEN", "RAY_TMPDIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -149,7 +150,7 @@ def test_a_temporary_folder_with_a_long_path_gives_way_to_a_short_one(
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 10)))
     assert ray_connection._folder_for_sockets() == "/tmp"
-    monkeypatch.setattr(ray_connection.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(StorageError, match="set RAY_TMPDIR to a short path"):
         ray_connection._folder_for_sockets()
 

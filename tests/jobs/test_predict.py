@@ -14,7 +14,8 @@ from jobs import predict
 from segtrain import rle
 from segtrain.config import Recipe, UNetConfig, override
 from segtrain.models import build_model
-from tests.support.kaggle_server import Competition, serve_kaggle
+from tests.support.kaggle_server import serve_kaggle
+from tests.support.kaggle_state import Competition
 
 HEIGHT, WIDTH = 160, 240
 PICTURES = 40

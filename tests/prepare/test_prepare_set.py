@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.dataset.versions import files_of
 from segtrain.errors import UserError
-from segtrain.prepare import prepare_set, write_shards
+from segtrain.prepare import write_shards
 from segtrain.prepare.prepare_set import prepare
 from segtrain.prepare.sources.synthetic import draw_cars
 from segtrain.storage.files import Storage
@@ -189,7 +190,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
         return write_one(*args)
 
     monkeypatch.setattr(write_shards, "write_one", dying)
-    monkeypatch.setattr(prepare_set.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
 def test_a_killed_run_goes_on_where_it_was(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

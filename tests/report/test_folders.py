@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from segtrain.errors import UserError
-from segtrain.report.folders import read_run, read_sweep_folder, without_credentials
+from segtrain.locations import without_credentials
+from segtrain.report.folders import read_run, read_sweep_folder
 from segtrain.runs.trials import Sweep
 from segtrain.storage.files import Storage, join
 from segtrain.storage.ids import file_names
