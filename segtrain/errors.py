@@ -75,3 +75,8 @@ def some_of(ids: Sequence[str]) -> str:
 def counted(number: float, one: str, many: str | None = None) -> str:
     """A number with its noun: `1 picture`, `2 pictures`, `2 passes`."""
     return f"{number:.15g} {one if number == 1 else many or one + 's'}"
+
+
+def gib(count: int) -> str:
+    """Bytes for people: `3.62 GiB`, below 1 GiB `512 MiB`."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 from segtrain.cluster.capacity import Offer, needs
 from segtrain.config.batch_split import split_of
-from segtrain.errors import counted
+from segtrain.errors import counted, gib
 from segtrain.launch.workload import Size
-from segtrain.memory import Plan, gib, parameters
+from segtrain.memory import Plan, parameters
 
 
 def plan_lines(fitted: Plan, size: Size, offer: Offer) -> list[str]:

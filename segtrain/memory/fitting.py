@@ -8,7 +8,7 @@ from functools import cached_property
 from segtrain.architectures.layer_list import layer_list
 from segtrain.config import Recipe, UNetConfig
 from segtrain.config.batch_split import split_of
-from segtrain.errors import UserError
+from segtrain.errors import UserError, gib
 from segtrain.memory.footprint import CHANNELS, inference_footprint, kernels_of, training_footprint
 from segtrain.memory.liveness import Footprint
 
@@ -190,8 +190,3 @@ def _too_little(device_bytes: int, whole: list[_Choice], crops: list[_Choice]) -
         f"{gib(smallest.footprint.total)} that a step on one {kind} of {smallest.size} needs; {fix}, "
         "or take a larger device"
     )
-
-
-def gib(count: int) -> str:
-    """Bytes for people: `3.62 GiB`, below 1 GiB `512 MiB`."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from segtrain.errors import gib
 from segtrain.locations import without_credentials
 from segtrain.report.charts import Charts
 from segtrain.runs.trials import short_name, short_value
@@ -27,7 +28,7 @@ def render(template: str, charts: Charts, words: Mapping[int, str], **values: An
         "short": short,
         "short_name": short_name,
         "short_value": short_value,
-        "size": size,
+        "size": gib,
         "without_credentials": without_credentials,
     }
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
@@ -54,11 +55,6 @@ def short(count: int) -> str:
     if count >= 10**6:
         return f"{count / 10**6:.3g} M"
     return f"{count / 10**3:.3g} k" if count >= 10**3 else str(count)
-
-
-def size(count: int) -> str:
-    """Bytes for people: `3.62 GiB`, below 1 GiB `512 MiB`."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def plotly_script() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segtrain.dataset.mask_warnings import cautions
+from segtrain.errors import gib
 from segtrain.locations import without_credentials
 from segtrain.report import page
 from segtrain.report.charts import run_charts
@@ -131,7 +132,7 @@ def _data_facts(run: RunContent) -> list[tuple[str, str]]:
         "test fold": "none" if data.test_fold is None else str(data.test_fold),
         "training size": f"{data.width} x {data.height}, {data.fit}",
         "mean foreground": f"{sum(shares) / len(shares):.2%} (validation)" if shares else None,
-        "read from storage": page.size(read) if read else None,
+        "read from storage": gib(read) if read else None,
         "left out as damaged": f"{lost:,} pictures, all epochs together" if lost else None,
     }
     return [(name, value) for name, value in facts.items() if value is not None]

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from segtrain.config import Recipe, load_recipe
-from segtrain.memory import gib
+from segtrain.errors import gib
 from segtrain.process import before_tensorflow
 from tests.bench.measuring import process_memory, run_module
 

@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from segtrain.config import Recipe, load_recipe, override
-from segtrain.memory import Footprint, gib, inference_footprint, training_footprint
+from segtrain.errors import gib
+from segtrain.memory import Footprint, inference_footprint, training_footprint
 from segtrain.memory.footprint import kernels_of
 from segtrain.process import before_tensorflow
 from tests.bench.measuring import process_memory, run_module
