@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from segtrain.cluster.capacity import Offer, check_offer, check_shared
-from segtrain.config import Recipe, identity_differences
-from segtrain.errors import UserError
+from segtrain.config import Recipe
 from segtrain.launch.data_version import Pinned, pinned
+from segtrain.launch.earlier_run import check_run_folder
 from segtrain.launch.workload import Size, fit_devices, workload_of
 from segtrain.locations import check_given
 from segtrain.memory import Plan
-from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage
 from segtrain.storage.paths import absolute_output, absolute_path
 
@@ -84,27 +83,3 @@ def check_cluster(recipe: Recipe, offer: Offer) -> None:
         "train.init_from": recipe.train.init_from,
     }
     check_shared(paths, offer)
-
-
-def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
-    """Whether the run's folder holds an earlier attempt of this recipe; False where there is none.
-
-    With `extend`, `train.epochs` may be larger than before. Raises UserError where it holds a run of another recipe.
-    """
-    try:
-        earlier = recipe_of(recipe.run.folder, storage)
-    except FileNotFoundError:
-        return False
-    if earlier.folds != recipe.folds:
-        held = "runs of all folds (folds=all)" if earlier.folds == "all" else "a run of one fold (folds=one)"
-        raise UserError(f"{recipe.run.folder} holds {held}; give the run another name (run.name=...)")
-    differences = identity_differences(earlier, recipe)
-    grows = recipe.train.epochs > earlier.train.epochs
-    if extend and grows:
-        differences = [line for line in differences if not line.startswith("train.epochs:")]
-    if differences:
-        fix = "give the run another name (run.name=...)"
-        if grows and len(differences) == 1:
-            fix = f"train on with --extend, or {fix}"
-        raise UserError(f"{recipe.run.folder} holds a run of another recipe ({'; '.join(differences)}); {fix}")
-    return True

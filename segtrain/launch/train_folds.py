@@ -15,7 +15,8 @@ from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.launch import train_run
 from segtrain.launch.data_version import Pinned, pinned
-from segtrain.launch.preflight import PreparedRun, absolute, check_run_folder, prepared_on
+from segtrain.launch.earlier_run import check_run_folder
+from segtrain.launch.preflight import PreparedRun, absolute, prepared_on
 from segtrain.launch.progress import RunDisplay
 from segtrain.launch.train_worker import Train
 from segtrain.launch.workload import fit_devices, workload_of

@@ -13,10 +13,9 @@ from segtrain.config import Recipe, override
 from segtrain.dataset.manifest import Manifest
 from segtrain.errors import UserError
 from segtrain.launch import train_folds, train_run
-from segtrain.launch.preflight import absolute, check_cluster, check_run_folder, prepared
+from segtrain.launch.preflight import absolute, check_cluster, prepared
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.status import Driver, RunSummary, World
-from segtrain.storage.files import Storage
 from tests.support.fault_proxy import FaultProxy
 from tests.support.seaweed import S3Server
 from tests.support.small_sources import draw
@@ -129,53 +128,3 @@ def test_a_local_path_is_refused_on_several_machines(field: str) -> None:
     check_cluster(recipe, Offer([CPU_NODE, CPU_NODE]))
     with pytest.raises(UserError, match=f"{field}: /local is a local path, but the cluster has 2 machines"):
         check_cluster(recipe, Offer([CPU_NODE, GPU_NODE]))
-
-
-def run_in(folder: Path, *fields: str) -> Recipe:
-    return override(Recipe(), [f"run.storage={folder}", "run.name=test", *fields])
-
-
-def keep(recipe: Recipe) -> Recipe:
-    """Leave the recipe in its run's folder, as a run does."""
-    folder = Path(recipe.run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    return recipe
-
-
-def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
-    assert not check_run_folder(run_in(tmp_path), Storage(), extend=False)
-
-
-def test_the_same_recipe_goes_on_whatever_is_no_part_of_its_identity(tmp_path: Path) -> None:
-    keep(run_in(tmp_path))
-    changed = run_in(tmp_path, "cluster.workers=2", "train.per_replica_batch_size=2", "data.cache=memory")
-    assert check_run_folder(changed, Storage(), extend=False)
-
-
-def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
-    keep(run_in(tmp_path))
-    changed = run_in(tmp_path, "model.filters=32", "optimizer.learning_rate=0.1")
-    with pytest.raises(UserError, match=r"another recipe \(model.filters: 16 -> 32; optimizer.learning_rate: 0.001"):
-        check_run_folder(changed, Storage(), extend=True)
-
-
-def test_more_epochs_need_extend(tmp_path: Path) -> None:
-    keep(run_in(tmp_path, "train.epochs=3"))
-    longer = run_in(tmp_path, "train.epochs=5")
-    with pytest.raises(UserError, match=r"train.epochs: 3 -> 5\); train on with --extend"):
-        check_run_folder(longer, Storage(), extend=False)
-    assert check_run_folder(longer, Storage(), extend=True)
-
-
-def test_fewer_epochs_are_refused_even_with_extend(tmp_path: Path) -> None:
-    keep(run_in(tmp_path, "train.epochs=3"))
-    with pytest.raises(UserError, match=r"train.epochs: 3 -> 2\); give the run another name"):
-        check_run_folder(run_in(tmp_path, "train.epochs=2"), Storage(), extend=True)
-
-
-def test_a_recipe_of_another_segtrain_is_refused(tmp_path: Path) -> None:
-    keep(run_in(tmp_path))
-    (tmp_path / "test/recipe.yaml").write_text("model: {wings: 2}\n")
-    with pytest.raises(UserError, match=r"test/recipe.yaml is not a recipe that this segtrain reads"):
-        check_run_folder(run_in(tmp_path), Storage(), extend=False)

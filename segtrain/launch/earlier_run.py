@@ -1,0 +1,30 @@
+"""Whether a run's folder holds an earlier attempt of the run, or something else that must not be written over."""
+
+from segtrain.config import Recipe, identity_differences
+from segtrain.errors import UserError
+from segtrain.runs.run_folder import recipe_of
+from segtrain.storage.files import Storage
+
+
+def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
+    """Whether the run's folder holds an earlier attempt of this recipe; False where there is none.
+
+    With `extend`, `train.epochs` may be larger than before. Raises UserError where it holds a run of another recipe.
+    """
+    try:
+        earlier = recipe_of(recipe.run.folder, storage)
+    except FileNotFoundError:
+        return False
+    if earlier.folds != recipe.folds:
+        held = "runs of all folds (folds=all)" if earlier.folds == "all" else "a run of one fold (folds=one)"
+        raise UserError(f"{recipe.run.folder} holds {held}; give the run another name (run.name=...)")
+    differences = identity_differences(earlier, recipe)
+    grows = recipe.train.epochs > earlier.train.epochs
+    if extend and grows:
+        differences = [line for line in differences if not line.startswith("train.epochs:")]
+    if differences:
+        fix = "give the run another name (run.name=...)"
+        if grows and len(differences) == 1:
+            fix = f"train on with --extend, or {fix}"
+        raise UserError(f"{recipe.run.folder} holds a run of another recipe ({'; '.join(differences)}); {fix}")
+    return True
