@@ -1,6 +1,5 @@
 """A data set described in words and numbers, and a few of its pictures."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.dataset.versions import version_label
 from segtrain.errors import DataError, UserError, shown
-from segtrain.panels import contact_sheet
+from segtrain.panels import contact_sheet, file_bytes
 from segtrain.pictures.image_files import IMAGE_FORMATS, check_header
 from segtrain.pictures.pillow_files import BadPairError, decode_whole, open_image
 from segtrain.storage.files import Storage
@@ -94,6 +93,5 @@ def _pixels(row: Row) -> NDArray[np.uint8]:
 
 def write_preview(storage: Storage, root: str, manifest: Manifest, count: int, url: str) -> None:
     """Write `preview` to a PNG file, local or in S3."""
-    sheet = io.BytesIO()
-    preview(storage, root, manifest, read_index(storage, root, manifest), count).save(sheet, "PNG")
-    storage.write_bytes(url, sheet.getvalue())
+    sheet = preview(storage, root, manifest, read_index(storage, root, manifest), count)
+    storage.write_bytes(url, file_bytes(sheet, "PNG"))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from segtrain.panels import prediction_and_difference
+from segtrain.panels import file_bytes, prediction_and_difference
 
 PANEL_QUALITY = 84
 THUMBNAIL_BYTES = 16_000
@@ -58,9 +58,7 @@ def _opened(png: bytes) -> Image.Image | None:
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return buffer.getvalue()
+    return file_bytes(picture, "JPEG", quality=quality, optimize=True)
 
 
 def _url(jpeg: bytes) -> str:
