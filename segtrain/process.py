@@ -76,6 +76,8 @@ def before_tensorflow(*, compute_threads: int | None = None) -> None:
     """
     keras_as_the_recipe_says()
     os.environ.setdefault(ONEDNN, "1")
+    # Kernels that a GPU newer than TensorFlow's build compiles are kept for the next process: NVIDIA's largest cache.
+    os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 * 2**30))
     if compute_threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(compute_threads)
 

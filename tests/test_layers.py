@@ -21,7 +21,10 @@ NOT_LIGHT = {
     "storage": ("s3_faults", "s3_files"),
     "training": (
         "best",
+        "collective_keys",
         "evaluation",
+        "gradient_sums",
+        "initial_weights",
         "loop",
         "losses",
         "metrics_log",
@@ -30,6 +33,7 @@ NOT_LIGHT = {
         "state",
         "step",
         "strategy",
+        "update",
     ),
     "tune": ("callback", "placement_groups", "search", "stopping", "sweep", "trial"),
 }

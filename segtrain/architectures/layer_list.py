@@ -10,7 +10,7 @@ from segtrain.architectures.unet import unet
 from segtrain.config import FCNConfig, Model
 
 
-def layer_list(config: Model, channels: int) -> list[LayerRecord]:
+def layer_list(config: Model, channels: int = 3) -> list[LayerRecord]:
     """The layers from pictures (B, H, W, channels) to logits (B, H, W, 1), each after those that it reads."""
     net = LayerList(channels)
     x = net.add("pad", Pad(2**config.depth), PICTURE)

@@ -15,12 +15,13 @@ class Pad:
 
 @dataclass(frozen=True)
 class Convolve:
-    """A convolution with a bias; several inputs count as joined along the channels."""
+    """A convolution; several inputs count as joined along the channels."""
 
     filters: int
     size: int = 3
     strides: int = 1
     transposed: bool = False
+    bias: bool = True
     relu: bool = False
     """Whether a ReLU is part of the layer."""
 

@@ -44,7 +44,7 @@ def _block(net: LayerList, config: UNetConfig, level: int, name: str, *inputs: s
     filters = config.filters * 2**level
     into = inputs
     for number in range(1, config.convolutions + 1):
-        x = net.add(f"{name}_conv{number}", Convolve(filters), *into)
+        x = net.add(f"{name}_conv{number}", Convolve(filters, bias=_has_bias(config)), *into)
         x = _norm(net, config, f"{name}_norm{number}", x)
         if config.residual and number == config.convolutions:
             shortcut = inputs[0]
@@ -62,6 +62,11 @@ def _block(net: LayerList, config: UNetConfig, level: int, name: str, *inputs: s
     return net.add(f"{name}_dropout", DropOut(rate, layer_index), x)
 
 
+def _has_bias(config: UNetConfig) -> bool:
+    """Of a convolution that the norm follows: batch norm subtracts each channel's mean, and a bias with it."""
+    return config.bias_before_norm or config.norm in ("none", "group")
+
+
 def _norm(net: LayerList, config: UNetConfig, name: str, x: str) -> str:
     if config.norm == "none":
         return x
@@ -74,7 +79,8 @@ def _down(net: LayerList, config: UNetConfig, level: int, x: str) -> str:
     """Half the height and width; the strided convolution is one more unit of convolution, norm and ReLU."""
     if config.down == "max_pool":
         return net.add(f"down{level}_pool", PoolMax(), x)
-    x = net.add(f"down{level}_strided", Convolve(config.filters * 2**level, strides=2), x)
+    strided = Convolve(config.filters * 2**level, strides=2, bias=_has_bias(config))
+    x = net.add(f"down{level}_strided", strided, x)
     return net.add(f"down{level}_strided_relu", Rectify(), _norm(net, config, f"down{level}_strided_norm", x))
 
 

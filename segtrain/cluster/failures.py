@@ -9,15 +9,17 @@ from segtrain.runs.status import WHILE_SCORING
 
 KNOWN_ERRORS = (UserError, DataError, StorageError, FileNotFoundError)
 
-# What TensorFlow, XLA, CUDA, cuDNN and cuBLAS say. The class of the exception does not tell: a full disk is a
-# ResourceExhaustedError too, and what cuDNN cannot allocate comes as NotFoundError ("No algorithm worked!") or
-# InternalError.
+# What TensorFlow, XLA, CUDA, cuDNN, cuBLAS, cuSPARSE and NCCL say, in the words of TensorFlow 2.21's library. The
+# class of the exception does not tell: a full disk is a ResourceExhaustedError too, and what cuDNN cannot allocate is
+# a NotFoundError ("No algorithm worked!", alone where the algorithms had no scratch memory) or an InternalError.
 _OUT_OF_MEMORY = re.compile(
-    r"OOM when allocating|out of memory|CU(DNN|BLAS)_STATUS_ALLOC_FAILED|Failed to allocate request for"
-    r"|Dst tensor is not initialized",
+    r"OOM when allocating|out of memory|Dst tensor is not initialized"
+    r"|CU(DNN|BLAS|SPARSE)_STATUS_ALLOC_FAILED|CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+    r"|failed to allocate (request for|(the )?scratch|memory(?! for the batch)|.* from (device|NCCL|NVSHMEM))"
+    r"|No algorithm worked!(?! +Error messages)",
     re.IGNORECASE,
 )
-_OF_THE_HOST = re.compile(r"device:CPU:\d+ by allocator|host_bfc", re.IGNORECASE)
+_OF_THE_HOST = re.compile(r"device:CPU:\d+ by allocator|host_bfc|host memory", re.IGNORECASE)
 _LONGEST_HEADLINE = 200
 TOO_LITTLE_HOST_MEMORY = "its machine was running out of memory, and Ray ended it"
 MORE_HOST_MEMORY = "run fewer workers on a machine, or lower data.cache_bytes or data.read_ahead_bytes"
@@ -83,14 +85,14 @@ def portable(error: Exception, *, gpus: bool = False) -> Exception:
         return WorkerError(error.headline, str(error), may_pass=False)
     from_tensorflow = type(error).__module__.startswith("tensorflow.")
     trace = "".join(traceback.format_exception(error))
-    shortage = _device_shortage(str(error), gpus) if from_tensorflow else None
+    shortage = device_shortage(str(error), gpus) if from_tensorflow else None
     if shortage is not None:
         return DeviceMemoryError(shortage, trace, scoring=WHILE_SCORING in getattr(error, "__notes__", ()))
     headline = f"{type(error).__name__}: {error}".split("\n")[0]
     return WorkerError(headline, trace, may_pass=isinstance(error, OSError | MemoryError | RunError) or from_tensorflow)
 
 
-def _device_shortage(message: str, gpus: bool) -> str | None:
+def device_shortage(message: str, gpus: bool) -> str | None:
     """The line of the message that tells what a device had no memory for; None where none does."""
     for line in message.splitlines():
         if _OUT_OF_MEMORY.search(line) and not (gpus and _OF_THE_HOST.search(line)):

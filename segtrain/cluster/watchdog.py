@@ -10,8 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-FIRST_STEP_S = 600.0
-"""Shortest deadline of the first step, in seconds: a GPU may compile the step for minutes."""
 LOOK_EVERY_S = 1.0
 """Or every twentieth of a shorter deadline."""
 
@@ -36,7 +34,7 @@ class Watchdog:
     is called in the watchdog's own thread, since the one that is stuck may never run again.
     """
 
-    def __init__(self, deadline_s: float, on_stuck: Callable[[Stuck], None], *, first_s: float = FIRST_STEP_S) -> None:
+    def __init__(self, deadline_s: float, on_stuck: Callable[[Stuck], None], *, first_s: float) -> None:
         self._deadline_s = deadline_s
         self._limit_s = max(first_s, deadline_s)
         self._on_stuck = on_stuck

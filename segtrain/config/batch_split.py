@@ -7,6 +7,9 @@ import numpy as np
 
 from segtrain.config.recipe import Recipe
 
+PLACED_BATCHES = 2
+"""Batches on the devices beside the one that is trained on."""
+
 
 @dataclass(frozen=True)
 class BatchSplit:

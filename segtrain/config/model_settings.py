@@ -20,6 +20,8 @@ class UNetConfig(Section):
     """Convolutions in each block."""
     norm: Literal["none", "batch", "synchronized", "group"] = "synchronized"
     """What follows each convolution: nothing, batch norm in a replica, batch norm over all replicas, or group norm."""
+    bias_before_norm: bool = False
+    """Give convolutions a bias where batch norm follows, which takes it off again. Runs from before this setting do."""
     norm_groups: Count = 8
     """Number of groups of channels in group norm. It must divide `filters`."""
     norm_momentum: Fraction = 0.99

@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 from segtrain.config.inference_settings import InferenceConfig
 from segtrain.config.kinds import KINDS, put, without_defaults
 from segtrain.config.model_settings import Model, UNetConfig
+from segtrain.config.older_recipes import as_meant
 from segtrain.config.optimizer_settings import AdamConfig, ConstantSchedule, Optimizer, Schedule
 from segtrain.config.section import Section
 from segtrain.config.settings import (
@@ -93,11 +94,6 @@ class Recipe(Section):
                 f"train.global_batch_size is {self.train.global_batch_size} but there are {replicas} replicas "
                 f"(cluster.workers x replicas per worker); set it to at least {replicas}"
             )
-        if self.train.xla and (self.augment.rotate_degrees or self.augment.scale or self.augment.shift):
-            raise ValueError(
-                "train.xla is on, and XLA cannot compile augment.rotate_degrees, scale and shift; "
-                "set these to 0 or train.xla to off"
-            )
         if workers > self.data.lanes:
             raise ValueError(
                 f"cluster.workers is {workers} but data.lanes is {self.data.lanes}; "
@@ -143,9 +139,11 @@ class Recipe(Section):
     def from_dict(cls, tree: Mapping[str, Any]) -> "Recipe":
         """Check a tree of plain dicts. Raises `UserError` that names the first wrong field and the fix.
 
-        In a tree with every section, as `to_dict` makes them, the defaults of a kind count as not set.
+        In a tree with every section, as `to_dict` makes them, the defaults of a kind count as not set, and what an
+        older version did not write means what it meant then.
         """
-        return cls.checked(without_defaults(tree) if all(name in tree for name in WHOLE) else tree)
+        is_whole = all(name in tree for name in WHOLE)
+        return cls.checked(without_defaults(as_meant(tree)) if is_whole else tree)
 
     @classmethod
     def checked(cls, tree: Mapping[str, Any]) -> "Recipe":

@@ -144,6 +144,9 @@ class TrainConfig(Section):
     By default only if a step would not fit `cluster.device_bytes` otherwise."""
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Number format of the computation. The mixed ones compute in 16 bits and keep weights in float32."""
+    tf32: bool = True
+    """Round the inputs of float32 convolutions to 10 bits, which GPUs from Ampere on compute several times as fast.
+    TensorFlow does so by default. Under mixed precision it concerns the logits alone, under float64 nothing."""
     initial_loss_scale: Positive = 32768.0
     """First loss scale under `mixed_float16`. It is halved on an overflow and doubled after 2,000 steps without one."""
     clip_norm: Positive | None = None
@@ -158,7 +161,7 @@ class TrainConfig(Section):
     deterministic: bool = False
     """Use deterministic operations: each time the same weights, bit for bit, somewhat slower."""
     xla: bool = False
-    """Compile the step with XLA."""
+    """Compile batch norm's own arithmetic with XLA: one pass over the activations between two sums over replicas."""
     init_from: Location | None = None
     """Start from the weights of another run's folder or of a `.keras` file."""
 
@@ -214,8 +217,11 @@ class ClusterConfig(Section):
     start_timeout_s: Seconds = 600.0
     """Seconds to wait for resources that the cluster may still get."""
     stuck_after_s: Seconds = 600.0
-    """Seconds without a step or an answer after which a worker is given up. The first step has longer, because it may
-    compile. It must be more than `storage.deadline_s`, because a step may wait for storage."""
+    """Seconds without a step or an answer after which a worker is given up. It must be more than `storage.deadline_s`,
+    because a step may wait for storage."""
+    first_step_s: Seconds = 1800.0
+    """Likewise for the first step of an attempt, if it is more. A GPU that is newer than TensorFlow's build compiles
+    all kernels in it, which may take half an hour."""
     grow_after_s: Seconds = 120.0
     """Seconds of free room before a run with a range of workers restarts with more of them."""
 

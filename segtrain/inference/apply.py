@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from segtrain.cluster.failures import device_shortage
 from segtrain.config import InferenceConfig
 from segtrain.errors import UserError
 from segtrain.inference.load_networks import Member
@@ -59,7 +60,9 @@ class FittedNetwork:
                 if is_whole:
                     return self._whole(pictures, batch)
                 return [self._tiled(picture, tile, batch) for picture in pictures]
-            except tf.errors.ResourceExhaustedError:
+            except tf.errors.OpError as error:
+                if device_shortage(str(error), gpus=bool(tf.config.list_logical_devices("GPU"))) is None:
+                    raise
                 self._take_less(tile, min(batch, len(pictures)) if is_whole else batch)
 
     def layout(self, height: int, width: int) -> tuple[tuple[int, int], int]:

@@ -1,6 +1,7 @@
 """Whether a run's folder holds an earlier attempt of the run, or something else that must not be written over."""
 
-from segtrain.config import Recipe, identity_differences
+from segtrain.config import Recipe, flatten, identity_differences
+from segtrain.config.older_recipes import MEANT
 from segtrain.errors import UserError
 from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage
@@ -28,3 +29,17 @@ def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
             fix = f"train on with --extend, or {fix}"
         raise UserError(f"{recipe.run.folder} holds a run of another recipe ({'; '.join(differences)}); {fix}")
     return True
+
+
+def as_it_began(recipe: Recipe) -> Recipe:
+    """The recipe as the run, folds or sweep in its folder began, in settings that are newer than that.
+
+    Only where the recipe itself does not set them.
+    """
+    try:
+        earlier = flatten(recipe_of(recipe.run.folder, Storage(recipe.storage)).to_dict())
+    except FileNotFoundError:
+        return recipe
+    given = flatten(recipe.as_set())
+    kept = {field: value for field, value in MEANT.items() if earlier.get(field) == value and field not in given}
+    return recipe.updated(kept) if kept and recipe.model.kind == "unet" else recipe

@@ -10,7 +10,7 @@ from typing import Any, Self
 from segtrain.cluster.capacity import Offer, check_offer, check_shared
 from segtrain.config import Recipe
 from segtrain.launch.data_version import Pinned, pinned
-from segtrain.launch.earlier_run import check_run_folder
+from segtrain.launch.earlier_run import as_it_began, check_run_folder
 from segtrain.launch.workload import Size, fit_devices, workload_of
 from segtrain.locations import check_given
 from segtrain.memory import Plan
@@ -50,7 +50,7 @@ def prepared(recipe: Recipe, *, extend: bool = False) -> PreparedRun:
     With `extend`, `train.epochs` may be larger than what the run's folder was trained for. Raises UserError where the
     data, a path or the run's folder does not fit.
     """
-    recipe = absolute(recipe)
+    recipe = as_it_began(absolute(recipe))
     return prepared_on(pinned(recipe, Storage(recipe.storage)), extend=extend)
 
 

@@ -15,7 +15,7 @@ from segtrain.config import Recipe
 from segtrain.errors import UserError
 from segtrain.launch import train_run
 from segtrain.launch.data_version import Pinned, pinned
-from segtrain.launch.earlier_run import check_run_folder
+from segtrain.launch.earlier_run import as_it_began, check_run_folder
 from segtrain.launch.preflight import PreparedRun, absolute, prepared_on
 from segtrain.launch.progress import RunDisplay
 from segtrain.launch.train_worker import Train
@@ -103,7 +103,7 @@ def _plan(recipe: Recipe, *, extend: bool) -> tuple[Pinned, list[FoldRun]]:
 
     Raises UserError where one of them, or the folder of them all, would be refused.
     """
-    recipe = absolute(recipe)
+    recipe = as_it_began(absolute(recipe))
     data = pinned(recipe, Storage(recipe.storage))
     fitted = fit_devices(data.recipe, workload_of(data.recipe, data.data_set)).recipe
     folds = [facts.fold for facts in data.data_set.manifest.folds if facts.fold != recipe.data.test_fold]

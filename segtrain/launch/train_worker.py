@@ -52,7 +52,7 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
     try:
         with (
             temporary_files_in_scratch("worker"),
-            Watchdog(recipe.cluster.stuck_after_s, end_if_stuck) as watchdog,
+            Watchdog(recipe.cluster.stuck_after_s, end_if_stuck, first_s=recipe.cluster.first_step_s) as watchdog,
             _asking(mailbox) as wants_to_leave,
         ):
             tell = _teller(mailbox) if world.is_chief else NOBODY.tell

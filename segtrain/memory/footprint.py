@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
+from segtrain.config.batch_split import PLACED_BATCHES
 from segtrain.memory.kernels import DNN, Kernels, Tensor, cpu_kernels
 from segtrain.memory.liveness import Footprint, Pass
 from segtrain.memory.operations import Operation, network
@@ -52,7 +53,7 @@ def training_footprint(
         optimizer=once * slots(recipe.optimizer),
         ema=once * ema,
         workspace=fullest.workspace + int(kernels.gaps * fullest.total),
-        pictures=fullest.pictures + batch * accumulation * height * width * (CHANNELS + 1),
+        pictures=fullest.pictures + (1 + PLACED_BATCHES) * batch * accumulation * height * width * (CHANNELS + 1),
     )
 
 
@@ -78,11 +79,11 @@ def kernels_of(recipe: Recipe) -> Kernels:
 
 
 def slots(optimizer: Optimizer) -> int:
-    """Numbers that the optimizer keeps for each parameter, as Keras does."""
+    """Numbers that the optimizer keeps for each parameter, at most: what `FusedUpdate` needs."""
     if isinstance(optimizer, AdamConfig | AdamWConfig):
         return 3 if optimizer.amsgrad else 2
     if isinstance(optimizer, RMSpropConfig):
-        return 1 + (optimizer.momentum > 0) + optimizer.centered
+        return 2 + optimizer.centered  # also without momentum: the kernel wants a slot for it
     return int(optimizer.momentum > 0)
 
 

@@ -136,7 +136,7 @@ class OperationList:
         return x
 
     def convolution(self, inputs: tuple[Tensor, ...], kind: Convolve, name: str) -> Tensor:
-        """With its bias, which is added in place; of several inputs it is the sum of a convolution of each."""
+        """A bias is added in place; of several inputs it is the sum of a convolution of each."""
         x, kernels = inputs[0], self.kernels
         sides = (x.height, x.width)
         height, width = (side * kind.strides if kind.transposed else -(-side // kind.strides) for side in sides)
@@ -153,7 +153,7 @@ class OperationList:
             inputs,
             output,
             keeps=inputs,
-            trainable=(kind.size**2 * sum(x.channels for x in inputs) + 1) * kind.filters,
+            trainable=(kind.size**2 * sum(x.channels for x in inputs) + kind.bias) * kind.filters,
             forward_scratch=second + sum(to_output),
             backward_scratch=sum(scratch[-2:]),
             late=True,

@@ -24,7 +24,8 @@ from segtrain.architectures.layer_records import (
 from segtrain.config import Model
 from segtrain.errors import UserError
 from segtrain.models.batch_norm import BatchNorm
-from segtrain.models.layers import CropLike, Dropout, JoinedConv2D, PadToMultiple, he_normal
+from segtrain.models.dropout import Dropout
+from segtrain.models.layers import CropLike, JoinedConv2D, PadToMultiple, he_normal
 from segtrain.models.rematerialize import Rematerialized
 
 
@@ -112,6 +113,7 @@ def _convolve(kind: Convolve, inputs: list[Any], **settings: Any) -> Any:
         kind.size,
         kind.strides,
         padding="same",
+        use_bias=kind.bias,
         activation="relu" if kind.relu else None,
         **settings,
     )

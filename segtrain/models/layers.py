@@ -1,4 +1,4 @@
-"""Layers of our own, and initial weights: padding and cropping, a convolution of joined tensors, dropout.
+"""Layers of our own, and initial weights: padding and cropping, a convolution of joined tensors.
 
 Layers are registered under the package name `segtrain`, so that `keras.models.load_model` reads a saved `.keras` file
 once `segtrain.models.build` is imported.
@@ -9,8 +9,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-
-from segtrain.models import step_context
 
 
 def layer_seed(seed: int, name: str) -> int:
@@ -114,51 +112,9 @@ class JoinedConv2D(keras.layers.Conv2D):
             tf.nn.conv2d(x, kernel, self.strides, self.padding.upper())
             for x, kernel in zip(inputs, kernels, strict=True)
         ]
-        return tf.nn.bias_add(sum(parts[1:], parts[0]), tf.convert_to_tensor(self.bias))
+        joined = sum(parts[1:], parts[0])
+        return tf.nn.bias_add(joined, tf.convert_to_tensor(self.bias)) if self.use_bias else joined
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         # `build` of the parent asks with one shape, Keras with a list of them.
         return super().compute_output_shape(input_shape[0] if isinstance(input_shape, list) else input_shape)
-
-
-@keras.saving.register_keras_serializable(package="segtrain")
-class Dropout(keras.layers.Layer):
-    """Dropout whose mask for a sample depends on (seed, step, layer, the sample's key) and on nothing else.
-
-    Not on the replica, the sample's place in the batch, the batch's size, or how often the layer is evaluated: a
-    resumed run, another number of replicas and recomputed activations all draw the same mask. Training outside of
-    `step_context.forward_pass` raises RuntimeError, because there is no step to draw from.
-    """
-
-    def __init__(self, rate: float, seed: int, layer_index: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate = rate
-        self.seed = seed
-        self.layer_index = layer_index
-
-    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not training or self.rate == 0.0:
-            return x
-        facts = step_context.current()
-        if facts is None:
-            raise RuntimeError(f"{self.name}: dropout trains only inside segtrain.models.step_context.forward_pass")
-        keep = self._keep(tf.shape(x)[1:], x.shape[0], facts)
-        return tf.where(keep, x * tf.cast(1.0 / (1.0 - self.rate), x.dtype), tf.zeros([], x.dtype))
-
-    def _keep(self, shape: tf.Tensor, batch: int | None, facts: step_context.ForwardPass) -> tf.Tensor:
-        """Boolean (B, *shape): which units stay. Drawn in float32 whatever the model's precision."""
-        layer = tf.constant([self.seed, self.layer_index], tf.int64)
-        here = tf.random.fold_in(layer, tf.cast(facts.step, tf.int64), alg="philox")
-        here = tf.random.fold_in(here, tf.constant(0, tf.int64), alg="philox")[0]
-        seeds = tf.stack([tf.broadcast_to(here, tf.shape(facts.keys)), facts.keys], axis=1)  # (B, 2)
-
-        def draw(seed: tf.Tensor) -> tf.Tensor:
-            # Philox by name: the default depends on the device.
-            return tf.random.stateless_uniform(shape, seed, dtype=tf.float32, alg="philox") >= self.rate
-
-        if batch is None:
-            return tf.map_fn(draw, seeds, fn_output_signature=tf.bool)
-        return tf.stack([draw(seeds[sample]) for sample in range(batch)])
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed, "layer_index": self.layer_index}

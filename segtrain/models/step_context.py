@@ -23,6 +23,10 @@ class ForwardPass:
     """int64 (B,): stable hash of each sample's id."""
     weights: tf.Tensor
     """float (B,): 1 for a sample, 0 for padding."""
+    whole: bool
+    """Whether every weight is known to be 1 while the pass is traced."""
+    compiled: bool
+    """Whether batch norm's own arithmetic is compiled by XLA."""
     update_statistics: bool
     """Whether batch norm moves its running averages."""
 
@@ -34,14 +38,20 @@ _current: ContextVar[ForwardPass | None] = ContextVar("forward_pass", default=No
 
 @contextmanager
 def forward_pass(
-    *, step: tf.Tensor, keys: tf.Tensor, weights: tf.Tensor, update_statistics: bool = True
+    *,
+    step: tf.Tensor,
+    keys: tf.Tensor,
+    weights: tf.Tensor,
+    whole: bool = False,
+    compiled: bool = False,
+    update_statistics: bool = True,
 ) -> Iterator[None]:
     """Make the facts of one step known to the layers called inside the block, in this thread.
 
     step: int64 scalar; keys: int64 (B,); weights: float (B,). Blocks nest; the innermost counts. A function that
     rebuilds activations for the gradient must run inside the block too.
     """
-    token = _current.set(ForwardPass(step, keys, weights, update_statistics))
+    token = _current.set(ForwardPass(step, keys, weights, whole, compiled, update_statistics))
     try:
         yield
     finally:

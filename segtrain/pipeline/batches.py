@@ -7,7 +7,7 @@ time of decoding it: they fault their memory in page by page, while NumPy asks t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,18 +23,29 @@ ALIGNMENT_BYTES = 64
 
 
 class ReplicaBatch(NamedTuple):
-    """One replica's part of a step: S = accumulation * per_replica slots, on the CPU."""
+    """One replica's part of a step: S = accumulation * per_replica slots. What is small is in NumPy until the step."""
 
     images: tf.Tensor
     """uint8 (S, H, W, 3)."""
     masks: tf.Tensor
     """uint8 {0, 1} (S, H, W, 1)."""
-    weights: tf.Tensor
+    weights: Any
     """float32 (S,): 1 for a sample, 0 for a slot that holds a repeated picture."""
-    keys: tf.Tensor
+    keys: Any
     """int64 (S,): `sample_key` of each id; keys dropout and augmentation."""
     draws: Draws
     """How `augment.apply` changes each slot's picture."""
+
+
+class PackedBatch(NamedTuple):
+    """A `ReplicaBatch` on its way to a device: three tensors, because each copy costs the host the same."""
+
+    images: tf.Tensor
+    """uint8 (S, H, W, 3)."""
+    masks: tf.Tensor
+    """uint8 {0, 1} (S, H, W, 1)."""
+    numbers: tf.Tensor
+    """float64 (S, 13): weight, key (its bits), and the draws."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,10 @@ class StepBatch:
     step: int
     ids: list[str]
     """Of the samples, in slot order; slots of weight 0 are not named."""
-    replicas: list[ReplicaBatch]
+    is_whole: bool
+    """Whether no slot has weight 0."""
+    replicas: list[Any]
+    """One `ReplicaBatch` a replica; on the devices, one `PackedBatch`."""
 
 
 class PictureBatch(NamedTuple):
@@ -88,6 +102,22 @@ class DecodedPicture:
     """(H, W, 3)."""
     mask: NDArray[np.uint8]
     """{0, 1} (H, W)."""
+
+
+def packed(batch: ReplicaBatch) -> PackedBatch:
+    """The same in three tensors."""
+    draws = batch.draws
+    columns = (batch.weights, np.asarray(batch.keys).view(np.float64), draws.flips, draws.transforms, draws.photometry)
+    return PackedBatch(batch.images, batch.masks, np.column_stack(columns))
+
+
+def unpacked(batch: PackedBatch) -> ReplicaBatch:
+    """What `packed` was given, as tensors."""
+    numbers = batch.numbers
+    drawn = tf.cast(numbers[:, 2:], tf.float32)
+    draws = Draws(flips=numbers[:, 2] > 0.0, transforms=drawn[:, 1:9], photometry=drawn[:, 9:])
+    keys = tf.bitcast(numbers[:, 1], tf.int64)
+    return ReplicaBatch(batch.images, batch.masks, tf.cast(numbers[:, 0], tf.float32), keys, draws)
 
 
 def blank(height: int, width: int) -> DecodedPicture:

@@ -182,7 +182,9 @@ class TrainingData(_Feed[StepBatch]):
             if self._keep and data.fit == "crop":
                 pictures = [_crop(picture, data, self._recipe.train.seed, number) for picture in pictures]
             filler = pictures[-1] if pictures else filler
-            yield StepBatch(number, at, [picture.id for picture in pictures], self._lay_out(number, pictures, filler))
+            ids = [picture.id for picture in pictures]
+            is_whole = len(ids) == self._world.replicas_per_worker * self._slots
+            yield StepBatch(number, at, ids, is_whole, self._lay_out(number, pictures, filler))
 
     def _lay_out(self, epoch: int, pictures: list[DecodedPicture], filler: DecodedPicture) -> list[ReplicaBatch]:
         """Pictures on the replicas in order; `filler` with weight 0 takes the slots after the last."""
@@ -194,10 +196,10 @@ class TrainingData(_Feed[StepBatch]):
         replicas = []
         for first in range(0, len(filled), self._slots):
             part = slice(first, first + self._slots)
-            small = (weights[part], keys[part], Draws(*(field[part] for field in draws)))
+            own = Draws(*(field[part] for field in draws))
             with tf.device("/CPU:0"):
                 pixels = stack(filled[part], data.height, data.width)
-                replicas.append(ReplicaBatch(*pixels, *tf.nest.map_structure(tf.constant, small)))
+            replicas.append(ReplicaBatch(*pixels, weights[part], keys[part], own))
         return replicas
 
     def _started(self, epoch: int, step: int) -> Iterator[tuple[int, int, list[Future[DecodedPicture | None]]]]:

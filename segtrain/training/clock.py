@@ -1,5 +1,6 @@
 """The clock of a run: where its time goes, how fast it is, when a checkpoint is due, how long is left."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,11 +42,13 @@ class Watch:
         self._starting_s: float | None = None
         self._steps_s = self._input_wait_s = self._checkpoint_s = self._evaluation_s = 0.0
         self.images_per_s = 0.0
+        self.step_s = math.inf
+        """Seconds a step between the last two times that results were read."""
         self.start_epoch()
 
     def start_epoch(self) -> None:
         """Start measuring what is left of an epoch."""
-        self._started = self._ticked = time.perf_counter()
+        self._started = self._ticked = self._read_at = time.perf_counter()
         self._first_settled: float | None = None
         self._samples = self._first_samples = self._waited_s = self._aside_s = 0.0
 
@@ -86,7 +89,6 @@ class Watch:
             self._first_settled, self._first_samples = now, samples
         elif now > self._first_settled:
             self.images_per_s = (self._samples - self._first_samples) / (now - self._first_settled)
-        self._driver.beat()
         self.tell("training", quietly=True)
 
     def finish_epoch(self) -> dict[str, float]:
@@ -123,14 +125,29 @@ class Watch:
         self._cursor.train_s += self._last_evaluation_s
         self._driver.beat()
 
+    def started(self) -> None:
+        """A step has been started. The watchdog hears of it once a first one has ended, in which a GPU compiles."""
+        if self._starting_s is not None:
+            self._driver.beat()
+
+    def read(self, steps: int) -> None:
+        """The results of so many steps have been read at once."""
+        self._driver.beat()
+        now = time.perf_counter()
+        self.step_s = (now - self._read_at) / steps
+        self._read_at = now
+
+    def checkpoint_follows(self) -> bool:
+        """Whether `checkpoint.every_steps` calls for a checkpoint after the step at the cursor, on every worker."""
+        every_steps = self._recipe.checkpoint.every_steps
+        return every_steps is not None and self._cursor.step % every_steps == 0
+
     def checkpoint_is_due(self) -> bool:
-        """Whether this step or this minute calls for a checkpoint within the epoch."""
-        every_steps, minutes = self._recipe.checkpoint.every_steps, self._recipe.checkpoint.every_minutes
-        due = every_steps is not None and self._cursor.step % every_steps == 0
-        due |= time.perf_counter() - self._saved_at >= minutes * 60.0
-        if due:
-            self._saved_at = time.perf_counter()
-        return due
+        """Whether, by this worker's clock, `checkpoint.every_minutes` calls for a checkpoint within the epoch."""
+        if time.perf_counter() - self._saved_at < self._recipe.checkpoint.every_minutes * 60.0:
+            return False
+        self._saved_at = time.perf_counter()
+        return True
 
     def tell(self, phase: str, *, dice: float | None = None, quietly: bool = False) -> None:
         """Tell the driver where the run is; with `quietly`, only if it has not been told within `TELL_EVERY_S`."""

@@ -3,12 +3,12 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from segtrain.config import PlateauSchedule, Recipe
 from segtrain.errors import DataError, UserError
-from segtrain.pipeline.batches import StepBatch
 from segtrain.runs.best_files import why_unusable
 from segtrain.runs.run_folder import BEST_NAME
 from segtrain.runs.status import NOBODY, Driver, Left, Progress, RunSummary, World
@@ -16,13 +16,25 @@ from segtrain.score_table import Scores
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.clock import Watch
 from segtrain.training.evaluation import VALIDATION_SCORES, score_fold
-from segtrain.training.run import Run
-from segtrain.training.step import StepResult
-from segtrain.training.strategy import place
+from segtrain.training.run import Run, Started
+from segtrain.training.step import Wishes, read_results
 
 log = logging.getLogger(__name__)
 SHOWN_SENTENCES = 3
 """Of the damaged pictures, in an error's message."""
+
+
+@dataclass
+class Agreed:
+    """What all workers have learnt from the sums that they have read."""
+
+    leave: bool = False
+    """A worker wants to save and leave."""
+    save: bool = False
+    """By the chief's clock a checkpoint is due."""
+
+    def __or__(self, other: "Agreed") -> "Agreed":
+        return Agreed(self.leave or other.leave, self.save or other.save)
 
 
 class _Leaving(Exception):  # noqa: N818 - nothing went wrong
@@ -89,59 +101,65 @@ def _train_epochs(run: Run, watch: Watch, driver: Driver) -> None:
 def train_epoch(run: Run, watch: Watch, driver: Driver = NOBODY) -> dict[str, float]:
     """Train what is left of the epoch at the cursor. Returns its measurements.
 
-    A worker that is asked to leave adds its wish to the sums of its next step. All workers read the wish with that
-    step's result. Each of them has begun one more step by then, and leaves after it.
+    A worker that is asked to leave, or whose clock calls for a checkpoint, adds that to the sums of its next step. All
+    workers read it after the same step, and leave or save there.
     """
     cursor, steps = run.state.cursor, run.training_data.steps_per_epoch
-    unread: tuple[StepBatch, StepResult, float] | None = None
-    leaving = False
+    agreed = Agreed()
     watch.start_epoch()
     while cursor.step_in_epoch < steps:
         with watch.waiting():
             batch = next(run.batches)
-        rate = run.set_learning_rate()
-        result = run.step(place(run.strategy, batch.replicas), cursor.step, leave=driver.wants_to_leave())
-        # Read the step before while this one runs: a GPU then never waits for the host.
-        if unread is not None:
-            leaving |= _settle(run, watch, *unread)
-        unread = (batch, result, rate)
+        rate = run.learning_rate()
+        wishes = Wishes(driver.wants_to_leave(), run.world.is_chief and watch.checkpoint_is_due(), watch.step_s)
+        result = run.step(batch.replicas, cursor.step, rate, wishes, whole=batch.is_whole)
+        run.unread.add(Started(batch.epoch, batch.step, batch.ids, rate, result))
         cursor.step += 1
         cursor.step_in_epoch += 1
-        if leaving:
+        watch.started()
+        agreed |= _settle(run, watch, run.unread.due())
+        if agreed.leave:
             break
-        if cursor.step_in_epoch < steps and watch.checkpoint_is_due():
-            leaving |= _settle(run, watch, *unread)
-            unread = None
+        if cursor.step_in_epoch < steps and (agreed.save or watch.checkpoint_follows()):
+            agreed |= _settle(run, watch, run.unread.rest())
+            agreed.save = False
             with watch.saving():
                 run.save()
-    if unread is not None:
-        leaving |= _settle(run, watch, *unread)
-    if leaving:
+    agreed |= _settle(run, watch, run.unread.rest())
+    if agreed.leave:
         raise _Leaving
     return watch.finish_epoch() | {"left_out": run.training_data.samples_per_epoch - int(cursor.samples)}
 
 
-def _settle(run: Run, watch: Watch, batch: StepBatch, result: StepResult, rate: float) -> bool:
-    """Read a step's result and add it to the epoch's sums. Returns whether a worker wanted to leave when it began.
+def _settle(run: Run, watch: Watch, started: Sequence[Started]) -> Agreed:
+    """Read the results of steps and add them to the epoch's sums. Returns what all workers know now.
 
-    Raises UserError where the loss is not finite.
+    Raises UserError where a loss is not finite.
     """
-    loss, dice, samples = float(result.loss), float(result.dice), float(result.samples)
+    agreed = Agreed()
+    if not started:
+        return agreed
+    results = read_results([step.result for step in started])
     data, batch_size = run.training_data, run.recipe.train.global_batch_size
-    number = batch.epoch * data.steps_per_epoch + batch.step + 1
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {number} (epoch {batch.epoch + 1}) on the pictures {', '.join(batch.ids)}; "
-            f"lower optimizer.learning_rate or set train.clip_norm"
-        )
-    run.state.cursor.add(loss * batch_size, dice, samples)
-    left_out = min((batch.step + 1) * batch_size, data.samples_per_epoch) - int(run.state.cursor.samples)
-    _check_left_out(run, "training", left_out, data.samples_per_epoch, data.reader.quarantined)
-    if run.record is not None:
-        skipped = {} if bool(result.applied) else {"skipped": "overflow"}
-        run.record.step(step=number, loss=loss, dice=dice / max(samples, 1.0), learning_rate=rate, **skipped)
-    watch.settled(samples)
-    return bool(float(result.leave))
+    for step, result in zip(started, results, strict=True):
+        number = step.epoch * data.steps_per_epoch + step.step + 1
+        if not math.isfinite(result.loss):
+            raise UserError(
+                f"the loss is {result.loss} at step {number} (epoch {step.epoch + 1}) on the pictures "
+                f"{', '.join(step.ids)}; lower optimizer.learning_rate or set train.clip_norm"
+            )
+        run.state.cursor.add(result.loss * batch_size, result.dice, result.samples)
+        left_out = min((step.step + 1) * batch_size, data.samples_per_epoch) - int(run.state.cursor.samples)
+        _check_left_out(run, "training", left_out, data.samples_per_epoch, data.reader.quarantined)
+        if run.record is not None:
+            skipped = {} if result.applied else {"skipped": "overflow"}
+            dice = result.dice / max(result.samples, 1.0)
+            run.record.step(step=number, loss=result.loss, dice=dice, learning_rate=step.rate, **skipped)
+        watch.settled(result.samples)
+        agreed |= Agreed(result.leave > 0.0, result.save > 0.0)
+    watch.read(len(results))
+    run.unread.learn(results[-1].step_s)
+    return agreed
 
 
 def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> dict[str, float]:
@@ -152,6 +170,7 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
         if run.any_worker(driver.wants_to_leave()):
             raise _Leaving
 
+    run.state.average_statistics()
     with run.state.averaged_weights():
         scores = _scores(run, artist, after_batch)
         metrics = scores.summary(VALIDATION_SCORES)

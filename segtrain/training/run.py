@@ -3,16 +3,18 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
+import tensorflow as tf
 
 from segtrain.config import Recipe
-from segtrain.config.batch_split import batch_split
+from segtrain.config.batch_split import PLACED_BATCHES, batch_split
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import TakenOverError
 from segtrain.models import build_model
+from segtrain.pipeline.prefetch import Prefetch
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
 from segtrain.runs.ownership import RunClaim, take_run, write_while
 from segtrain.runs.run_folder import RunFolder
@@ -24,8 +26,22 @@ from segtrain.training.optimizers import build_optimizer, learning_rate
 from segtrain.training.state import TrainingState
 from segtrain.training.step import TrainStep
 from segtrain.training.strategy import build_strategy, configure_process, sum_over_workers, summing_over_workers
+from segtrain.training.unread import Unread
 
 log = logging.getLogger(__name__)
+
+
+class Started(NamedTuple):
+    """A step that has been started."""
+
+    epoch: int
+    step: int
+    """Within the epoch."""
+    ids: list[str]
+    """Of the pictures of this worker."""
+    rate: float
+    result: tf.Tensor
+    """For `read_results`."""
 
 
 class Run:
@@ -33,7 +49,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, world: World, driver: str | None = None) -> None:
         """`driver` is the token of the driver's claim on the run's folder; None where there is no driver."""
-        configure_process(world, deterministic=recipe.train.deterministic, seed=recipe.train.seed)
+        train = recipe.train
+        configure_process(world, deterministic=train.deterministic, seed=train.seed, tf32=train.tf32)
         self.recipe = recipe
         self.world = world
         self.folder = RunFolder(recipe.run.folder)
@@ -61,6 +78,7 @@ class Run:
         self.kept_step = 0
         """Steps of the epoch whose `best/` this process has written; 0 for none."""
         self.record: Record | None = None
+        self.unread: Unread[Started] = Unread()
         if world.is_chief:
             write_while(self.check_owner, self.folder.recipe, recipe.to_yaml().encode(), self.storage)
             self.record = Record(
@@ -68,13 +86,16 @@ class Run:
             )
         # One iterator for the whole run: it reads ahead into the next epoch while this one is scored. It starts
         # threads, so it comes last: what fails before it leaves nothing behind.
-        self.batches = self.training_data.batches(self.state.cursor.epoch, self.state.cursor.step_in_epoch)
+        read = self.training_data.batches(self.state.cursor.epoch, self.state.cursor.step_in_epoch)
+        placed = (dataclasses.replace(batch, replicas=self.step.place(batch.replicas)) for batch in read)
+        self.batches = Prefetch(placed, PLACED_BATCHES - 1, "segtrain-placing")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.training_data.close()
+        self.batches.close()
         self.validation_data.close()
         try:
             # Also after an error: the next attempt may follow in this process, and goes on from what is being saved.
@@ -135,9 +156,9 @@ class Run:
         names = ("downloads", "downloaded_bytes", "downloaded_again", "retries", "cache_hits")
         return {name: getattr(total, name) for name in names}
 
-    def set_learning_rate(self) -> float:
-        """Give the optimizer the rate of the step to come, and return it."""
-        rate = learning_rate(
+    def learning_rate(self) -> float:
+        """Of the step to come."""
+        return learning_rate(
             self.recipe.schedule,
             self.recipe.optimizer.learning_rate,
             self.state.cursor.step,
@@ -145,11 +166,10 @@ class Run:
             self.recipe.train.epochs,
             self.state.cursor.plateau_fraction,
         )
-        self.step.optimizer.learning_rate = rate
-        return rate
 
     def save(self) -> None:
-        """Start saving a checkpoint at the cursor, in the background. Only the chief does anything."""
+        """Start saving a checkpoint at the cursor, in the background. All workers call this; the chief writes."""
+        self.state.average_statistics()
         self.check_owner()
         if self.record is not None:
             # Before the checkpoint: a run that goes on from it writes only the lines beyond it.

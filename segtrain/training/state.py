@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from segtrain.architectures.layer_list import layer_list
 from segtrain.errors import DataError, UserError
 from segtrain.models import build_model
 from segtrain.runs.run_folder import MODEL_NAME, RunFolder
@@ -20,6 +21,7 @@ from segtrain.runs.status import World
 from segtrain.storage.files import Storage
 from segtrain.storage.scratch import scratch_folder
 from segtrain.training.checkpoint import Checkpoint, Checkpoints, Cursor, facts_of
+from segtrain.training.initial_weights import fitting_weights
 from segtrain.training.step import TrainStep
 from segtrain.training.strategy import local_array, sum_over_workers
 
@@ -121,18 +123,37 @@ class TrainingState:
             local.write_bytes(data)
             try:
                 other = keras.models.load_model(local, compile=False)
-                pairs = list(zip(self._step.model.variables, other.variables, strict=True))
+                weights = fitting_weights(other, layer_list(self._recipe.model))
+                pairs = [(mine, weights.pop(mine.path)) for mine in self._step.model.variables]
+                if weights:
+                    raise KeyError(f"{next(iter(weights))} is left over")
             except DAMAGED_MODEL as error:
                 told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 raise UserError(f"train.init_from: {url} is no model of this shape ({told})") from None
         for mine, theirs in pairs:
-            if tuple(mine.shape) != tuple(theirs.shape):
+            if tuple(mine.shape) != theirs.shape:
                 raise UserError(
-                    f"train.init_from: {url} has a weight of shape {tuple(theirs.shape)} where this model has "
+                    f"train.init_from: {url} has a weight of shape {theirs.shape} where this model has "
                     f"{tuple(mine.shape)}; the model section must be the same"
                 )
-            mine.assign(tf.cast(theirs.value, mine.dtype))
+            mine.assign(tf.cast(theirs, mine.dtype))
         _assign(self._step.ema, self._copies(self._step.averaged))
+
+    def average_statistics(self) -> None:
+        """Give every replica the mean of all replicas' moving statistics, where each has moved its own.
+
+        A collective, which all workers must call: before a checkpoint, and before the network is scored.
+        """
+        strategy = self._step.strategy
+        statistics = [v.value for v in self._step.model.non_trainable_variables if v.aggregation == "mean"]
+        if not statistics or strategy.num_replicas_in_sync == 1:
+            return
+        copies = [strategy.experimental_local_results(value) for value in statistics]
+        sums = np.concatenate([sum(copy.numpy().astype(np.float64) for copy in local).ravel() for local in copies])
+        means = sum_over_workers(strategy, sums) / strategy.num_replicas_in_sync
+        ends = np.cumsum([int(np.prod(value.shape)) for value in statistics])
+        for value, mean in zip(statistics, np.split(means, ends[:-1]), strict=True):
+            value.assign(mean.reshape(value.shape).astype(value.dtype.as_numpy_dtype))
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -4,34 +4,63 @@ Each replica sums the weighted losses of its pictures and divides by the global 
 replicas once, judged once, clipped once, and applied once. So N replicas compute what one would.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.distribute.distribute_utils import regroup
 
 from segtrain.config import Recipe
+from segtrain.models.batch_norm import BatchNorm
 from segtrain.models.step_context import forward_pass
 from segtrain.pipeline import augment
-from segtrain.pipeline.batches import ReplicaBatch
+from segtrain.pipeline.batches import PackedBatch, ReplicaBatch, packed, unpacked
+from segtrain.training.gradient_sums import GradientSums
 from segtrain.training.losses import dice_loss_from_sums, dice_sums_per_image, loss_over_pictures
 from segtrain.training.strategy import local_array, sum_over_replicas
+from segtrain.training.update import FusedUpdate
 
 LOSS_SCALE_GROWTH_STEPS = 2000
 
 
-class StepResult(NamedTuple):
-    """What one step tells the loop: scalars, equal on every replica."""
+class Wishes(NamedTuple):
+    """What this worker adds to the sums of a step, so that all workers learn of it at the same step."""
 
-    loss: tf.Tensor
+    leave: bool = False
+    """It wants to save and leave."""
+    save: bool = False
+    """By its clock a checkpoint is due."""
+    step_s: float = 0.0
+    """Seconds that a step has taken here of late."""
+
+
+class StepResult(NamedTuple):
+    """What one step tells the loop: the same numbers on every worker."""
+
+    loss: float
     """Sum of the pictures' losses over `global_batch_size`."""
-    dice: tf.Tensor
+    dice: float
     """Sum of the pictures' soft dice."""
-    samples: tf.Tensor
+    samples: float
     """Number of pictures that counted."""
-    leave: tf.Tensor
-    """How many replicas belong to a worker that wants to leave."""
-    applied: tf.Tensor
-    """False where an overflow in mixed_float16 made all replicas skip the update."""
+    leave: float
+    """Share of the replicas whose worker wants to leave."""
+    save: float
+    """Share of the replicas whose worker finds a checkpoint due."""
+    step_s: float
+    """Mean of the workers' seconds a step."""
+    applied: float
+    """0 where an overflow in mixed_float16 made all replicas skip the update, else 1."""
+
+
+def read_results(vectors: Sequence[tf.Tensor]) -> list[StepResult]:
+    """What `TrainStep` has returned for some steps, in one copy from the device. Waits for the last of them."""
+    return [StepResult(*row) for row in tf.stack(vectors).numpy().tolist()]
+
+
+NO_WISHES = Wishes()
 
 
 class LossScale:
@@ -61,7 +90,7 @@ class LossScale:
 
 
 class TrainStep:
-    """`step(batch, number) -> StepResult`, compiled. Build it and what it is given inside `strategy.scope()`."""
+    """`step(batch, number, rate, wishes)`, compiled. Build it and what it is given inside `strategy.scope()`."""
 
     def __init__(
         self,
@@ -80,79 +109,108 @@ class TrainStep:
         self.dtype = tf.float64 if recipe.train.precision == "float64" else tf.float32
         self.weights = [variable.value for variable in model.trainable_variables]
         optimizer.build(model.trainable_variables)
+        self.update = FusedUpdate(strategy, optimizer, recipe.optimizer)
         self.loss_scale = LossScale(recipe)
-        self.averaged = [] if recipe.train.ema_momentum is None else self.weights
+        self._ema_momentum = recipe.train.ema_momentum
+        self.averaged = [] if self._ema_momentum is None else self.weights
         """The weights that have a moving average."""
         self.ema = [tf.Variable(local_array(strategy, weight), trainable=False) for weight in self.averaged]
         """Their moving averages."""
-        self._compiled = tf.function(self._step, jit_compile=recipe.train.xla or None, autograph=False)
-
-    def __call__(self, batch: Any, step: int, *, leave: bool = False) -> StepResult:
-        """Update the weights once. `batch` is a per-replica `ReplicaBatch`; `step` counts updates over all epochs.
-
-        `leave` is this worker's own wish. All workers learn of it from the result: it is one more number in a sum that
-        is made anyway.
-        """
-        with self.strategy.scope():
-            wish = tf.constant(float(leave), self.dtype)
-            return StepResult(*self._compiled(batch, tf.constant(step, tf.int64), wish))
-
-    def _step(self, batch: Any, step: tf.Tensor, wish: tf.Tensor) -> StepResult:
-        gradients, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, step, wish))
-        loss, dice, samples, leave, finite = (
-            self.strategy.experimental_local_results(value)[0] for value in (*totals, finite)
+        self._has_kernel = any(
+            isinstance(layer, BatchNorm) and layer.has_kernel(strategy) for layer in model._flatten_layers()
         )
-        if self.loss_scale.dynamic:
-            # Applied outside the replicas: they cannot merge inside a condition, and here Keras does not reduce again.
-            tf.cond(finite, lambda: self._apply(gradients), self.loss_scale.fail)
-        else:
-            self._apply(gradients)
-            finite = tf.constant(True)
-        return StepResult(loss, dice, samples, leave, finite)
+        self._compiled: dict[bool, Any] = {}
 
-    def _apply(self, gradients: list[Any]) -> None:
-        """Update weights, slots and averages where they lie, from gradients that are already reduced.
+    def place(self, replicas: Sequence[ReplicaBatch]) -> list[PackedBatch]:
+        """One batch a replica of this worker, copied to its device. Any thread may call it."""
+        placed = []
+        for device, batch in zip(self.strategy.extended.worker_devices, replicas, strict=True):
+            # Not `tf.identity`, which takes 17 us of the host's time in place of 2.
+            placed.append(PackedBatch(*(tf.convert_to_tensor(x)._copy_to_device(device) for x in packed(batch))))
+        return placed
 
-        This is what Keras's `optimizer.apply` does, less its own sum over replicas, which would come after the
-        clipping and the judgement of finiteness.
+    def __call__(
+        self,
+        batch: Sequence[PackedBatch],
+        number: int,
+        rate: float,
+        wishes: Wishes = NO_WISHES,
+        *,
+        whole: bool = False,
+    ) -> tf.Tensor:
+        """Update the weights once, and return what `read_results` reads: a vector on the device.
+
+        `batch` is what `place` returns, `number` counts updates over all epochs, `rate` is the learning rate. `whole`
+        says that each slot of this worker's part holds a picture, which lets batch norm take a faster way.
         """
-        optimizer, extended = self.optimizer, self.strategy.extended
-        rate = keras.ops.convert_to_tensor(optimizer.learning_rate)
-        for gradient, weight in zip(gradients, self.weights, strict=True):
-            if optimizer.weight_decay:  # decoupled, before the update (Loshchilov and Hutter 2019, algorithm 2)
-                extended.update(weight, self._decay, args=(rate,))
-            extended.update(weight, lambda w, g, r: optimizer.update_step(g, w, r), args=(gradient, rate), group=False)
-        optimizer.iterations.value.assign_add(1)
+        with tf.device("/CPU:0"):
+            facts = tf.constant([number, rate, *wishes], tf.float64)
+        flat = [tensor for part in batch for tensor in part]
+        whole = whole and self._has_kernel
+        if whole not in self._compiled:
+            with self.strategy.scope():
+                step = tf.function(partial(self._step, whole=whole), autograph=False)
+                self._compiled[whole] = step.get_concrete_function(*flat, facts)
+        compiled = self._compiled[whole]
+        # Not through the function's own call, which looks at all arguments anew: 0.3 ms.
+        result: tf.Tensor = compiled._call_flat([*flat, facts], compiled.captured_inputs)
+        return result
+
+    def _step(self, *arguments: tf.Tensor, whole: bool) -> tf.Tensor:
+        *flat, facts = arguments
+        parts = [unpacked(PackedBatch(*flat[first : first + 3])) for first in range(0, len(flat), 3)]
+        batch = regroup(parts, always_wrap=True)
+        gradients, factors, totals, finite = self.strategy.run(self._reduced_gradients, args=(batch, facts, whole))
+        if not self.loss_scale.dynamic:
+            self._apply(gradients, factors)
+        else:
+            # Applied outside the replicas: they cannot merge inside a condition.
+            finite = self.strategy.experimental_local_results(finite)[0]
+            tf.cond(finite, lambda: self._apply(gradients, factors), self.loss_scale.fail)
+        return self.strategy.experimental_local_results(totals)[0]
+
+    def _apply(self, gradients: list[Any], factors: dict[str, Any]) -> None:
+        """Update weights, slots and averages where they lie, from gradients that are already reduced."""
+        self.update.apply(gradients, factors)
         for average, weight in zip(self.ema, self.averaged, strict=True):
-            extended.update(average, self._average, args=(weight,))
+            self.strategy.extended.update(average, self._average, args=(weight,), group=False)
         if self.loss_scale.dynamic:
             self.loss_scale.succeed()
 
-    def _decay(self, weight: tf.Variable, rate: tf.Tensor) -> tf.Operation:
-        return weight.assign_sub(weight * tf.cast(rate * self.optimizer.weight_decay, weight.dtype))
-
     def _average(self, average: tf.Variable, weight: tf.Tensor) -> tf.Operation:
-        momentum = tf.cast(self.recipe.train.ema_momentum, average.dtype)
-        return average.assign(momentum * average + (1.0 - momentum) * weight)
+        assert self._ema_momentum is not None
+        alpha = tf.constant(1.0 - self._ema_momentum, average.dtype)
+        return tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=alpha, delta=average - weight)
 
     def _reduced_gradients(
-        self, batch: Any, step: tf.Tensor, wish: tf.Tensor
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """On one replica: gradients of the global loss (reduced, unscaled, clipped), totals, whether all is finite."""
+        self, batch: Any, facts: tf.Tensor, whole: bool
+    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """On one replica: gradients of the global loss (reduced, unscaled, clipped), factors of the update, totals.
+
+        The last value is whether all gradients are finite.
+        """
+        step, rate = tf.cast(facts[0], tf.int64), tf.cast(facts[1], self.dtype)
         parts = [tf.nest.map_structure(lambda x, i=i: self._part(x, i), batch) for i in range(self.accumulation)]
         dice_totals = self._batch_dice_totals(parts, step)
+        wishes = tf.cast(facts[2:], self.dtype) / self.strategy.num_replicas_in_sync
+        *before, last = parts
         gradients: list[tf.Tensor] = []
         totals = tf.zeros([3], self.dtype)
-        for part in parts:
-            part_gradients, part_totals = self._gradients(self._augmented(part, gradients), step, dice_totals)
-            gradients = [a + b for a, b in zip(gradients, part_gradients, strict=True)] if gradients else part_gradients
+        for part in before:
+            found, part_totals = self._gradients(self._augmented(part, gradients), step, dice_totals, whole)
+            gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else found
             totals += part_totals
-        *reduced, totals = sum_over_replicas([*gradients, tf.concat([totals, [wish]], axis=0)])
-        reduced = [gradient / tf.cast(self.loss_scale.scale, gradient.dtype) for gradient in reduced]
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in reduced])
+        sums = GradientSums(gradients)
+        _, part_totals = self._gradients(self._augmented(last, gradients), step, dice_totals, whole, sums)
+        reduced, totals = sums.finish(tf.concat([totals + part_totals, wishes], axis=0))
+        finite = tf.constant(True)
+        if self.loss_scale.dynamic:
+            reduced = [gradient / self.loss_scale.scale for gradient in reduced]
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in reduced])
         if self.recipe.train.clip_norm is not None:
             reduced, _ = tf.clip_by_global_norm(reduced, self.recipe.train.clip_norm)
-        return reduced, tf.unstack(totals), finite
+        totals = tf.concat([totals, [tf.cast(finite, self.dtype)]], axis=0)
+        return reduced, self.update.factors(rate), totals, finite
 
     def _augmented(self, part: ReplicaBatch, after: list[tf.Tensor]) -> ReplicaBatch:
         """The part as the network sees it: images float32 in [0, 1] and masks float32, changed as was drawn.
@@ -165,17 +223,33 @@ class TrainStep:
         return part._replace(images=images, masks=masks)
 
     def _gradients(
-        self, part: ReplicaBatch, step: tf.Tensor, dice_totals: tf.Tensor | None
+        self,
+        part: ReplicaBatch,
+        step: tf.Tensor,
+        dice_totals: tf.Tensor | None,
+        whole: bool,
+        sums: GradientSums | None = None,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples)."""
+        """Scaled gradients of this part's share of the global loss, and its (loss, dice, samples).
+
+        sums: gets the gradients as the backward pass finds them.
+        """
+        weights = [tf.convert_to_tensor(weight) for weight in self.weights]
         with (
             tf.GradientTape() as tape,
-            forward_pass(step=step, keys=part.keys, weights=part.weights),
+            forward_pass(step=step, keys=part.keys, weights=part.weights, whole=whole, compiled=self.recipe.train.xla),
         ):
-            logits = self.model(part.images, training=True)
+            tape.watch(weights)
+            used = sums.collecting(weights) if sums else weights
+            with keras.StatelessScope(list(zip(self.model.trainable_variables, used, strict=True))) as scope:
+                logits = self.model(part.images, training=True)
+            for statistic in self.model.non_trainable_variables:
+                moved = scope.get_current_value(statistic)
+                if moved is not None:
+                    statistic.assign(moved)
             loss, totals = self._share_of_loss(part, logits, dice_totals)
-            scaled = loss * tf.cast(self.loss_scale.scale, loss.dtype)
-            gradients = tape.gradient(scaled, self.weights)
+            scaled = loss * self.loss_scale.scale if self.loss_scale.dynamic else loss
+            gradients = tape.gradient(scaled, weights)
         return gradients, totals
 
     def _share_of_loss(
@@ -211,7 +285,9 @@ class TrainStep:
         totals = tf.zeros([3], self.dtype)
         for part in parts:
             part = self._augmented(part, [totals])
-            with forward_pass(step=step, keys=part.keys, weights=part.weights, update_statistics=False):
+            with forward_pass(
+                step=step, keys=part.keys, weights=part.weights, compiled=self.recipe.train.xla, update_statistics=False
+            ):
                 logits = self.model(part.images, training=True)
             weights = tf.cast(part.weights, self.dtype)
             sums = tf.cast(dice_sums_per_image(part.masks, logits), self.dtype)

@@ -13,12 +13,15 @@ from tensorflow.python.distribute import collective_util
 from segtrain.errors import UserError
 from segtrain.process import keep_freed_memory
 from segtrain.runs.status import World
+from segtrain.training.collective_keys import share_keys
 
 log = logging.getLogger(__name__)
 
 
-def configure_process(world: World, *, deterministic: bool, seed: int) -> None:
-    """Set devices, seeds and determinism. Must come before anything else touches TensorFlow in this process.
+def configure_process(world: World, *, deterministic: bool, seed: int, tf32: bool) -> None:
+    """Set devices, seeds, determinism, and how exact float32 is on GPUs.
+
+    It must come before anything else touches TensorFlow in this process.
 
     Raises UserError where TensorFlow sees another number of GPUs than was asked for. Without this check a run with a
     missing driver would train on the CPU, and say nothing.
@@ -41,6 +44,7 @@ def configure_process(world: World, *, deterministic: bool, seed: int) -> None:
                 cpu, [tf.config.LogicalDeviceConfiguration()] * world.replicas_per_worker
             )
     keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_tensor_float_32_execution(tf32)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
 
@@ -54,6 +58,7 @@ def build_strategy(world: World) -> tf.distribute.Strategy:
         strategy = tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(world.replicas_per_worker)])
     if strategy.num_replicas_in_sync != world.replicas:
         raise AssertionError(f"{strategy.num_replicas_in_sync} replicas in sync, expected {world.replicas}")
+    share_keys(strategy)
     return strategy
 
 

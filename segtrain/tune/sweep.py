@@ -16,6 +16,7 @@ from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.dataset.data_set import read_data_set
 from segtrain.errors import RunError, UserError
 from segtrain.launch.data_version import Pinned, pinned
+from segtrain.launch.earlier_run import as_it_began
 from segtrain.launch.preflight import absolute, check_cluster
 from segtrain.launch.train_run import train_with_tensorflow
 from segtrain.launch.train_worker import Train
@@ -56,7 +57,7 @@ def run_sweep(recipe: Recipe, train: Train = train_with_tensorflow, *, resume: b
     - TakenOverError if another driver, which began later, goes on with the sweep;
     - KeyboardInterrupt on Ctrl-C and SIGTERM, after which the sweep can be resumed.
     """
-    recipe = absolute(recipe)
+    recipe = as_it_began(absolute(recipe))
     storage = Storage(recipe.storage)
     starts = check_sweep(recipe, storage, resume=resume)
     data = pinned(recipe, storage)
@@ -78,7 +79,7 @@ def sweep_exists(recipe: Recipe) -> bool:
 
 def dry_run(recipe: Recipe, *, resume: bool = False) -> list[str]:
     """Lines that say what `run_sweep` would do. Raises what it would raise before anything starts."""
-    recipe = absolute(recipe)
+    recipe = as_it_began(absolute(recipe))
     storage = Storage(recipe.storage)
     starts = check_sweep(recipe, storage, resume=resume)
     with nodes.connection():

@@ -134,7 +134,8 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) ->
     forward_warnings(reporter.note)
     while True:
         try:
-            with temporary_files_in_scratch("trial"), Watchdog(recipe.cluster.stuck_after_s, _end) as watchdog:
+            watching = Watchdog(recipe.cluster.stuck_after_s, _end, first_s=recipe.cluster.first_step_s)
+            with temporary_files_in_scratch("trial"), watching as watchdog:
                 return train(recipe, world, Driver(reporter.show, beat=watchdog.beat, claim=claim))
         except Exception as error:
             shortage = portable(error, gpus=world.gpus_per_worker > 0)

@@ -67,11 +67,11 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
     from segtrain.runs.status import World
     from segtrain.training.optimizers import build_optimizer
     from segtrain.training.step import TrainStep
-    from segtrain.training.strategy import build_strategy, configure_process, place
+    from segtrain.training.strategy import build_strategy, configure_process
     from tests.bench.memory_prediction import noise
 
     world = World()
-    configure_process(world, deterministic=False, seed=0)
+    configure_process(world, deterministic=False, seed=0, tf32=True)
     strategy, train = build_strategy(world), recipe.train
     imported = process_memory("VmRSS")
     with strategy.scope():
@@ -86,11 +86,11 @@ def measure(name: str, steps: int, recipe: Recipe) -> tuple[int, int, float]:
     keys = np.arange(pictures, dtype=np.int64)
     draws = draw_augmentation(recipe.augment, 0, 0, keys, recipe.data.height, recipe.data.width)
     small = (tf.ones(pictures), tf.constant(keys), tf.nest.map_structure(tf.constant, draws))
-    batch = place(strategy, [ReplicaBatch(*noise(recipe, pictures), *small)])
+    batch = step.place([ReplicaBatch(*noise(recipe, pictures), *small)])
     seconds = []
     for number in range(steps):
         started = time.perf_counter()
-        float(step(batch, number).loss)
+        step(batch, number, recipe.optimizer.learning_rate, whole=True).numpy()
         seconds.append(time.perf_counter() - started)
     return process_memory("VmHWM") - imported, imported, statistics.median(seconds[1:] or seconds)
 

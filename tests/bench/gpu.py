@@ -101,7 +101,7 @@ def _first_gradients(device: str, settings: list[str], size: tuple[int, int, int
     """With plain SGD and a rate of 1 the change of the weights is the gradient."""
     bench = Bench(device, [*settings, "optimizer.kind=sgd", "optimizer.learning_rate=1.0", "model.norm=none"], size)
     before = bench.weights()
-    bench.step(bench.batch(), 0)
+    bench.result(bench.batch(), 0)
     return before - bench.weights()
 
 
@@ -110,9 +110,9 @@ def _overflow(results: Results, device: str, size: tuple[int, int, int], model: 
     bench = Bench(
         device, [*model, "train.precision=mixed_float16", "train.initial_loss_scale=128", "model.norm=none"], size
     )
-    sound = bool(bench.step(bench.batch(damaged=False), 0).applied)
+    sound = bool(bench.result(bench.batch(damaged=False), 0).applied)
     before, scale = bench.weights(), float(bench.step.loss_scale.scale.numpy())
-    applied = bool(bench.step(bench.batch(damaged=True), 1).applied)
+    applied = bool(bench.result(bench.batch(damaged=True), 1).applied)
     unchanged = bool(np.array_equal(before, bench.weights()))
     halved = float(bench.step.loss_scale.scale.numpy()) == scale / 2
     line = f"float16: sound step applied {sound}; overflow skipped {not applied}, weights kept {unchanged}, "
@@ -132,7 +132,7 @@ def _bits(results: Results, device: str, size: tuple[int, int, int], model: list
         keras.utils.set_random_seed(0)
         bench = Bench(device, [*model, "train.deterministic=true", "model.dropout=0.2"], size)
         for number in range(DETERMINISTIC_STEPS):
-            bench.step(bench.batch(), number)
+            bench.result(bench.batch(), number)
         ends.append(bench.weights())
     same = bool(np.array_equal(ends[0], ends[1]))
     line = f"two runs of {DETERMINISTIC_STEPS} steps under deterministic ops on {device}: bit-equal {same}"

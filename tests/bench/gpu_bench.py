@@ -29,11 +29,20 @@ class Bench:
             self.model = build_model(self.recipe.model, dtype_policy=self.recipe.train.precision, seed=7)
             self.step = TrainStep(self.strategy, self.model, build_optimizer(self.recipe.optimizer), self.recipe)
 
+    def start(self, batch: Any, number: int) -> Any:
+        """Start a step of a batch without padding; returns its vector of results, on the device."""
+        return self.step(batch, number, self.recipe.optimizer.learning_rate, whole=True)
+
+    def result(self, batch: Any, number: int) -> Any:
+        """Take a step and wait for its results."""
+        from segtrain.training.step import read_results
+
+        return read_results([self.start(batch, number)])[0]
+
     def batch(self, *, damaged: bool = False) -> Any:
         """On the device. `damaged` plants an infinity in its last picture."""
         from segtrain.pipeline.augment import draw_augmentation
         from segtrain.pipeline.batches import ReplicaBatch
-        from segtrain.training.strategy import place
 
         random = np.random.default_rng(0)
         images: Any = random.integers(0, 60, (self.pictures, self.height, self.width, 3), np.uint8)
@@ -45,7 +54,7 @@ class Bench:
         keys = np.arange(self.pictures, dtype=np.int64)
         draws = draw_augmentation(self.recipe.augment, 0, 0, keys, self.height, self.width)
         weights = np.ones(self.pictures, np.float32)
-        return place(self.strategy, [ReplicaBatch(images, masks, weights, keys, draws)])
+        return self.step.place([ReplicaBatch(images, masks, weights, keys, draws)])
 
     def _ellipse(self, random: np.random.Generator) -> np.ndarray:
         """A mask uint8 {0, 1} (H, W, 1)."""

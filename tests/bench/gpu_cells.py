@@ -88,21 +88,21 @@ def measure(cell: Cell, device: str) -> dict[str, Any]:
     batch = bench.batch()
     at_rest = _start_of_peak(device)
     began = time.perf_counter()
-    float(bench.step(batch, 0).loss)
+    bench.result(batch, 0)
     first_s = time.perf_counter() - began
     for number in range(1, WARM_UP_STEPS):
-        float(bench.step(batch, number).loss)
+        bench.result(batch, number)
     synced, dispatched = [], []
     for number in range(cell["steps"]):
         began = time.perf_counter()
-        result = bench.step(batch, number)
+        result = bench.start(batch, number)
         dispatched.append(1000 * (time.perf_counter() - began))
-        float(result.loss)
+        result.numpy()
         synced.append(1000 * (time.perf_counter() - began))
     began = time.perf_counter()
     for number in range(cell["steps"]):
-        result = bench.step(batch, number)
-    float(result.loss)
+        result = bench.start(batch, number)
+    result.numpy()
     pipelined = 1000 * (time.perf_counter() - began) / cell["steps"]
     return {
         "ms_synced": statistics.median(synced),

@@ -54,19 +54,18 @@ def checkpoints(folder: Path, pairs: int) -> float:
     before_tensorflow()
     from segtrain.runs.status import World
     from segtrain.training.run import Run
-    from segtrain.training.strategy import place
 
     settings = [f"data.root={write_set(folder / 'set').root}", f"run.storage={folder}", "train.global_batch_size=16"]
     recipe = override(Recipe(), [*settings, "model.filters=16", "model.depth=4", "data.height=96", "data.width=128"])
     with Run(recipe, World()) as run:
-        batch = place(run.strategy, next(run.batches).replicas)
+        batch = next(run.batches).replicas
 
         def stretch(*, saving: bool) -> float:
             started = time.perf_counter()
             if saving:
                 run.save()
             for _ in range(STEPS_IN_STRETCH):
-                float(run.step(batch, run.state.cursor.step).loss)
+                run.step(batch, run.state.cursor.step, run.learning_rate(), whole=True).numpy()
                 run.state.cursor.step += 1
             run.state.checkpoints.wait()
             return time.perf_counter() - started
@@ -100,7 +99,7 @@ def clock_of_a_step() -> float:
     from segtrain.training.checkpoint import Cursor
     from segtrain.training.clock import Watch
 
-    with Watchdog(60.0, lambda stuck: None) as watchdog:
+    with Watchdog(60.0, lambda stuck: None, first_s=60.0) as watchdog:
         driver = Driver(lambda progress: None, lambda: False, watchdog.beat)
         watch = Watch(Recipe(), Cursor(), 100, driver)
         started = time.perf_counter()
@@ -129,7 +128,7 @@ def threads_beside_the_loop() -> float:
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     ray.get(mailbox.take.remote(0))  # type: ignore[attr-defined]
     idle = _cpu_share()
-    with Watchdog(60.0, lambda stuck: None), _asking(mailbox):
+    with Watchdog(60.0, lambda stuck: None, first_s=60.0), _asking(mailbox):
         busy = _cpu_share()
     ray.shutdown()
     return busy - idle

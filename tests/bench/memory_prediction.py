@@ -145,7 +145,7 @@ def measure(kind: str, recipe: Recipe) -> Measured:
     from segtrain.training.strategy import build_strategy, configure_process
 
     world = World(workers=1, rank=0, replicas_per_worker=1, gpus_per_worker=0)
-    configure_process(world, deterministic=False, seed=0)
+    configure_process(world, deterministic=False, seed=0, tf32=True)
     _give_back_memory()
     imported = process_memory("VmRSS")
     strategy = build_strategy(world)
@@ -165,12 +165,12 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
     import numpy as np
     import tensorflow as tf
 
+    from segtrain.config.batch_split import PLACED_BATCHES
     from segtrain.models import build_model
     from segtrain.pipeline.augment import draw_augmentation
     from segtrain.pipeline.batches import ReplicaBatch
     from segtrain.training.optimizers import build_optimizer
     from segtrain.training.step import TrainStep
-    from segtrain.training.strategy import place
 
     train = recipe.train
     pictures = train.global_batch_size
@@ -181,12 +181,15 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
         accumulation = pictures // (train.per_replica_batch_size or pictures)
         step = TrainStep(strategy, model, build_optimizer(recipe.optimizer), recipe, accumulation=accumulation)
     keys = np.arange(pictures, dtype=np.int64)
-    for number in range(steps):
+    placed = []
+    for number in range(steps + PLACED_BATCHES):
         draws = draw_augmentation(recipe.augment, train.seed, number, keys, recipe.data.height, recipe.data.width)
         batch = ReplicaBatch(
             *noise(recipe, pictures), tf.ones(pictures), tf.constant(keys), tf.nest.map_structure(tf.constant, draws)
         )
-        float(step(place(strategy, [batch]), number).loss)
+        placed.append(step.place([batch]))
+        if len(placed) > PLACED_BATCHES:
+            step(placed.pop(0), number, recipe.optimizer.learning_rate, whole=True).numpy()
 
 
 def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:

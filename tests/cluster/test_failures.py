@@ -104,6 +104,15 @@ def of_tensorflow(message: str) -> Exception:
             None,
         ),
         (f"Collective ops is aborted by: OOM when allocating tensor with shape[8] {ON_GPU}", None),
+        ("{{function_node __wrapped__Mul}} failed to allocate memory [Op:Mul]", "failed to allocate memory"),
+        ("No algorithm worked!\n\t [[{{node unet/down0_conv1/convolution}}]]", "No algorithm worked!"),
+        ("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED in cudnn_graph.execute", None),
+        ("Failed to allocate scratch memory of 1073741824 bytes", None),
+        ("CUDNN failed to allocate the scratch space for the runner or to find a working no-scratch runner.", None),
+        ("CUSPARSE_STATUS_ALLOC_FAILED", None),
+        ("CUBLAS_STATUS_ALLOC_FAILED while creating a handle", None),
+        ("Failed to allocate request for 2.00GiB (2147483648B) on device ordinal 0", None),
+        ("Failed to allocate 64.00MiB (67108864 bytes) from NCCL: unhandled cuda error.", None),
     ],
 )
 def test_a_device_out_of_memory_is_known_by_its_message(message: str, headline: str | None) -> None:
@@ -122,9 +131,18 @@ def test_a_device_out_of_memory_is_known_by_its_message(message: str, headline: 
         (OSError(12, "Cannot allocate memory: out of memory"), False),
         (of_tensorflow("/dev/full; No space left on device [Op:WriteFile]"), False),
         (of_tensorflow("received message larger than max (5 vs. 4)"), False),
+        (of_tensorflow("/shards/a; Disk quota exceeded [Op:WriteFile]"), True),
+        (of_tensorflow("/shards/a; Too many open files [Op:ReadFile]"), True),
         (of_tensorflow(f"OOM when allocating tensor with shape[8] {ON_HOST}"), True),
+        (of_tensorflow("Failed to allocate host memory for transfer buffer: out of memory"), True),
+        (of_tensorflow("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), True),
+        (of_tensorflow("Failed to allocate memory for the batch of component 0"), True),
+        (of_tensorflow("No algorithm worked!  Error messages:\n  CUDNN_STATUS_NOT_SUPPORTED"), True),
     ],
-    ids=["numpy", "system", "full disk", "large message", "host beside GPUs"],
+    ids=[
+        *("numpy", "system", "full disk", "large message", "quota", "open files", "host beside GPUs"),
+        *("buffer of the host", "cuDNN's host memory", "batch of the host", "algorithms that do not fit"),
+    ],
 )
 def test_other_shortages_are_none_of_a_devices_memory(error: Exception, gpus: bool) -> None:
     told = pickled(portable(error, gpus=gpus))

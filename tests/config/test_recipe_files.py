@@ -185,11 +185,6 @@ def test_workers_are_a_number_or_a_range(tmp_path: Path) -> None:
     assert not identity_differences(recipe, five)
 
 
-def test_xla_is_refused_with_geometry_that_it_cannot_compile() -> None:
-    assert wrong("train.xla=true", "augment.scale=0.1").startswith("train.xla is on, and XLA cannot compile")
-    override(Recipe(), ["train.xla=true", "augment.flip=0.5", "augment.contrast=0.1"])
-
-
 @pytest.mark.parametrize("text", ["[1, 2]", "model: [", "just words"])
 def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)

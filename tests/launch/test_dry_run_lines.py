@@ -17,7 +17,7 @@ def test_the_plan_shows_how_the_global_batch_is_split() -> None:
     assert "steps     7 an epoch, 70 in 10 epochs" in lines
     assert "batch     16 = 3 workers x 2 replicas x 2 passes x 2 pictures, 8 of them empty" in lines
     assert "data      1.50 GiB to read an epoch, 1 MiB to validate" in lines
-    assert "network   2,161,649 parameters" in lines
+    assert "network   2,160,177 parameters" in lines
     assert any(line.startswith("memory    about ") and "optimizer 16 MiB" in line for line in lines)
 
 

@@ -55,11 +55,11 @@ def train_in(pictures: int, recipe: Recipe, world: World, driver: Driver, *, sco
 
         return evaluation.score_fold(hungry, *rest, **named)  # type: ignore[arg-type]
 
-    def limited(self: TrainStep, batch: object, step: int, **wish: bool) -> object:
+    def limited(self: TrainStep, batch: object, step: int, *rest: Any, **known: Any) -> object:
         limit = _address_space() + pictures * BYTES_PER_PICTURE + PLENTY_OF_BYTES
         if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        return take_step(self, batch, step, **wish)
+        return take_step(self, batch, step, *rest, **known)
 
     gradients_of, take_step = TrainStep._gradients, TrainStep.__call__
     if world.rank != world.workers - 1:

@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,21 +51,22 @@ class Attempt:
 
 def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: str, kill_at: int | None) -> RunSummary:
     """The real training; each step is noted, and the worker of rank 0 kills itself, once, before step `kill_at`."""
+    from segtrain.pipeline.batches import unpacked
     from segtrain.training import step as step_module
     from segtrain.training.loop import train
 
     take_step = step_module.TrainStep.__call__
     marker = Path(f"{notes}-killed")
 
-    def noted(self: object, batch: object, step: int, **wish: bool) -> object:
+    def noted(self: object, batch: list[Any], step: int, *rest: Any, **known: Any) -> object:
         if step == kill_at and world.rank == 0 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        parts = self.strategy.experimental_local_results(batch)  # type: ignore[attr-defined]
+        parts = [unpacked(part) for part in batch]
         keys = [int(k) for part in parts for k, w in zip(part.keys.numpy(), part.weights.numpy(), strict=True) if w]
         with Path(f"{notes}-steps-{world.workers}of{world.rank}.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "keys": keys}) + "\n")
-        return take_step(self, batch, step, **wish)  # type: ignore[arg-type]
+        return take_step(self, batch, step, *rest, **known)  # type: ignore[arg-type]
 
     step_module.TrainStep.__call__ = noted  # type: ignore[method-assign, assignment]
     try:

@@ -59,8 +59,12 @@ def test_parameters_are_those_that_a_published_network_prints() -> None:
 
 def test_batch_norm_has_parameters_to_train_and_as_many_statistics() -> None:
     config = UNetConfig(filters=64, depth=4, norm="batch")
-    assert parameters(config) == 34_525_121
-    assert parameters(config) + listed(config, 16, 16).moving == 34_536_897
+    assert parameters(config) == 34_519_233  # of 5,888 channels, none has a bias
+    assert parameters(config) + listed(config, 16, 16).moving == 34_531_009
+
+
+def test_a_network_from_before_biases_were_left_out_has_them() -> None:
+    assert parameters(UNetConfig(filters=64, depth=4, norm="batch", bias_before_norm=True)) == 34_525_121
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "mixed_float16"])

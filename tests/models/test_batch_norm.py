@@ -112,7 +112,7 @@ ON_REPLICAS = """
 import json
 import numpy as np, tensorflow as tf
 from segtrain.models.batch_norm import BatchNorm
-from segtrain.models.layers import Dropout
+from segtrain.models.dropout import Dropout
 from segtrain.models.step_context import forward_pass
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -149,7 +149,7 @@ def outcome(strategy, synchronized):
     for layer in layers:
         for moving in (layer.moving_mean, layer.moving_variance):
             copies = [v.numpy() for v in local(moving.value)]
-            assert all((copy == copies[0]).all() for copy in copies)
+            assert not synchronized or all((copy == copies[0]).all() for copy in copies)
             result.append(copies[0])
     return [value.tolist() for value in result]
 

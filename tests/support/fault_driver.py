@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from segtrain import cli
 from segtrain.config import Recipe, override
@@ -24,13 +25,14 @@ STEP_S = 0.25
 
 def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: Path) -> RunSummary:
     """The real training; each step is noted, and takes a quarter of a second more."""
+    from segtrain.pipeline.batches import unpacked
     from segtrain.training import step as step_module
     from segtrain.training.loop import train
 
     take_step = step_module.TrainStep.__call__
 
-    def noted(self: object, batch: object, step: int, **wish: bool) -> object:
-        parts = self.strategy.experimental_local_results(batch)  # type: ignore[attr-defined]
+    def noted(self: object, batch: list[Any], step: int, *rest: Any, **known: Any) -> object:
+        parts = [unpacked(part) for part in batch]
         keys = [int(k) for part in parts for k, w in zip(part.keys.numpy(), part.weights.numpy(), strict=True) if w]
         who = {"rank": world.rank, "workers": world.workers, "pid": os.getpid()}
         line = json.dumps({"time": time.time(), "step": step, **who, "keys": keys}) + "\n"
@@ -40,7 +42,7 @@ def train_noting(recipe: Recipe, world: World, driver: Driver, *, notes: Path) -
         stick_at_a_known_place(notes / f"stick-{world.rank}")
         slow = notes / "slow"
         time.sleep(float(slow.read_text()) if slow.exists() else STEP_S)
-        return take_step(self, batch, step, **wish)  # type: ignore[arg-type]
+        return take_step(self, batch, step, *rest, **known)  # type: ignore[arg-type]
 
     step_module.TrainStep.__call__ = noted  # type: ignore[method-assign, assignment]
     return train(recipe, world, driver)

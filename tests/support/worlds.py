@@ -14,11 +14,11 @@ import tensorflow as tf
 from segtrain.config import Recipe, override
 from segtrain.models import build_model
 from segtrain.pipeline.augment import draw_augmentation
-from segtrain.pipeline.batches import ReplicaBatch
+from segtrain.pipeline.batches import PackedBatch, ReplicaBatch
 from segtrain.runs.status import World
 from segtrain.training.optimizers import build_optimizer
-from segtrain.training.step import StepResult, TrainStep
-from segtrain.training.strategy import build_strategy, configure_process, local_array, place
+from segtrain.training.step import StepResult, TrainStep, read_results
+from segtrain.training.strategy import build_strategy, configure_process, local_array
 
 BATCH, HEIGHT, WIDTH, STEPS = 8, 16, 24, 20
 SMALL = ["model.filters=4", "model.depth=2", "model.norm_groups=2", f"train.global_batch_size={BATCH}"]
@@ -48,6 +48,7 @@ GRADIENTS = {
     "float32, no norm": [*SMALL, "model.norm=none", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
     "float32, synchronized": [*SMALL, "model.norm=synchronized", "optimizer.kind=sgd", "optimizer.learning_rate=1.0"],
 }
+COMPILED = {"float32, compiled": [*GRADIENTS["float32, synchronized"], "train.xla=true"]}
 # Left out where a world is slow: its graph is half as large again on every replica.
 REMATERIALIZED = {"float32, rematerialized": [*GRADIENTS["float32, synchronized"], "train.rematerialize=true"]}
 OVERFLOW = [*SMALL, "model.norm=none", "train.precision=mixed_float16"]
@@ -68,39 +69,42 @@ class Trained:
 
     def train(self, steps: int, *, damage: int | None = None) -> list[StepResult]:
         """So many steps; an infinity is planted in picture `damage` of every global batch."""
-        return [self.step(self._batch(number, damage), number) for number in range(steps)]
+        rate = self.recipe.optimizer.learning_rate
+        return read_results([self.step(self.batch(number, damage), number, rate) for number in range(steps)])
 
     def weights(self) -> list[np.ndarray]:
         return [local_array(self.strategy, variable.value) for variable in self.model.variables]
 
-    def _batch(self, number: int, damage: int | None) -> ReplicaBatch:
+    def batch(self, number: int, damage: int | None = None) -> list[PackedBatch]:
+        size = self.recipe.train.global_batch_size
         random = np.random.default_rng(number)
         # Not uint8, as in real batches: there an infinity could not be planted.
-        images = 255 * random.random((BATCH, HEIGHT, WIDTH, 3), np.float32)
-        masks = (random.random((BATCH, HEIGHT, WIDTH, 1)) > 0.6).astype(np.uint8)
+        images = 255 * random.random((size, HEIGHT, WIDTH, 3), np.float32)
+        masks = (random.random((size, HEIGHT, WIDTH, 1)) > 0.6).astype(np.uint8)
         if damage is not None:
             images[damage] = np.inf
-        keys = np.arange(BATCH, dtype=np.int64) + 1000 * number
+        keys = np.arange(size, dtype=np.int64) + 1000 * number
         draws = draw_augmentation(self.recipe.augment, 0, 0, keys, HEIGHT, WIDTH)
-        whole = ReplicaBatch(images, masks, np.ones(BATCH, np.float32), keys, draws)
-        share, first = BATCH // self.world.replicas, self.world.rank * self.world.replicas_per_worker
+        whole = ReplicaBatch(images, masks, np.ones(size, np.float32), keys, draws)
+        share, first = size // self.world.replicas, self.world.rank * self.world.replicas_per_worker
         starts = [(first + replica) * share for replica in range(self.world.replicas_per_worker)]
         parts = [tf.nest.map_structure(lambda value, at=at: value[at : at + share], whole) for at in starts]
-        return place(self.strategy, parts)
+        return self.step.place(parts)
 
 
 def outcome(world: World, names: Sequence[str] = tuple(SETTINGS)) -> dict[str, np.ndarray]:
     """Losses and final weights of these settings, with and without accumulation; gradients; the overflow's effect."""
-    configure_process(world, deterministic=True, seed=0)
+    configure_process(world, deterministic=True, seed=0, tf32=True)
     strategy = build_strategy(world)
     found: dict[str, np.ndarray] = {}
     for name in names:
         for accumulation in (1, 2, 8) if world.replicas == 1 and name == FEW[0] else (1, 2):
             trained = Trained(strategy, world, SETTINGS[name], accumulation)
-            losses = [float(result.loss) for result in trained.train(STEPS)]
+            losses = [result.loss for result in trained.train(STEPS)]
             found[f"{name}/accumulation {accumulation}/losses"] = np.array(losses)
             found[f"{name}/accumulation {accumulation}/weights"] = _flat(trained.weights())
-    for name, settings in (GRADIENTS if tuple(names) == FEW else GRADIENTS | REMATERIALIZED).items():
+    gradients = GRADIENTS | COMPILED
+    for name, settings in (gradients if tuple(names) == FEW else gradients | REMATERIALIZED).items():
         trained = Trained(strategy, world, settings)
         before = trained.weights()
         trained.train(1)

@@ -147,11 +147,11 @@ def test_steps_are_told_four_times_a_second_at_most_and_phases_always(
     assert [progress.phase for progress in told[25:]] == ["evaluating", "evaluating"]
 
 
-def test_a_checkpoint_is_due_every_so_many_steps_of_the_run(start: Callable[..., Watch], cursor: Cursor) -> None:
+def test_a_checkpoint_follows_every_so_many_steps_of_the_run(start: Callable[..., Watch], cursor: Cursor) -> None:
     watch = start("checkpoint.every_steps=3")
     due = []
     for cursor.step in range(1, 10):
-        if watch.checkpoint_is_due():
+        if watch.checkpoint_follows():
             due.append(cursor.step)
     assert due == [3, 6, 9]
 

@@ -187,9 +187,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken: list[int] = []
     take_step = TrainStep.__call__
 
-    def noted(self: TrainStep, batch: Any, step: int, **wish: bool) -> Any:
+    def noted(self: TrainStep, batch: Any, step: int, *rest: Any, **known: Any) -> Any:
         taken.append(step)
-        return take_step(self, batch, step, **wish)
+        return take_step(self, batch, step, *rest, **known)
 
     monkeypatch.setattr(TrainStep, "__call__", noted)
     monkeypatch.setattr(clock, "TELL_EVERY_S", 0.0)

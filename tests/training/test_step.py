@@ -103,6 +103,13 @@ def test_rematerialization_changes_no_gradient(worlds: Worlds, replicas: int) ->
     np.testing.assert_allclose(again, kept, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_xla_changes_no_gradient(worlds: Worlds, replicas: int) -> None:
+    found = worlds[replicas]
+    plain, compiled = found["float32, synchronized/gradients"], found["float32, compiled/gradients"]
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("replicas", [1, 2, FOUR])
 def test_an_infinity_on_one_replica_skips_the_step_on_all_and_halves_the_scale(worlds: Worlds, replicas: int) -> None:
     found = worlds[replicas]

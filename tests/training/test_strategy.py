@@ -14,28 +14,34 @@ GPU_WORLD = World(gpus_per_worker=1)
 def test_gpus_asked_for_where_there_are_none_are_an_error_and_not_a_slow_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     with pytest.raises(UserError, match=r"cluster\.gpus_per_worker is 1 but TensorFlow sees 0 GPUs"):
-        configure_process(GPU_WORLD, deterministic=False, seed=0)
+        configure_process(GPU_WORLD, deterministic=False, seed=0, tf32=True)
 
 
 @pytest.mark.parametrize("seen", [1, 4])
 def test_another_number_of_gpus_than_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * seen)
     with pytest.raises(UserError, match=f"is 2 but TensorFlow sees {seen} GPUs"):
-        configure_process(World(replicas_per_worker=2, gpus_per_worker=2), deterministic=False, seed=0)
+        configure_process(World(replicas_per_worker=2, gpus_per_worker=2), deterministic=False, seed=0, tf32=True)
 
 
 def test_a_process_may_be_configured_again_for_its_next_run() -> None:
     for deterministic in (False, True, False, True):
-        configure_process(World(), deterministic=deterministic, seed=3)
+        configure_process(World(), deterministic=deterministic, seed=3, tf32=True)
         strategy = build_strategy(World())
         assert strategy.num_replicas_in_sync == 1
         assert [device.rpartition("device:")[2] for device in strategy.extended.worker_devices] == ["CPU:0"]
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_float32_is_rounded_on_gpus_only_where_the_recipe_says_so(tf32: bool) -> None:
+    configure_process(World(), deterministic=False, seed=0, tf32=tf32)
+    assert tf.config.experimental.tensor_float_32_execution_enabled() is tf32
+
+
 def test_the_seed_sets_every_generator() -> None:
     drawn = []
     for seed in (5, 5, 6):
-        configure_process(World(), deterministic=False, seed=seed)
+        configure_process(World(), deterministic=False, seed=seed, tf32=True)
         drawn.append((np.random.random(), float(tf.random.uniform([]))))
     assert drawn[0] == drawn[1]
     assert drawn[0][0] != drawn[2][0]

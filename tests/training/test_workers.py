@@ -60,7 +60,9 @@ def test_two_workers_compute_what_one_replica_computes(
         elif name.endswith("gradients"):
             np.testing.assert_allclose(value, one_replica[name], rtol=0, atol=1e-5, err_msg=name)
             compared += 1
-    assert compared == 2 * 4 + 2
+    assert compared == 2 * 4 + 3
+    compiled, plain = found["float32, compiled/gradients"], one_replica["float32, synchronized/gradients"]
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-5)
     assert not found["overflow/step applied"]
     assert found["overflow/scale"] == 0.5
     assert found["overflow/replicas agree"]
