@@ -199,7 +199,7 @@ class _Attempts:
             )
             with supervisor, self._stop.asking(supervisor.on_signal):
                 outcome = self._run_group(recipe, supervisor)
-                if isinstance(outcome, RunSummary):
+                if not isinstance(outcome, Left | TrainingFailedError):
                     self._goodput = supervisor.end("done")
                     return outcome
                 note = (

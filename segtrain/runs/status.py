@@ -86,6 +86,24 @@ class RunSummary:
     stopped_early: bool = False
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What a worker has measured of a recipe's speed (`segtrain.training.speed`)."""
+
+    start_s: float
+    """From the call of the training function to the end of its first step."""
+    loop_s: float
+    """Seconds a step of the whole loop, and of them those that it waited for input."""
+    input_wait_s: float
+    step_s: float
+    """Seconds a step where the batch lies on the devices."""
+    input_s: float
+    """Seconds a batch where nothing is computed."""
+    peak_bytes: int
+    """Memory that the first device held at most; on a CPU, by which the process grew."""
+    device: str
+
+
 class Left(Exception):  # noqa: N818 - nothing went wrong
     """A run was asked to leave: its last step is in a complete checkpoint, and the same recipe goes on from there."""
 

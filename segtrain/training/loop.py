@@ -37,7 +37,7 @@ class Agreed:
         return Agreed(self.leave or other.leave, self.save or other.save)
 
 
-class _Leaving(Exception):  # noqa: N818 - nothing went wrong
+class Leaving(Exception):  # noqa: N818 - nothing went wrong
     """All workers have agreed to save and leave at the cursor."""
 
 
@@ -63,7 +63,7 @@ def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
         )
         try:
             _train_epochs(run, watch, driver)
-        except _Leaving:
+        except Leaving:
             with watch.saving():
                 run.save()
                 run.state.checkpoints.wait()
@@ -127,7 +127,7 @@ def train_epoch(run: Run, watch: Watch, driver: Driver = NOBODY) -> dict[str, fl
                 run.save()
     agreed |= _settle(run, watch, run.unread.rest())
     if agreed.leave:
-        raise _Leaving
+        raise Leaving
     return watch.finish_epoch() | {"left_out": run.training_data.samples_per_epoch - int(cursor.samples)}
 
 
@@ -168,7 +168,7 @@ def evaluate_epoch(run: Run, artist: PanelArtist, driver: Driver = NOBODY) -> di
     def after_batch() -> None:
         driver.beat()
         if run.any_worker(driver.wants_to_leave()):
-            raise _Leaving
+            raise Leaving
 
     run.state.average_statistics()
     with run.state.averaged_weights():

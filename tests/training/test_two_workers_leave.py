@@ -16,7 +16,7 @@ from segtrain.runs.status import Driver, World
 from segtrain.training import unread
 from segtrain.training.checkpoint import Cursor
 from segtrain.training.clock import Watch
-from segtrain.training.loop import _Leaving, train_epoch
+from segtrain.training.loop import Leaving, train_epoch
 from segtrain.training.step import Wishes
 from segtrain.training.unread import Unread
 
@@ -80,7 +80,7 @@ class Worker:
         try:
             train_epoch(self, watch, driver)  # type: ignore[arg-type]
             self.end = "trained"
-        except _Leaving:
+        except Leaving:
             self.end = "left"
 
 
