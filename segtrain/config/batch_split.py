@@ -1,4 +1,4 @@
-"""How a global batch is split over workers and replicas: one static shape for every worker and every step."""
+"""How a global batch is split over lanes, workers and replicas: one static shape for every worker and every step."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,11 @@ from segtrain.config.recipe import Recipe
 
 PLACED_BATCHES = 2
 """Batches on the devices beside the one that is trained on."""
+FEWEST_LANES = 16
+"""Lanes where a data set has few row groups. A small global batch too is drawn from about as many windows."""
+LANES_BYTES = 3 * 2**30
+"""Most stored bytes of one row group a lane, which one worker holds that owns all lanes. It allows 256 lanes with row
+groups of up to 12 MiB; `prepare` writes 8."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,25 @@ class BatchSplit:
     """Passes over `per_replica` pictures in one step."""
     slots: int
     """Largest share of a worker; `per_replica * accumulation * replicas` is at least this."""
+
+
+def lanes_for(global_batch_size: int, row_groups: int | None = None, stored_bytes: int = 0) -> int:
+    """The number of lanes where a recipe does not say: from the data set and the global batch, never from the world.
+
+    - Of up to 16 pictures the largest multiple that is at most 16.
+    - Of more pictures the largest divisor for which there are two row groups a lane, within `LANES_BYTES`; 16 at least.
+
+    A lane has a row group of its own in memory, so lanes beyond a picture each would fill memory and feed nobody. Lanes
+    and global batch are multiples of each other, unless the batch has no such divisor: workers whose number divides
+    both get the same number of pictures in each step. With None there are row groups for any number of lanes.
+    """
+    if global_batch_size <= FEWEST_LANES:
+        return FEWEST_LANES // global_batch_size * global_batch_size
+    most = global_batch_size
+    if row_groups is not None:
+        most = min(most, row_groups // 2, LANES_BYTES * row_groups // max(1, stored_bytes))
+    divisors = (lanes for lanes in range(most, FEWEST_LANES, -1) if global_batch_size % lanes == 0)
+    return next(divisors, FEWEST_LANES)
 
 
 def slots_per_worker(global_batch_size: int, lanes: int, workers: int) -> int:
@@ -50,9 +74,11 @@ def batch_split(
 
 
 def split_of(recipe: Recipe, per_replica_batch_size: int | None = None) -> BatchSplit:
-    """`batch_split` of a recipe, on the most workers that it may have; with another bound on pictures at once."""
+    """`batch_split` of a recipe, on the most workers that it may have; with another bound on pictures at once.
+
+    A recipe that leaves its lanes out, and was not brought together with a data set, gets those of a large one.
+    """
     cluster, train = recipe.cluster, recipe.train
+    lanes = recipe.data.lanes or lanes_for(train.global_batch_size)
     at_once = per_replica_batch_size or train.per_replica_batch_size
-    return batch_split(
-        train.global_batch_size, recipe.data.lanes, cluster.max_workers, cluster.replicas_per_worker, at_once
-    )
+    return batch_split(train.global_batch_size, lanes, cluster.max_workers, cluster.replicas_per_worker, at_once)

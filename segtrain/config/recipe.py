@@ -94,7 +94,7 @@ class Recipe(Section):
                 f"train.global_batch_size is {self.train.global_batch_size} but there are {replicas} replicas "
                 f"(cluster.workers x replicas per worker); set it to at least {replicas}"
             )
-        if workers > self.data.lanes:
+        if self.data.lanes is not None and workers > self.data.lanes:
             raise ValueError(
                 f"cluster.workers is {workers} but data.lanes is {self.data.lanes}; "
                 f"a lane feeds one worker; ask for at most {self.data.lanes} workers, or raise data.lanes in a new run"

@@ -50,10 +50,14 @@ class DataConfig(Section):
     """Height of the pictures that the network is trained on, in pixels."""
     width: Annotated[int, Field(ge=8)] = 128
     """Width of the pictures that the network is trained on, in pixels."""
-    lanes: Count = 16
-    """Number of sample streams that workers share out. It stays, so the order of samples does not depend on workers."""
-    shuffle_window_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
-    """Bytes of a lane's row groups whose samples are shuffled together."""
+    lanes: Count | None = None
+    """Number of sample streams that workers share out; there can be no more workers. By default that of the run, folds
+    or sweep in the folder. For a new one it follows from the global batch and the number of row groups: a divisor of
+    the batch, at most half as many as row groups, and 16 or somewhat fewer for small ones. The order of samples depends
+    on it, and not on the workers."""
+    shuffle_window_bytes: Annotated[int, Field(ge=1024)] | None = None
+    """Bytes of a lane's row groups whose samples are shuffled together; one row group at least. By default 16 MiB, and
+    256 MiB for all lanes together if their number is left out."""
     fit: Literal["resize", "crop"] = "resize"
     """`resize` scales whole pictures to `height` x `width`. `crop` cuts a new window of that size each epoch."""
     boundary_crops: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -68,8 +72,9 @@ class DataConfig(Section):
     temporary folder."""
     node_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * MIB
     """Largest size of the node cache, in bytes. Beyond it, the least recently used entries go."""
-    read_ahead_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
-    """Most stored bytes that a worker reads ahead and holds in memory."""
+    read_ahead_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most stored bytes that a worker reads ahead and holds in memory. By default 256 MiB, and a row group more for
+    each lane beyond 16 that the worker owns."""
     decode_threads: Count | None = None
     """Threads that decode in each worker. By default one for each core."""
     prefetch_batches: Count = 4

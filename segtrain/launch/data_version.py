@@ -3,6 +3,8 @@
 A set may grow while it is read. The driver chooses a version and writes it into the recipe (`data.version`) that its
 workers, folds and trials get, so all of them see one. A job that is taken up again goes on with the version that it was
 begun on, as long as that is kept.
+
+What a recipe leaves out and the data set decides, the number of lanes, is written into it here as well.
 """
 
 import re
@@ -13,6 +15,7 @@ from segtrain.config import Recipe
 from segtrain.dataset.data_set import DataSet, root_of
 from segtrain.dataset.manifest import Manifest, VersionGoneError, read_index, read_manifest, read_version
 from segtrain.errors import UserError
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage, join
 from segtrain.training.checkpoint import Checkpoints
@@ -23,7 +26,7 @@ TRIALS = "trials"
 
 @dataclass(frozen=True)
 class Pinned:
-    """A recipe with the version of its data set, and that version as it was read."""
+    """A recipe with the version of its data set and the order of its samples, and that version as it was read."""
 
     recipe: Recipe
     storage: Storage
@@ -48,14 +51,14 @@ def pinned(recipe: Recipe, storage: Storage) -> Pinned:
     It is the version that the run, folds or sweep in the folder were trained on. Where nothing was trained it is the
     one that the recipe names, else the one that an earlier attempt was to begin on, else the newest.
     Raises UserError where the folder was trained on another version than the recipe names, where a version is not
-    there any more, and where there is no data set.
+    there any more, where there is no data set, and where the run may have more workers than the set has lanes.
     """
     root = root_of(recipe.data)
     newest = read_manifest(storage, root)
     manifest = _chosen(recipe, root, newest, storage)
     line = f"data        version {manifest.fingerprint} of {root}; version {newest.fingerprint} is newer"
     return Pinned(
-        recipe.updated({"data.version": manifest.fingerprint}),
+        sample_order(recipe, manifest).written_into(recipe).updated({"data.version": manifest.fingerprint}),
         storage,
         DataSet(root, manifest, read_index(storage, root, manifest)),
         None if manifest.fingerprint == newest.fingerprint else line,

@@ -6,6 +6,9 @@ from segtrain.errors import UserError
 from segtrain.runs.run_folder import recipe_of
 from segtrain.storage.files import Storage
 
+ORDER = ("data.lanes", "data.shuffle_window_bytes")
+"""What follows from the data set where a new run leaves it out, and stays with the run whatever the set becomes."""
+
 
 def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
     """Whether the run's folder holds an earlier attempt of this recipe; False where there is none.
@@ -32,7 +35,7 @@ def check_run_folder(recipe: Recipe, storage: Storage, *, extend: bool) -> bool:
 
 
 def as_it_began(recipe: Recipe) -> Recipe:
-    """The recipe as the run, folds or sweep in its folder began, in settings that are newer than that.
+    """The recipe as the run, folds or sweep in its folder began: in settings that are newer than that, and in `ORDER`.
 
     Only where the recipe itself does not set them.
     """
@@ -41,5 +44,7 @@ def as_it_began(recipe: Recipe) -> Recipe:
     except FileNotFoundError:
         return recipe
     given = flatten(recipe.as_set())
-    kept = {field: value for field, value in MEANT.items() if earlier.get(field) == value and field not in given}
-    return recipe.updated(kept) if kept and recipe.model.kind == "unet" else recipe
+    kept = {field: earlier[field] for field in ORDER if given[field] is None and earlier[field] is not None}
+    if recipe.model.kind == "unet":
+        kept |= {field: value for field, value in MEANT.items() if earlier.get(field) == value and field not in given}
+    return recipe.updated(kept) if kept else recipe

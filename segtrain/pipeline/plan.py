@@ -6,7 +6,8 @@ An epoch's order is made in five steps:
 2. The list is cut into `lanes` contiguous lanes, whose lengths differ by one at most.
 3. Within a lane, whole pieces of row groups form windows of up to `window_bytes`. The samples of a window are shuffled.
 4. Sample k of the epoch is lane `k % lanes`, position `k // lanes`. Global batch t is samples `[t * B, (t + 1) * B)`.
-5. Worker w of W owns the lanes l with `l % W == w`.
+5. Worker w of W owns the lanes l with `l % W == w`. With more than 16 lanes, if B is a multiple of them, it owns
+   lanes that follow each other in the list: a row group that is cut between them is read once.
 
 Every random choice comes from a Philox stream keyed by a hash of (fingerprint, seed, epoch, purpose, number), so any
 window can be drawn on its own: an epoch takes O(row groups) memory, and resuming at a step draws nothing before it.
@@ -15,11 +16,13 @@ window can be drawn on its own: an epoch takes O(row groups) memory, and resumin
 import hashlib
 import heapq
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segtrain.config.batch_split import FEWEST_LANES
 
 Int64 = NDArray[np.int64]
 Sample = tuple[int, int]
@@ -62,6 +65,8 @@ class EpochPlan:
         self._starts = _starts(table.rows[self._order])  # of the row groups in the virtual list
         self._byte_starts = _starts(table.bytes[self._order])
         self._lane_starts, self._lane_lengths = _cut_lanes(self._starts, lanes)
+        self._is_in_blocks = lanes > FEWEST_LANES and global_batch_size % lanes == 0
+        self._blocks: dict[int, list[list[int]]] = {}  # number of workers -> the lanes of each
         self._windows: dict[int, list[int]] = {}  # lane -> window boundaries in the virtual list, as far as known
         self._in_use: dict[int, tuple[int, Int64]] = {}  # lane -> (where its window starts, the window's samples)
         self.samples = int(self._starts[-1])
@@ -73,7 +78,7 @@ class EpochPlan:
         Worker 0 of 1 owns all of it: `global_batch_size` samples, fewer in the last batch.
         """
         start, stop = step * self._batch, min((step + 1) * self._batch, self.samples)
-        lanes = range(worker, self._lanes, workers)
+        lanes = self._lanes_of(worker, workers)
         rounds = np.arange(start // self._lanes, -(-stop // self._lanes))
         numbers = np.add.outer(rounds * self._lanes, lanes).ravel()
         numbers = numbers[(start <= numbers) & (numbers < stop)]
@@ -86,7 +91,7 @@ class EpochPlan:
     def outstanding(self, step: int, worker: int, workers: int) -> Int64:
         """How many samples of each row group `worker` still has to come in this epoch, from `step` on: int64 (n,)."""
         left = np.zeros(self._table.rows.size, np.int64)
-        for lane in range(worker, self._lanes, workers):
+        for lane in self._lanes_of(worker, workers):
             at, end = self._rest_of_lane(lane, step)
             if at == end:
                 continue
@@ -103,11 +108,35 @@ class EpochPlan:
         drawn as they are reached, one a lane at a time.
         """
         yielded = np.zeros(self._table.rows.size, bool)
-        lanes = range(worker, self._lanes, workers)
-        for number, group in heapq.merge(*(self._lane_reads(lane, step) for lane in lanes)):
+        lane_reads = (self._lane_reads(lane, step) for lane in self._lanes_of(worker, workers))
+        for number, group in heapq.merge(*lane_reads):
             if not yielded[group]:
                 yielded[group] = True
                 yield number // self._batch, group
+
+    def _lanes_of(self, worker: int, workers: int) -> Sequence[int]:
+        """The lanes that a worker owns, in ascending order; no two workers' numbers of them differ by more than one.
+
+        Neighbours in the list may cut a row group between them. Where a worker owns neighbours, only those at its ends
+        are read by two workers. That needs batches with the same number of samples of each lane, or shares would
+        differ. Few lanes are dealt out by turns: they cut few row groups, and a worker gets short and long first
+        windows.
+        """
+        if not self._is_in_blocks:
+            return range(worker, self._lanes, workers)
+        if workers not in self._blocks:
+            self._blocks[workers] = self._cut_blocks(workers)
+        return self._blocks[workers][worker]
+
+    def _cut_blocks(self, workers: int) -> list[list[int]]:
+        """The list of lanes in equal parts, in ascending order each; begun where the parts cut fewest row groups."""
+        along_the_list = np.argsort(self._lane_starts, kind="stable")
+        is_cut = ~np.isin(self._lane_starts[along_the_list], self._starts)
+        firsts = self._lanes * np.arange(workers) // workers
+        turns = np.arange(-(-self._lanes // workers))
+        cuts = is_cut[np.add.outer(turns, firsts) % self._lanes].sum(axis=1)
+        turned = np.roll(along_the_list, -np.argmin(cuts))
+        return [np.sort(part).tolist() for part in np.split(turned, firsts[1:])]
 
     def _lane_reads(self, lane: int, step: int) -> Iterator[tuple[int, int]]:
         """What one lane reads from `step` on: (number in the epoch of the first sample that needs it, row group)."""

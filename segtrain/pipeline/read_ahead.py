@@ -7,11 +7,20 @@ from itertools import count
 import numpy as np
 
 from segtrain.dataset.shards import Row
-from segtrain.pipeline.plan import EpochPlan, Int64, Sample
+from segtrain.pipeline.plan import EpochPlan, Int64, RowGroupTable, Sample
+
+AHEAD_BYTES, AHEAD_LANES = 256 * 2**20, 16
+"""What a worker reads ahead and holds by default, and for how many lanes that is enough: two row groups of 8 MiB each.
+More lanes would leave no room to read ahead, as each holds a row group."""
 
 Rows = list[Row | None]
 Key = tuple[int, int]
 """(epoch, row group's index in the plan's table)."""
+
+
+def default_limit_bytes(table: RowGroupTable, lanes: int) -> int:
+    """Most stored bytes that a worker with so many lanes reads ahead and holds, where the recipe does not say."""
+    return AHEAD_BYTES + max(0, lanes - AHEAD_LANES) * int(table.bytes.mean())
 
 
 class Outstanding:

@@ -25,7 +25,8 @@ from segtrain.pipeline.batches import DecodedPicture, EvaluationBatch, ReplicaBa
 from segtrain.pipeline.decode import decode_mask, decode_picture, decode_window
 from segtrain.pipeline.plan import EpochPlan, Sample, sample_key
 from segtrain.pipeline.prefetch import Prefetch, started_ahead
-from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead
+from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead, default_limit_bytes
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.selection import Selection, evaluation_selection, training_selection
 from segtrain.process import keep_freed_memory
 from segtrain.runs.status import World
@@ -104,6 +105,8 @@ class _Feed(Generic[T]):
         )
         self._decoding_batches, self._ready_batches = batches_ahead(recipe.data, batch_bytes)
         self._stream: Prefetch[T] | None = None
+        self._own_lanes = 0
+        """Sample streams that this worker owns; evaluation has none."""
 
     def _restart(self, source: Iterator[T], name: str) -> Prefetch[T]:
         if self._stream is not None:
@@ -112,12 +115,13 @@ class _Feed(Generic[T]):
         return self._stream
 
     def _read_ahead(self, selection: Selection, reads: Iterator[Key], is_needed: Callable[[Key], bool]) -> ReadAhead:
+        limit_bytes = self._recipe.data.read_ahead_bytes
         return ReadAhead(
             lambda group: self._reading.submit(self.reader.read, *selection.places[group]),
             lambda group: int(selection.table.bytes[group]),
             reads,
             is_needed,
-            self._recipe.data.read_ahead_bytes,
+            default_limit_bytes(selection.table, self._own_lanes) if limit_bytes is None else limit_bytes,
         )
 
     def close(self) -> None:
@@ -149,14 +153,16 @@ class TrainingData(_Feed[StepBatch]):
         slots = world.replicas_per_worker * self._slots
         super().__init__(recipe, data_set, storage, world, slots * data.height * data.width * 4)
         self._selection = training_selection(data, recipe.train.seed, data_set)
+        order = sample_order(recipe, manifest)
+        self._own_lanes = -(-order.lanes // world.workers)
         self._plan = partial(
             EpochPlan,
             manifest.fingerprint,
             recipe.train.seed,
             table=self._selection.table,
             global_batch_size=recipe.train.global_batch_size,
-            lanes=data.lanes,
-            window_bytes=data.shuffle_window_bytes,
+            lanes=order.lanes,
+            window_bytes=order.window_bytes,
         )
         """The plan of an epoch."""
         self.samples_per_epoch = int(self._selection.table.rows.sum())

@@ -15,6 +15,7 @@ from segtrain.dataset.reader import ReadCounts
 from segtrain.errors import TakenOverError
 from segtrain.models import build_model
 from segtrain.pipeline.prefetch import Prefetch
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
 from segtrain.runs.ownership import RunClaim, take_run, write_while
 from segtrain.runs.run_folder import RunFolder
@@ -51,16 +52,17 @@ class Run:
         """`driver` is the token of the driver's claim on the run's folder; None where there is no driver."""
         train = recipe.train
         configure_process(world, deterministic=train.deterministic, seed=train.seed, tf32=train.tf32)
-        self.recipe = recipe
         self.world = world
         self.folder = RunFolder(recipe.run.folder)
         self.storage = Storage(recipe.storage)
         data_set = read_data_set(self.storage, recipe.data)
+        order = sample_order(recipe, data_set.manifest)
+        recipe = self.recipe = order.written_into(recipe)
         self.strategy = build_strategy(world)
         self._wishes = summing_over_workers(self.strategy)
         split = batch_split(
             recipe.train.global_batch_size,
-            recipe.data.lanes,
+            order.lanes,
             world.workers,
             world.replicas_per_worker,
             recipe.train.per_replica_batch_size,

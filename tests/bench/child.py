@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from segtrain.config.batch_split import batch_split
 from segtrain.dataset.data_set import read_data_set
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
@@ -66,7 +67,7 @@ def start(root: str, cache: str) -> float:
     started = time.perf_counter()
     recipe, storage = small_recipe(root, node_cache=cache), Storage()
     data_set = read_data_set(storage, recipe.data)
-    split = batch_split(SMALL_BATCH, recipe.data.lanes, 1, 1, None)
+    split = batch_split(SMALL_BATCH, sample_order(recipe, data_set.manifest).lanes, 1, 1, None)
     with closing(TrainingData(recipe, data_set, storage, World(), split)) as data:
         batch = next(data.batches(0, 0))
         touch(batch.replicas[0][:2])

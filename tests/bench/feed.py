@@ -11,6 +11,7 @@ from segtrain.config.batch_split import batch_split
 from segtrain.dataset.data_set import read_data_set
 from segtrain.pipeline import augment
 from segtrain.pipeline.batches import ReplicaBatch
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
@@ -49,8 +50,9 @@ def training_data(recipe: Recipe) -> Iterator[TrainingData]:
     """The data set opened anew, as a worker that trains alone opens it."""
     storage, root = Storage(recipe.storage), recipe.data.root
     assert root is not None
-    split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
     data_set = read_data_set(storage, recipe.data)
+    lanes = sample_order(recipe, data_set.manifest).lanes
+    split = batch_split(recipe.train.global_batch_size, lanes, 1, 1, None)
     with closing(TrainingData(recipe, data_set, storage, World(), split)) as data:
         yield data
 

@@ -121,6 +121,7 @@ def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     from segtrain.config import Recipe
     from segtrain.config.batch_split import batch_split
     from segtrain.dataset.data_set import read_data_set
+    from segtrain.pipeline.sample_order import sample_order
     from segtrain.pipeline.worker_data import EvaluationData, TrainingData
     from segtrain.runs.status import World
     from segtrain.storage.files import Storage
@@ -129,7 +130,7 @@ def watch(way: str, root: str, folder: str, epochs: int) -> list[Memory]:
     data = {"root": root, "node_cache": f"{folder}/cache", **WAYS[way]}
     recipe = Recipe.from_dict({"data": data, "train": {"global_batch_size": 8}, "evaluation": {"batch_size": 8}})
     storage, data_set = Storage(), read_data_set(Storage(), recipe.data)
-    split = batch_split(8, recipe.data.lanes, 1, 1, None)
+    split = batch_split(8, sample_order(recipe, data_set.manifest).lanes, 1, 1, None)
     readings = []
     with (
         closing(TrainingData(recipe, data_set, storage, World(), split)) as training,

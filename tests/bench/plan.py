@@ -35,6 +35,7 @@ from segtrain.dataset.manifest import (
     write_manifest,
 )
 from segtrain.pipeline.plan import EpochPlan, RowGroupTable
+from segtrain.pipeline.sample_order import WINDOW_BYTES
 from segtrain.pipeline.selection import training_selection
 from segtrain.storage.files import Storage
 from tests.bench.measuring import run_module
@@ -55,7 +56,6 @@ WORKERS, WORKER, BATCH = 1024, 700, 16 * 1024
 ROWS, ROW_BYTES = 100, 80_000  # rows of a row group on average, and stored bytes of a row
 ROW_GROUPS, MANY_ROW_GROUPS = 100_000, 10_000_000
 ROW_GROUPS_PER_SHARD = 8
-WINDOW_BYTES = DataConfig().shuffle_window_bytes
 TURNS, RESUMES = 3, 3
 SEEDS, EPOCHS, CARS = 12, 20, 200
 Figures = dict[str, float]

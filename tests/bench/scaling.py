@@ -405,7 +405,7 @@ def show(console: Console, recipe: Recipe, load: Load) -> None:
         f"more than {STEP_SPREAD:.0%}. Which of these it is cannot be told without GPUs, so the loss is taken from "
         f"the published figures and kept apart.\n"
         f"Carvana has some 4,000 pictures to train on: with more than 64 GPUs an epoch has fewer than eight steps of "
-        f"8 pictures a GPU. Those rows are for larger data sets; beyond 16 workers raise data.lanes."
+        f"8 pictures a GPU. Those rows are for larger data sets."
     )
 
 

@@ -35,7 +35,7 @@ def test_help_takes_less_than_a_second(job: str, tmp_path: Path) -> None:
         (["train.epochs=0"], "error: train.epochs: should be greater than or equal to 1 (it is 0)\n"),
         ([], "error: data.root is not set; give the folder or s3:// URL that jobs/prepare.py wrote\n"),
         (["data.root=nowhere"], "/nowhere; make the data set with jobs/prepare.py\n"),
-        (["cluster.workers=17", "train.global_batch_size=32"], "raise data.lanes in a new run\n"),
+        (["cluster.workers=17", "train.global_batch_size=32", "data.lanes=16"], "raise data.lanes in a new run\n"),
         (["cluster.workers=4", "train.global_batch_size=3"], "set it to at least 4\n"),
     ],
 )

@@ -10,6 +10,7 @@ from segtrain.dataset.manifest import Manifest
 from segtrain.dataset.versions import prune
 from segtrain.errors import UserError
 from segtrain.launch.data_version import pinned
+from segtrain.launch.earlier_run import as_it_began
 from segtrain.launch.workload import workload_of
 from segtrain.prepare.prepare_set import prepare
 from segtrain.runs.networks import recipe_to_score
@@ -18,6 +19,8 @@ from segtrain.training.checkpoint import Checkpoints, Cursor, facts_of
 from tests.support.small_sources import draw
 
 STORAGE = Storage()
+ORDER = ["data.lanes=16", "data.shuffle_window_bytes=16777216"]
+"""What a recipe without them would take from its data set."""
 
 
 @pytest.fixture
@@ -32,7 +35,8 @@ def make(root: str, shade: int) -> Manifest:
 
 @pytest.fixture
 def recipe(tmp_path: Path, root: str) -> Recipe:
-    return override(Recipe(), [f"run.storage={tmp_path}", "run.name=test", f"data.root={root}"])
+    fields = [f"run.storage={tmp_path}", "run.name=test", f"data.root={root}", *ORDER]
+    return override(Recipe(), fields)
 
 
 def begin(recipe: Recipe) -> None:
@@ -127,3 +131,32 @@ def test_networks_are_scored_on_the_newest_version_whatever_they_were_trained_on
     make(root, 0)
     begin(recipe)
     assert recipe_to_score(recipe.run.folder, root, []).data.version is None
+
+
+def order_of(recipe: Recipe) -> tuple[int | None, int | None]:
+    return recipe.data.lanes, recipe.data.shuffle_window_bytes
+
+
+def without_order(recipe: Recipe, *fields: str) -> Recipe:
+    return override(recipe, ["data.lanes=null", "data.shuffle_window_bytes=null", *fields])
+
+
+def test_a_new_run_takes_its_lanes_from_the_data_set_and_keeps_them_while_that_grows(recipe: Recipe, root: str) -> None:
+    asked = without_order(recipe, "train.global_batch_size=24")
+    make(root, 0)
+    chosen = pinned(as_it_began(asked), STORAGE).recipe
+    assert order_of(chosen) == (16, 16 * 2**20), "the set has too few row groups for 24"
+    for workers in (4, 12):
+        assert order_of(pinned(override(asked, [f"cluster.workers={workers}"]), STORAGE).recipe) == order_of(chosen)
+    earlier = override(asked, ["data.lanes=24", "data.shuffle_window_bytes=8388608"])
+    begin(earlier)
+    assert order_of(pinned(as_it_began(asked), STORAGE).recipe) == (24, 8388608)
+    make(root, 1)
+    assert order_of(pinned(as_it_began(asked), STORAGE).recipe) == (24, 8388608)
+
+
+def test_folds_and_trials_have_the_lanes_of_what_they_belong_to(recipe: Recipe, root: str) -> None:
+    make(root, 0)
+    whole = pinned(without_order(recipe, "train.global_batch_size=12"), STORAGE)
+    own = whole.recipe.updated({"data.fold": 1, "run.name": "fold-1", "train.global_batch_size": 8})
+    assert order_of(whole.member(own).recipe) == order_of(whole.recipe) == (12, 16 * 2**20)

@@ -31,7 +31,7 @@ DICE = {0: 0.90, 1: 0.94, 2: 0.95, 3: 0.97}
 def recipe(data_root: str, tmp_path: Path) -> Callable[..., Recipe]:
     """All folds, two epochs each, in `<tmp_path>/five`; with changes."""
     fields = [f"data.root={data_root}", f"run.storage={tmp_path}", "run.name=five", "folds=all"]
-    fields += ["train.epochs=2", "train.global_batch_size=4"]
+    fields += ["train.epochs=2", "train.global_batch_size=4", "data.lanes=16", "data.shuffle_window_bytes=16777216"]
     return lambda *changes: override(Recipe(), [*fields, *changes])
 
 

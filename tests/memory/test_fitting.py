@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import Recipe, override
-from segtrain.config.batch_split import batch_split
+from segtrain.config.batch_split import batch_split, lanes_for
 from segtrain.errors import UserError
 from segtrain.memory import plan
 from segtrain.memory.fitting import HEADROOM
@@ -101,7 +101,7 @@ def test_a_plan_fits_keeps_the_global_batch_and_is_its_own_plan(
     assert found.footprint.total <= device * (1 - HEADROOM)
     train = found.recipe.train
     assert train.global_batch_size == batch
-    split = batch_split(batch, found.recipe.data.lanes, workers, replicas, train.per_replica_batch_size)
+    split = batch_split(batch, lanes_for(batch), workers, replicas, train.per_replica_batch_size)
     assert split.per_replica == train.per_replica_batch_size
     again = plan(found.recipe, device, picture=WHOLE)
     assert again.recipe == found.recipe

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.config.batch_split import slots_per_worker
+from segtrain.config.batch_split import lanes_for, slots_per_worker
 from segtrain.pipeline.plan import EpochPlan, RowGroupTable, Sample, kept_groups
 
 WORLDS = (1, 2, 3, 4, 7, 8)
@@ -248,3 +248,58 @@ def test_a_hundred_thousand_row_groups_are_planned_and_resumed_quickly() -> None
     plan.outstanding(plan.steps // 2, 0, 1)
     assert plan.samples == 10_000_000
     assert time.process_time() - began < 3.0
+
+
+def large_set(rows: int) -> tuple[RowGroupTable, int]:
+    """512 row groups of some 8 MiB with about `rows` samples each, and the lanes that a global batch of 256 gets."""
+    counts = np.random.default_rng(rows).integers(rows - 2, rows + 3, 512)
+    table = RowGroupTable(rows=counts, bytes=counts * (8 * 2**20 // (rows + 2)))
+    return table, lanes_for(256, 512, int(table.bytes.sum()))
+
+
+def test_256_workers_have_work_in_each_step_on_a_set_of_512_row_groups() -> None:
+    table, lanes = large_set(40)
+    plan = EpochPlan("abc", 1, 0, table, 256, lanes, 2**20)
+    samples: list[Sample] = []
+    for step in range(plan.steps):
+        shares = [plan.worker_batch(step, worker, 256) for worker in range(256)]
+        if step < plan.steps - 1:
+            assert {len(share) for share in shares} == {1}
+        assert sorted(sample for share in shares for sample in share) == sorted(plan.worker_batch(step, 0, 1))
+        samples += [sample for share in shares for sample in share]
+    assert sorted(samples) == every_sample(table.rows.tolist())
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 7, 8, 16])
+def test_more_lanes_let_no_more_row_groups_be_read_twice(rows: int, workers: int) -> None:
+    table, lanes = large_set(rows)
+    assert lanes == 256
+    few = [EpochPlan("abc", 1, epoch, table, 256, 16, 16 * 2**20) for epoch in range(6)]
+    many = [EpochPlan("abc", 1, epoch, table, 256, lanes, 2**20) for epoch in range(6)]
+    read = [row_groups_read(plan, workers) for plan in many]
+    assert 6 * 512 <= sum(read) <= sum(row_groups_read(plan, workers) for plan in few)
+    assert max(read) <= 512 + workers - 1
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(st.integers(1, 12), min_size=1, max_size=25),
+    rounds=st.integers(1, 3),
+    lanes=st.integers(17, 40),
+    data=st.data(),
+)
+def test_workers_that_own_neighbouring_lanes_share_each_batch_as_evenly(
+    rows: list[int], rounds: int, lanes: int, data: st.DataObject
+) -> None:
+    workers = data.draw(st.integers(1, lanes))
+    plan = make_plan(rows, rounds * lanes, lanes)
+    for step in range(plan.steps):
+        shares = [plan.worker_batch(step, worker, workers) for worker in range(workers)]
+        whole = plan.worker_batch(step, 0, 1)
+        places = [[whole.index(sample) for sample in share] for share in shares]
+        assert sorted(place for each in places for place in each) == list(range(len(whole)))
+        assert all(each == sorted(each) for each in places), "each share is in global order"
+        assert max(map(len, shares)) <= slots_per_worker(rounds * lanes, lanes, workers)
+    left = [plan.outstanding(0, worker, workers) for worker in range(workers)]
+    np.testing.assert_array_equal(np.sum(left, axis=0), rows)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.pipeline.plan import EpochPlan, RowGroupTable
-from segtrain.pipeline.read_ahead import Outstanding, ReadAhead
+from segtrain.pipeline.read_ahead import Outstanding, ReadAhead, default_limit_bytes
 
 SIZES = [5, 3, 4, 6, 2]
 
@@ -120,3 +120,9 @@ def test_an_epoch_that_is_over_is_left_to_nobody() -> None:
     assert not left.is_left((3, 0))
     with pytest.raises(KeyError):
         left.finish(3, [(0, 0)])
+
+
+def test_a_worker_with_many_lanes_may_hold_a_row_group_of_each_and_still_read_ahead() -> None:
+    table = RowGroupTable(rows=np.full(512, 9), bytes=np.full(512, 8 * 2**20))
+    assert default_limit_bytes(table, 1) == default_limit_bytes(table, 16) == 256 * 2**20
+    assert default_limit_bytes(table, 256) - 256 * 8 * 2**20 >= 128 * 2**20

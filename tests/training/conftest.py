@@ -38,6 +38,7 @@ class TinySet:
             f"data.height={HEIGHT}",
             f"data.width={WIDTH}",
             "data.lanes=4",
+            "data.shuffle_window_bytes=16777216",
             "data.decode_threads=1",
             "model.filters=4",
             "model.depth=1",

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segtrain.config import Recipe
+from segtrain.config import Recipe, override
 from segtrain.errors import DataError, StorageError, TakenOverError, UserError
 from segtrain.storage.files import Storage
 from segtrain.training.checkpoint import Checkpoints, Cursor, facts_of
 
-FACTS = facts_of(Recipe(), "feedfacefeedface")
+RECIPE = override(Recipe(), ["data.lanes=16"])
+FACTS = facts_of(RECIPE, "feedfacefeedface")
 FILES = ["arrays.npz", "state.json", "recipe.yaml", "checksums.json"]
 
 
@@ -42,7 +43,7 @@ def save(checkpoints: Checkpoints, *steps: int, best: int = 0) -> None:
     for step in steps:
         cursor = cursor_of(step)
         cursor.best_step = best
-        checkpoints.save(arrays_of(step), cursor, FACTS, Recipe())
+        checkpoints.save(arrays_of(step), cursor, FACTS, RECIPE)
     checkpoints.wait()
 
 
@@ -87,9 +88,9 @@ def test_a_checkpoint_says_what_made_it(tmp_path: Path, checkpoints: Checkpoints
     folder = folder_of(tmp_path, 7)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert json.loads((folder / "checksums.json").read_text()).keys() == set(FILES[:-1])
-    assert (folder / "recipe.yaml").read_text() == Recipe().to_yaml()
+    assert (folder / "recipe.yaml").read_text() == RECIPE.to_yaml()
     facts = json.loads((folder / "state.json").read_text())["facts"]
-    assert (facts["recipe_fingerprint"], facts["seed"], facts["lanes"]) == (Recipe().fingerprint(), 0, 16)
+    assert (facts["recipe_fingerprint"], facts["seed"], facts["lanes"]) == (RECIPE.fingerprint(), 0, 16)
     assert {"tensorflow", "keras", "ray", "numpy", "pyarrow"} <= facts["versions"].keys()
 
 
@@ -302,7 +303,7 @@ def test_a_write_that_was_held_up_does_not_damage_the_checkpoint_of_the_process_
         def write_if_version(self, url: str, data: bytes, version: str | None) -> None:
             if not taken:
                 taken.append(url)
-                newer.save({**arrays_of(8), "more": np.zeros(3)}, cursor_of(8), FACTS, Recipe())
+                newer.save({**arrays_of(8), "more": np.zeros(3)}, cursor_of(8), FACTS, RECIPE)
                 newer.wait()
             super().write_if_version(url, data, version)
 
@@ -311,7 +312,7 @@ def test_a_write_that_was_held_up_does_not_damage_the_checkpoint_of_the_process_
             raise TakenOverError("it is trained by another process by now")
 
     older = Checkpoints(str(tmp_path), Held(), keep=2, check_owner=check_owner)
-    older.save(arrays_of(8), cursor_of(8), FACTS, Recipe())
+    older.save(arrays_of(8), cursor_of(8), FACTS, RECIPE)
     with pytest.raises(TakenOverError):
         older.wait()
     found = newer.restore()
@@ -329,7 +330,7 @@ def test_nothing_is_written_once_the_folder_is_anothers(tmp_path: Path) -> None:
             raise TakenOverError("runs/cars is trained by another process by now")
 
     checkpoints = Checkpoints(str(tmp_path), Storage(), keep=2, check_owner=check_owner)
-    checkpoints.save(arrays_of(8), cursor_of(8), FACTS, Recipe())
+    checkpoints.save(arrays_of(8), cursor_of(8), FACTS, RECIPE)
     with pytest.raises(TakenOverError):
         checkpoints.wait()
     assert sorted(path.name for path in folder_of(tmp_path, 8).iterdir()) == ["arrays.npz", "state.json"]
@@ -396,8 +397,8 @@ def test_a_failed_write_is_raised_by_the_next_save_or_wait_and_leaves_no_checkpo
 ) -> None:
     monkeypatch.setattr(Failing, "suffix", suffix)
     checkpoints = Checkpoints(str(tmp_path), Failing(), keep=2)
-    for surface in (lambda: checkpoints.save(arrays_of(8), cursor_of(8), FACTS, Recipe()), checkpoints.wait):
-        checkpoints.save(arrays_of(4), cursor_of(4), FACTS, Recipe())
+    for surface in (lambda: checkpoints.save(arrays_of(8), cursor_of(8), FACTS, RECIPE), checkpoints.wait):
+        checkpoints.save(arrays_of(4), cursor_of(4), FACTS, RECIPE)
         with pytest.raises(StorageError, match="no space left"):
             surface()
         checkpoints.wait()  # raised once
@@ -422,7 +423,7 @@ def test_the_caller_goes_on_while_the_write_is_under_way(tmp_path: Path, monkeyp
     monkeypatch.setattr(Storage, "write_if_version", wait_and_write)
     checkpoints = Checkpoints(str(tmp_path), Storage(), keep=2)
     cursor = cursor_of(4)
-    checkpoints.save(arrays_of(4), cursor, FACTS, Recipe())
+    checkpoints.save(arrays_of(4), cursor, FACTS, RECIPE)
     cursor.step = 5  # training goes on; what is being written stays as it was
     assert checkpoints.restore() is None
     may_write.set()

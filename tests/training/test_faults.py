@@ -13,6 +13,7 @@ from segtrain.config.batch_split import batch_split
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, StorageError
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import Driver, Progress, World
 from segtrain.storage.files import Storage, join
@@ -85,7 +86,8 @@ def test_a_worker_reads_manifest_and_index_once(on_s3: Callable[..., Recipe], fa
 def opened(recipe: Recipe) -> TrainingData:
     storage = Storage(recipe.storage)
     data_set = read_data_set(storage, recipe.data)
-    split = batch_split(recipe.train.global_batch_size, recipe.data.lanes, 1, 1, None)
+    lanes = sample_order(recipe, data_set.manifest).lanes
+    split = batch_split(recipe.train.global_batch_size, lanes, 1, 1, None)
     return TrainingData(recipe, data_set, storage, World(), split)
 
 

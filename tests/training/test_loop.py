@@ -21,6 +21,7 @@ from segtrain.config.batch_split import batch_split
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.manifest import read_manifest
 from segtrain.errors import DataError, UserError
+from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.worker_data import TrainingData
 from segtrain.runs.status import Driver, Left, Progress, World
 from segtrain.storage.files import Storage
@@ -377,8 +378,9 @@ def test_every_precision_trains_and_exports_a_wide_model(
 def ids_of(recipe: Recipe, step: int) -> list[str]:
     """Pictures of a step of the first epoch."""
     train_config, data = recipe.train, recipe.data
-    split = batch_split(train_config.global_batch_size, data.lanes, 1, 1, None)
     data_set = read_data_set(Storage(), data)
+    lanes = sample_order(recipe, data_set.manifest).lanes
+    split = batch_split(train_config.global_batch_size, lanes, 1, 1, None)
     with closing(TrainingData(recipe, data_set, Storage(), World(), split)) as training:
         return next(itertools.islice(training.batches(0, 0), step, None)).ids
 
