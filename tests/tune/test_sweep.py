@@ -20,8 +20,10 @@ import pytest
 from segtrain.cluster.failures import DeviceMemoryError
 from segtrain.config import Recipe, load_recipe
 from segtrain.errors import RunError, UserError
+from segtrain.launch.data_version import pinned
+from segtrain.launch.earlier_run import as_it_began
 from segtrain.runs.status import Driver, Progress, RunSummary, World
-from segtrain.runs.trials import Trial, read_sweep, read_trials
+from segtrain.runs.trials import Sweep, Trial, read_sweep, read_trials, write_sweep
 from segtrain.storage.files import Storage
 from segtrain.tune import sweep
 from tests.support.labelled import LabelledSet
@@ -362,3 +364,20 @@ class TestRefused:
         asked = recipe({"train.seed": {"grid": [1]}}, {"start_from": [str(tmp_path)]})
         with pytest.raises(UserError, match=r"tune\.start_from: .* is neither a recipe file nor the folder of a run"):
             sweep.check_sweep(asked, Storage(), resume=False)
+
+
+def test_a_resumed_sweep_keeps_the_lanes_that_it_began_with(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Also one that was begun when there were always 16."""
+    space = {"train.seed": {"grid": [1]}}
+    began = recipe(space, {}, data={"lanes": 16, "shuffle_window_bytes": 16 * 2**20}, train={"global_batch_size": 12})
+    write_sweep(str(tmp_path / "sweep"), Sweep("running"), Storage())
+    (tmp_path / "sweep/recipe.yaml").write_text(began.to_yaml())
+    again = recipe(space, {}, train={"global_batch_size": 12})
+    resumed = as_it_began(again)
+    assert resumed.data.lanes == 16
+    sweep.check_sweep(resumed, Storage(), resume=True)
+    assert pinned(resumed, Storage()).recipe.data.lanes == 16
+    assert pinned(again.updated({"run.name": "new"}), Storage()).recipe.data.lanes == 12
+    other = as_it_began(again.updated({"data.lanes": 12}))
+    with pytest.raises(UserError, match=r"--resume: .* holds another sweep \(data\.lanes: 16 -> 12\)"):
+        sweep.check_sweep(other, Storage(), resume=True)
