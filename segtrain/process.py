@@ -1,12 +1,14 @@
-"""What a process needs before it works: temporary files, environment, freed memory, settings of TensorFlow."""
+"""What a process needs before it works: temporary files, environment, cores, freed memory, settings of TensorFlow."""
 
 import contextlib
 import ctypes
+import math
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from segtrain.errors import NoSpaceError, StorageError
 
@@ -17,6 +19,8 @@ NO_KERAS_HOME = os.path.join(os.devnull, "keras")
 # From glibc's malloc.h; it takes no mmap threshold above 32 MiB.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 MIB = 2**20
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux mounts control groups, and the file that names those of this process."""
 LEAST_TEMPORARY_BYTES = 16 * 2**20
 """Room for Ray's logs, or for a small network on its way to its place."""
 
@@ -65,10 +69,72 @@ def keras_as_the_recipe_says() -> None:
     os.environ.update(KERAS_BACKEND="tensorflow", KERAS_HOME=NO_KERAS_HOME)
 
 
+def usable_cores() -> int:
+    """Cores that this process can keep busy: those that it may run on, within the quota of its control groups.
+
+    The machine may have more, which belong to other containers and jobs.
+    """
+    return math.ceil(min(_scheduled_cores(), _quota_cores(CGROUPS, OWN_CGROUPS)))
+
+
+def share_of_cores(workers: int, cpus_per_worker: int) -> int:
+    """Cores for one of `workers` on this machine: what each asked of Ray, or an equal share where that is 1.
+
+    Ray asks for one CPU by default, and hands out numbers, not cores: it holds no process back.
+    """
+    cores = usable_cores()
+    return min(cores, cpus_per_worker) if cpus_per_worker > 1 else max(1, cores // workers)
+
+
+def _scheduled_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS binds no process to cores
+
+
+def _quota_cores(root: Path, own: Path) -> float:
+    """The smallest CPU quota of this process's control groups and those around them; infinite without one.
+
+    Version 2 has one tree of groups with `cpu.max` ("quota period", in us). Version 1 has a tree for each controller,
+    and two files. In a container the groups that `own` names may lie outside of what is mounted: then the mounted
+    root is the container's own group.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # no Linux, or no /proc
+        return math.inf
+    quota = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        trees = [root] if not controllers else [root / name for name in (controllers, "cpu")]
+        for tree in trees:
+            group = tree / path.lstrip("/")
+            for folder in (group, *group.parents):
+                quota = min(quota, _quota_of(folder))
+                if folder == tree:
+                    break
+    return quota
+
+
+def _quota_of(folder: Path) -> float:
+    """CPU time a second of the group in a folder; infinite where it has no bound or is not there."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except OSError:
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+
+
 def before_tensorflow(*, compute_threads: int | None = None) -> None:
     """Make ready for TensorFlow's import: Keras 3 whatever Ray has set, and oneDNN's kernels on CPUs.
 
-    `compute_threads` bounds the threads that an operation is spread over; all cores with None.
+    `compute_threads` bounds the threads that an operation is spread over. With None it is all cores, which TensorFlow
+    counts itself; it does not know of a control group's quota, beyond which its threads would be held back.
 
     TensorFlow takes oneDNN by itself on a few CPUs only. Its own kernels lay out nine copies of a layer's input for the
     gradient of a 3x3 convolution: 2.7 GiB at 1918x1280 with 32 channels, and 25 % more CPU time a step at 96x128.
@@ -80,6 +146,8 @@ def before_tensorflow(*, compute_threads: int | None = None) -> None:
     os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 * 2**30))
     if compute_threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(compute_threads)
+    elif usable_cores() < _scheduled_cores():
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(usable_cores()))
 
 
 @contextlib.contextmanager

@@ -2,12 +2,12 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol, TypeVar
 
 from segtrain.errors import RunError
+from segtrain.process import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def fan_out(pictures: int, *, parallel: bool, is_local: bool) -> Iterator[FanOut
 
 
 def on_threads(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-    """Call on a thread a core. The first error ends it: calls that have not begun are dropped."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    """Call on a thread for each usable core. The first error ends it: calls that have not begun are dropped."""
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         yield from (future.result() for future in as_completed([pool.submit(function, *call) for call in calls]))
     finally:

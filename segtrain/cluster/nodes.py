@@ -45,6 +45,13 @@ def room(asked: ClusterConfig) -> int:
     return sum(node.room(asked) for node in free())
 
 
+def room_here(asked: ClusterConfig) -> int:
+    """How many workers this machine could hold if nothing else ran there; at least the one that asks."""
+    here = ray.get_runtime_context().get_node_id()
+    found = (_node("", node["Resources"]) for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, sum(node.room(asked) for node in found))
+
+
 def draining() -> set[str]:
     """Ray's names of the nodes that have been told to go, as a spot machine is two minutes before its end."""
     return set(cluster_state.get_draining_nodes())

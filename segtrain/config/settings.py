@@ -76,7 +76,8 @@ class DataConfig(Section):
     """Most stored bytes that a worker reads ahead and holds in memory. By default 256 MiB, and a row group more for
     each lane beyond 16 that the worker owns."""
     decode_threads: Count | None = None
-    """Threads that decode in each worker. By default one for each core."""
+    """Threads that decode in each worker. By default `cluster.cpus_per_worker`, or if that is 1 the worker's share of
+    the machine's cores. Cores that a container may not use do not count."""
     prefetch_batches: Count = 4
     """Batches that are decoded ahead of their step, within `prefetch_bytes`."""
     prefetch_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
@@ -208,10 +209,10 @@ class ClusterConfig(Section):
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     """GPUs of each worker, with a replica on each. 0 trains on the CPU."""
     cpus_per_worker: Count = 1
-    """CPUs that each worker asks of Ray."""
+    """CPUs that each worker asks of Ray. More than 1 are also the threads that it decodes and scores with."""
     compute_threads: Count | None = None
-    """Threads that TensorFlow computes with in each worker. By default all cores; in a sweep `cpus_per_worker`, because
-    several trials share a machine. The last digits of sums may depend on it."""
+    """Threads that TensorFlow computes with in each worker. By default all cores that a container may use; in a sweep
+    `cpus_per_worker`, because several trials share a machine. The last digits of sums may depend on it."""
     cpu_replicas_per_worker: Count = 1
     """Logical CPU devices that stand in for GPUs where `gpus_per_worker` is 0."""
     device_bytes: Count | None = None

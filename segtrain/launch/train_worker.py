@@ -44,6 +44,7 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
         rank=context.get_world_rank(),
         replicas_per_worker=recipe.cluster.replicas_per_worker,
         gpus_per_worker=recipe.cluster.gpus_per_worker,
+        workers_on_machine=context.get_local_world_size(),
     )
     mailbox = config["mailbox"]
     forward_warnings(lambda line: mailbox.put.remote(f"worker {world.rank}: {line}"))

@@ -28,7 +28,7 @@ from segtrain.pipeline.prefetch import Prefetch, started_ahead
 from segtrain.pipeline.read_ahead import Key, Outstanding, ReadAhead, default_limit_bytes
 from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.selection import Selection, evaluation_selection, training_selection
-from segtrain.process import keep_freed_memory
+from segtrain.process import keep_freed_memory, share_of_cores
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage, is_remote, local_path
 
@@ -100,8 +100,10 @@ class _Feed(Generic[T]):
         self.reader = RowGroupReader(data_set.manifest, storage, data_set.root, open_node_cache(recipe.data))
         """Says what this worker has read since it started, and what it left out because its bytes are damaged."""
         self._reading = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="segtrain-read")
+        self.host_threads = share_of_cores(world.workers_on_machine, recipe.cluster.cpus_per_worker)
+        """Threads that keep this worker's share of its machine's cores busy."""
         self._decoding = ThreadPoolExecutor(
-            recipe.data.decode_threads or os.cpu_count() or 1, thread_name_prefix="segtrain-decode"
+            recipe.data.decode_threads or self.host_threads, thread_name_prefix="segtrain-decode"
         )
         self._decoding_batches, self._ready_batches = batches_ahead(recipe.data, batch_bytes)
         self._stream: Prefetch[T] | None = None

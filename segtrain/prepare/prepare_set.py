@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import logging
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -33,6 +32,7 @@ from segtrain.prepare.pairs import Checked
 from segtrain.prepare.sources import Picture, carvana, competition, folder
 from segtrain.prepare.stored_rows import Stored, know_shard, stored_pictures
 from segtrain.prepare.union import Grouping, Pair, group_as_stored, kinds_of, merge
+from segtrain.process import usable_cores
 from segtrain.storage.checksums import crc32c
 from segtrain.storage.files import Storage, is_remote, join, local_path
 from segtrain.storage.scratch import remove_leftovers, scratch_folder
@@ -258,7 +258,7 @@ def _files_of(recipe: Recipe) -> Iterator[CarvanaSource | FolderSource]:
         path = source.path or str(stack.enter_context(scratch_folder("synthetic")))
         logger.info("drawing %d pictures of %d cars", source.cars * source.views, source.cars)
         try:
-            draw_cars(source, local_path(path), workers=os.cpu_count() or 1)
+            draw_cars(source, local_path(path), workers=usable_cores())
         except OSError as error:
             raise StorageError(f"source.path: {shown(error.filename or path)}: {error.strerror}") from None
         yield CarvanaSource(path=path)

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from os import cpu_count
 
 from segtrain.locations import without_credentials
+from segtrain.process import usable_cores
 from segtrain.report import page
 from segtrain.report.embedded import Thumbnail, bytes_each, thumbnail
 from segtrain.report.folders import SweepContent
@@ -66,7 +66,7 @@ def _cards(sweep: SweepContent, order: Sequence[Trial]) -> list[tuple[str, str, 
 def _thumbnails(sweep: SweepContent) -> dict[int, Thumbnail | None]:
     """Number of a trial that has a panel -> its thumbnail; None where that cannot be small enough."""
     make = partial(thumbnail, at_most_bytes=bytes_each(len(sweep.pictures)))
-    with ThreadPoolExecutor(cpu_count() or 1) as pool:  # Pillow leaves Python's lock while it works
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow leaves Python's lock while it works
         return dict(zip(sweep.pictures, pool.map(make, sweep.pictures.values()), strict=True))
 
 

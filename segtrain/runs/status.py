@@ -15,6 +15,8 @@ class World:
     rank: int = 0
     replicas_per_worker: int = 1
     gpus_per_worker: int = 0
+    workers_on_machine: int = 1
+    """Workers that share this worker's machine, itself included; in a sweep the trials that it can hold."""
 
     @property
     def replicas(self) -> int:

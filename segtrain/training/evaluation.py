@@ -1,6 +1,5 @@
 """Exact scores on a fold: every picture once, at its original size, over any number of workers."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -38,7 +37,7 @@ def score_fold(
     worker; what it raises ends the evaluation.
     """
     table = np.zeros((len(data.ids), COLUMNS))
-    threads = os.cpu_count() or 1
+    threads = data.host_threads
 
     def scored() -> Iterator[tuple[int, Future[np.ndarray]]]:
         """Each picture's number, and its row of the table under way."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import tune
 
+from segtrain.cluster import nodes
 from segtrain.cluster.failures import DeviceMemoryError, WorkerError, comes_again, portable
 from segtrain.cluster.log_forwarding import forward_warnings
 from segtrain.cluster.watchdog import Stuck, Watchdog
@@ -129,7 +130,9 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) ->
     """The loop in this process; with half the pictures at once each time that the device runs out of memory."""
     before_tensorflow(compute_threads=recipe.cluster.compute_threads)
     world = World(
-        replicas_per_worker=recipe.cluster.replicas_per_worker, gpus_per_worker=recipe.cluster.gpus_per_worker
+        replicas_per_worker=recipe.cluster.replicas_per_worker,
+        gpus_per_worker=recipe.cluster.gpus_per_worker,
+        workers_on_machine=nodes.room_here(recipe.cluster),
     )
     forward_warnings(reporter.note)
     while True:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.ray
 def leaves_or_fails(recipe: Recipe, world: World, driver: Driver) -> RunSummary:
     """Leave at step 7; with a seed of 1 the last of the workers fails instead."""
     assert (driver.claim, world.workers) == ("a token", recipe.cluster.max_workers)
+    assert world.workers_on_machine == world.workers
     if recipe.train.seed == 1 and not world.is_chief:
         raise ConnectionResetError("peer")
     raise Left(7)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import shutil
 import threading
 import time
@@ -369,3 +370,15 @@ def test_the_node_cache_serves_what_was_read_before(tiny, tmp_path: Path) -> Non
 )
 def test_batches_ahead_stay_within_their_bytes(prefetch_bytes: int, batch_bytes: int, ahead: tuple[int, int]) -> None:
     assert batches_ahead(DataConfig(prefetch_bytes=prefetch_bytes), batch_bytes) == ahead
+
+
+def test_workers_on_one_machine_share_its_cores(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    found = {}
+    for workers_here, cpus in ((1, 1), (4, 1), (4, 2)):
+        world = World(workers=4, rank=1, workers_on_machine=workers_here)
+        with closing(
+            EvaluationData(tiny.recipe(cluster={"cpus_per_worker": cpus}), tiny.stored, Storage(), world)
+        ) as data:
+            found[workers_here, cpus] = data.host_threads
+    assert found == {(1, 1): 12, (4, 1): 3, (4, 2): 2}

@@ -190,7 +190,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
         return write_one(*args)
 
     monkeypatch.setattr(write_shards, "write_one", dying)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
 
 
 def test_a_killed_run_goes_on_where_it_was(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ class Altered:
     """Evaluation data whose batches a test has changed."""
 
     def __init__(self, data: EvaluationData, change: Callable[[list[EvaluationBatch]], list[EvaluationBatch]]) -> None:
-        self.ids = data.ids
+        self.ids, self.host_threads = data.ids, data.host_threads
         self._data, self._change = data, change
 
     def batches(self) -> list[EvaluationBatch]:
