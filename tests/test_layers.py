@@ -13,7 +13,15 @@ from tests.support.places import REPOSITORY
 NOT_LIGHT = {
     "cluster": ("connection", "fleet", "nodes", "ray_internals", "train_internals", "spread_out"),
     "inference": ("apply", "export", "load_networks", "predict_rows", "predictor"),
-    "launch": ("bench_run", "supervisor", "tensorflow_cluster", "train_folds", "train_run", "train_worker", "worker_group"),
+    "launch": (
+        "bench_run",
+        "supervisor",
+        "tensorflow_cluster",
+        "train_folds",
+        "train_run",
+        "train_worker",
+        "worker_group",
+    ),
     "models": ("",),
     "pipeline": ("augment", "batches", "decode", "worker_data"),
     "prediction": ("predict_masks", "predict_worker"),

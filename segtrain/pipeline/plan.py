@@ -131,7 +131,8 @@ class EpochPlan:
     def _cut_blocks(self, workers: int) -> list[list[int]]:
         """The list of lanes in equal parts, in ascending order each; begun where the parts cut fewest row groups."""
         along_the_list = np.argsort(self._lane_starts, kind="stable")
-        is_cut = ~np.isin(self._lane_starts[along_the_list], self._starts)
+        lane_starts = self._lane_starts[along_the_list]
+        is_cut = self._starts[np.searchsorted(self._starts, lane_starts)] != lane_starts
         firsts = self._lanes * np.arange(workers) // workers
         turns = np.arange(-(-self._lanes // workers))
         cuts = is_cut[np.add.outer(turns, firsts) % self._lanes].sum(axis=1)

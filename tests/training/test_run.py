@@ -14,6 +14,7 @@ import tensorflow as tf
 from segtrain.config import DataConfig, Recipe, override
 from segtrain.dataset.data_set import DataSet, read_data_set
 from segtrain.errors import StorageError, UserError
+from segtrain.runs.run_folder import recipe_of
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
 from segtrain.training import run as running
@@ -169,3 +170,11 @@ def test_a_failed_save_ends_the_run_but_never_hides_what_ended_it_before(
     with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError, match="from within"):
         save_and_fail(recipe())
     assert "no space left" in caplog.text
+
+
+def test_a_run_writes_down_the_lanes_that_its_recipe_left_out(recipe: Callable[..., Recipe]) -> None:
+    with Run(recipe("data.lanes=null", "data.shuffle_window_bytes=null"), World()) as run:
+        assert next(run.batches).ids
+    kept = recipe_of(run.recipe.run.folder, run.storage)
+    assert (kept.data.lanes, kept.data.shuffle_window_bytes) == (15, 16 * 2**20), "a multiple of the batch of 5"
+    assert kept == run.recipe
