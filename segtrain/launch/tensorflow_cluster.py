@@ -24,6 +24,9 @@ class TensorFlowCluster(BackendConfig):
 
 
 class _TensorFlowBackend(Backend):
+    share_cuda_visible_devices = True
+    """NCCL copies directly between GPUs of a machine only where a process sees both; see `cluster/own_gpus.py`."""
+
     def on_start(self, worker_group: Any, backend_config: TensorFlowCluster) -> None:  # type: ignore[override]
         """Write TF_CONFIG in every worker, before its training function runs."""
         addresses = worker_group.execute(_hold_port) if len(worker_group) > 1 else []

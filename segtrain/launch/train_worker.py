@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from segtrain.cluster.failures import portable
 from segtrain.cluster.log_forwarding import forward_warnings
+from segtrain.cluster.own_gpus import VISIBLE, own_positions, visible_gpus
 from segtrain.cluster.watchdog import Stuck, Watchdog
 from segtrain.config import Recipe
 from segtrain.launch.mailbox import Began, StuckWorker
@@ -45,6 +46,7 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
         replicas_per_worker=recipe.cluster.replicas_per_worker,
         gpus_per_worker=recipe.cluster.gpus_per_worker,
         workers_on_machine=context.get_local_world_size(),
+        gpu_positions=_own_gpus() if recipe.cluster.gpus_per_worker else None,
     )
     mailbox = config["mailbox"]
     forward_warnings(lambda line: mailbox.put.remote(f"worker {world.rank}: {line}"))
@@ -64,6 +66,15 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
         return left
     except Exception as error:
         raise portable(error, gpus=world.gpus_per_worker > 0) from None
+
+
+def _own_gpus() -> tuple[int, ...]:
+    """Positions of this worker's GPUs among those that its process sees, which it sets before TensorFlow looks."""
+    assigned = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+    visible = visible_gpus(os.environ.get(VISIBLE), assigned)
+    if visible is not None:
+        os.environ[VISIBLE] = visible
+    return own_positions(visible, assigned)
 
 
 def _teller(mailbox: Any) -> Callable[[Progress], None]:

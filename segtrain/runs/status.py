@@ -17,6 +17,8 @@ class World:
     gpus_per_worker: int = 0
     workers_on_machine: int = 1
     """Workers that share this worker's machine, itself included; in a sweep the trials that it can hold."""
+    gpu_positions: tuple[int, ...] | None = None
+    """Of this worker's GPUs among those that its process sees; None where all of them are its own."""
 
     @property
     def replicas(self) -> int:

@@ -28,12 +28,16 @@ def configure_process(world: World, *, deterministic: bool, seed: int, tf32: boo
     """
     keep_freed_memory()
     gpus = tf.config.list_physical_devices("GPU")
+    if world.gpu_positions is not None:
+        # The others stay visible to NCCL.
+        gpus = [gpus[position] for position in world.gpu_positions if position < len(gpus)]
     if len(gpus) != world.gpus_per_worker and world.gpus_per_worker:
         raise UserError(
             f"cluster.gpus_per_worker is {world.gpus_per_worker} but TensorFlow sees {len(gpus)} GPUs on this node; "
             f"check the driver and CUDA libraries (pip install -e '.[gpu]')"
         )
     if world.gpus_per_worker:
+        tf.config.set_visible_devices(gpus, "GPU")
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
     else:

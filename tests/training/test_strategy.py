@@ -24,6 +24,23 @@ def test_another_number_of_gpus_than_asked_for_is_an_error(monkeypatch: pytest.M
         configure_process(World(replicas_per_worker=2, gpus_per_worker=2), deterministic=False, seed=0, tf32=True)
 
 
+def test_of_the_gpus_of_its_machine_a_worker_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind} {number}" for number in range(4)])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, kind: taken.extend(gpus))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, grows: None)
+    world = World(replicas_per_worker=2, gpus_per_worker=2, gpu_positions=(1, 3))
+    configure_process(world, deterministic=False, seed=0, tf32=True)
+    assert taken == ["GPU 1", "GPU 3"]
+
+
+def test_a_gpu_of_its_own_that_tensorflow_does_not_see_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * 2)
+    world = World(replicas_per_worker=2, gpus_per_worker=2, gpu_positions=(1, 2))
+    with pytest.raises(UserError, match="is 2 but TensorFlow sees 1 GPUs"):
+        configure_process(world, deterministic=False, seed=0, tf32=True)
+
+
 def test_a_process_may_be_configured_again_for_its_next_run() -> None:
     for deterministic in (False, True, False, True):
         configure_process(World(), deterministic=deterministic, seed=3, tf32=True)
