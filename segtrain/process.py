@@ -144,6 +144,9 @@ def before_tensorflow(*, compute_threads: int | None = None) -> None:
     os.environ.setdefault(ONEDNN, "1")
     # Kernels that a GPU newer than TensorFlow's build compiles are kept for the next process: NVIDIA's largest cache.
     os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 * 2**30))
+    # TensorFlow's guide to GPU performance: each GPU's kernels are started by threads of its own, and do not queue
+    # behind the work of the host on the threads of all operations.
+    os.environ.setdefault("TF_GPU_THREAD_MODE", "gpu_private")
     if compute_threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(compute_threads)
     elif usable_cores() < _scheduled_cores():

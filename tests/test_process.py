@@ -50,6 +50,23 @@ def test_keras_runs_on_tensorflow_and_reads_no_settings_of_the_users(
         Path(os.environ["KERAS_HOME"]).mkdir(parents=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "ours", "the_users"),
+    [("CUDA_CACHE_MAXSIZE", "4294967296", "1000000"), ("TF_GPU_THREAD_MODE", "gpu_private", "global")],
+)
+def test_settings_for_gpus_are_made_unless_the_user_has_made_them(
+    name: str, ours: str, the_users: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("CUDA_CACHE_MAXSIZE", "TF_GPU_THREAD_MODE"):
+        monkeypatch.setenv(variable, "")  # which is put back afterwards
+        monkeypatch.delenv(variable)
+    before_tensorflow()
+    assert os.environ[name] == ours
+    monkeypatch.setenv(name, the_users)
+    before_tensorflow()
+    assert os.environ[name] == the_users
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("home", ["written", NO_HOME])
 def test_keras_json_changes_nothing(home: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 #   docker build --build-arg BASE_DIGEST=$BASE_DIGEST -f infra/docker/gpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cu125 .
 #
 # TensorFlow 2.21 is built with CUDA 12.5. Ray's `-gpu` tags are CUDA 12.1, so they do not fit. The machine's driver
-# must run CUDA 12 (525 or newer). Ray and Python are those of the whole cluster: head, workers and who submits.
+# must run CUDA 12 (525 or newer), on Hopper and newer GPUs CUDA 12.5 (555 or newer). Ray and Python are those of the whole cluster: head, workers and who submits.
 ARG RAY_VERSION=2.60.0
 ARG PYTHON=py311
 ARG CUDA=cu125
@@ -13,6 +13,11 @@ ARG BASE_DIGEST
 FROM rayproject/ray:${RAY_VERSION}-${PYTHON}-${CUDA}@${BASE_DIGEST}
 ARG RAY_VERSION
 ARG UV_VERSION=0.13.9
+
+# TensorFlow has no compiled kernels for GPUs newer than compute capability 8.9 (Hopper, Blackwell): the driver compiles
+# them at first use and keeps them, in CUDA_CACHE_PATH if that is set. cluster.yaml and infra/kuberay set it to the NVMe
+# that they mount. 4 GiB is the largest cache that the driver takes; its own 1 GiB throws kernels away again.
+ENV CUDA_CACHE_MAXSIZE=4294967296
 
 # User `ray` of group `users`, as in Ray's image; Kubernetes can check numbers alone for `runAsNonRoot`.
 USER 1000:100

@@ -97,6 +97,14 @@ def test_the_watcher_of_spot_notices_is_brought_to_the_nodes_and_started(config:
     assert (REPOSITORY / "infra/node/spot_drain.py").is_file()
 
 
+def test_compiled_kernels_are_kept_on_the_disk_that_containers_share(config: dict[str, Any]) -> None:
+    options = config["docker"]["run_options"]
+    shared = [option.split(":")[-1] for option in options if option.startswith("-v ")]
+    kept = next(option.partition("=")[2] for option in options if option.startswith("-e CUDA_CACHE_PATH="))
+    assert Path(kept).parent.as_posix() in shared
+    assert "-e CUDA_CACHE_MAXSIZE=4294967296" in options
+
+
 def test_every_command_is_sound_shell(config: dict[str, Any]) -> None:
     lists = [config[key] for key in config if key.endswith("_commands")]
     for command in (command for some in lists for command in some):

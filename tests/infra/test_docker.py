@@ -129,6 +129,11 @@ def test_the_gpu_image_pins_every_cuda_library_that_tensorflow_asks_for() -> Non
     assert "--extra gpu" in installing
 
 
+def test_the_gpu_image_keeps_as_many_compiled_kernels_as_the_driver_can() -> None:
+    variables = [rest for name, rest in instructions(REPOSITORY / "infra/docker/gpu.Dockerfile") if name == "ENV"]
+    assert variables == [f"CUDA_CACHE_MAXSIZE={4 * 2**30}"]
+
+
 def test_both_images_differ_in_cuda_alone() -> None:
     gpu, cpu = (
         {line for line in (REPOSITORY / f"infra/docker/{name}.Dockerfile").read_text().splitlines() if line[:1] != "#"}

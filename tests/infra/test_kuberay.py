@@ -182,7 +182,12 @@ def test_a_job_names_what_is_in_the_image_and_settings_that_exist(file: str) -> 
     assert recipe.cluster.max_workers <= most
     (mount,) = [each for each in mounts if (recipe.data.node_cache or "").startswith(each["mountPath"] + "/")]
     (volume,) = [each for each in worker["volumes"] if each["name"] == mount["name"]]
-    assert recipe.data.node_cache_bytes < int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * GIB
+    variables = environment(container)
+    assert variables["CUDA_CACHE_PATH"].startswith(mount["mountPath"] + "/")
+    compiled_bytes = int(variables["CUDA_CACHE_MAXSIZE"])
+    assert compiled_bytes == 4 * GIB
+    volume_bytes = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * GIB
+    assert recipe.data.node_cache_bytes + compiled_bytes < volume_bytes
 
 
 @pytest.mark.parametrize("file", [TRAIN, TUNE])
