@@ -4,7 +4,8 @@
 #   docker build --build-arg BASE_DIGEST=$BASE_DIGEST -f infra/docker/gpu.Dockerfile -t REGISTRY/segtrain:0.1.0-ray2.60.0-cu125 .
 #
 # TensorFlow 2.21 is built with CUDA 12.5. Ray's `-gpu` tags are CUDA 12.1, so they do not fit. The machine's driver
-# must run CUDA 12 (525 or newer), on Hopper and newer GPUs CUDA 12.5 (555 or newer). Ray and Python are those of the whole cluster: head, workers and who submits.
+# must run CUDA 12 (525 or newer), on Hopper and newer GPUs CUDA 12.5 (555 or newer). Ray and Python are those of the
+# whole cluster: head, workers and who submits.
 ARG RAY_VERSION=2.60.0
 ARG PYTHON=py311
 ARG CUDA=cu125

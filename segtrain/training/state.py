@@ -3,6 +3,7 @@
 All of it is saved in checkpoints and restored from them; the network is exported for use.
 """
 
+import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.architectures.layer_list import layer_list
+from segtrain.architectures.layer_records import DropOut
 from segtrain.errors import DataError, UserError
 from segtrain.models import build_model
+from segtrain.models.dropout import DRAWS
 from segtrain.runs.run_folder import MODEL_NAME, RunFolder
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
@@ -30,6 +33,8 @@ DAMAGED_MODEL = (
     *(OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error),
 )
 """What Keras raises for a file that is no model or damaged, depending on which part of it is read first."""
+
+log = logging.getLogger(__name__)
 
 
 class TrainingState:
@@ -110,6 +115,17 @@ class TrainingState:
         for name, variable in variables.items():
             variable.assign(checkpoint.arrays[name])
         self.cursor = checkpoint.cursor
+        if self._world.is_chief and checkpoint.facts.get("dropout_draws") != DRAWS and self._drops_units():
+            log.warning(
+                "%s: up to step %d an older version of segtrain drew other units for dropout; from here on the losses "
+                "are not those that it would have had",
+                folder,
+                self.cursor.step,
+            )
+
+    def _drops_units(self) -> bool:
+        kinds = [layer.kind for layer in layer_list(self._recipe.model)]
+        return any(isinstance(kind, DropOut) and kind.rate > 0 for kind in kinds)
 
     def _start_from(self, source: str) -> None:
         """Take the weights of a run's best model, or of a `.keras` file. Raises UserError where they do not fit."""

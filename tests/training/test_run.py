@@ -47,6 +47,23 @@ def test_a_run_goes_on_from_its_newest_checkpoint(finished) -> None:
     assert {name.partition("/")[0] for name in found} == {"model", "optimizer", "ema", "loss_scale"}
 
 
+@pytest.mark.parametrize(("rates", "lines"), [("0.0", 0), ("[0.0,0.2]", 1)])
+def test_a_run_whose_dropout_is_drawn_otherwise_from_here_on_says_so_once(
+    recipe: Callable[..., Recipe], rates: str, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Run(recipe(f"model.dropout={rates}"), World()) as run:
+        run.save()
+        run.state.checkpoints.wait()
+        checkpoint = run.state.checkpoints.restore()
+        assert checkpoint is not None
+        run.state.load(checkpoint)
+        assert "dropout" not in caplog.text
+        # As versions wrote it that drew other units.
+        facts = {name: fact for name, fact in checkpoint.facts.items() if name != "dropout_draws"}
+        run.state.load(dataclasses.replace(checkpoint, facts=facts))
+    assert caplog.text.count("up to step 0 an older version of segtrain drew other units for dropout") == lines
+
+
 @pytest.mark.parametrize("ending", ["", "best/model.keras"])
 def test_a_run_starts_from_the_weights_of_another(finished, recipe: Callable[..., Recipe], ending: str) -> None:
     storage = f"run.storage={recipe().run.storage}"
