@@ -51,6 +51,11 @@ class AddUp:
     """The sum of two inputs of one size."""
 
 
+DROPOUT_DRAWS = 2
+"""Raise it with every change to which units are dropped. Checkpoints name it; those that do not were written before the
+draws were compiled."""
+
+
 @dataclass(frozen=True)
 class DropOut:
     """Dropout, with a number of its own in the network that its masks are drawn from."""

@@ -7,10 +7,6 @@ import tensorflow as tf
 
 from segtrain.models import step_context
 
-DRAWS = 2
-"""Raise it with every change to which units are dropped. Checkpoints name it; those that do not were
-written before the draws were compiled."""
-
 
 @keras.saving.register_keras_serializable(package="segtrain")
 class Dropout(keras.layers.Layer):

@@ -28,9 +28,9 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from segtrain.architectures.layer_records import DROPOUT_DRAWS
 from segtrain.config import Recipe, TrainConfig
 from segtrain.errors import DataError, UserError
-from segtrain.models.dropout import DRAWS
 from segtrain.runs.ownership import write_while
 from segtrain.runs.run_folder import RECIPE_NAME, RunFolder
 from segtrain.storage.files import Storage, join
@@ -103,7 +103,7 @@ def facts_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
         "data_fingerprint": data_fingerprint,
         "seed": recipe.train.seed,
         "lanes": recipe.data.lanes,
-        "dropout_draws": DRAWS,
+        "dropout_draws": DROPOUT_DRAWS,
         "versions": {
             name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "ray", "numpy", "pyarrow")
         },

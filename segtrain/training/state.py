@@ -15,10 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from segtrain.architectures.layer_list import layer_list
-from segtrain.architectures.layer_records import DropOut
+from segtrain.architectures.layer_records import DROPOUT_DRAWS, DropOut
 from segtrain.errors import DataError, UserError
 from segtrain.models import build_model
-from segtrain.models.dropout import DRAWS
 from segtrain.runs.run_folder import MODEL_NAME, RunFolder
 from segtrain.runs.status import World
 from segtrain.storage.files import Storage
@@ -115,7 +114,7 @@ class TrainingState:
         for name, variable in variables.items():
             variable.assign(checkpoint.arrays[name])
         self.cursor = checkpoint.cursor
-        if self._world.is_chief and checkpoint.facts.get("dropout_draws") != DRAWS and self._drops_units():
+        if self._world.is_chief and checkpoint.facts.get("dropout_draws") != DROPOUT_DRAWS and self._drops_units():
             log.warning(
                 "%s: up to step %d an older version of segtrain drew other units for dropout; from here on the losses "
                 "are not those that it would have had",
