@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 def configure_process(world: World, *, deterministic: bool, seed: int, tf32: bool) -> None:
     """Set devices, seeds, determinism, and how exact float32 is on GPUs.
 
-    It must come before anything else touches TensorFlow in this process.
+    It must come before anything else touches TensorFlow in this process, but for a caller who divides a card into
+    logical GPUs: `world.gpus_per_worker` counts cards, `world.replicas_per_worker` what they are divided into.
 
     Raises UserError where TensorFlow sees another number of GPUs than was asked for. Without this check a run with a
     missing driver would train on the CPU, and say nothing.
@@ -39,7 +40,9 @@ def configure_process(world: World, *, deterministic: bool, seed: int, tf32: boo
     if world.gpus_per_worker:
         tf.config.set_visible_devices(gpus, "GPU")
         for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
+            # A card that the caller has divided into logical GPUs has a limit of memory for each, and cannot grow.
+            if not tf.config.get_logical_device_configuration(gpu):
+                tf.config.experimental.set_memory_growth(gpu, True)
     else:
         tf.config.set_visible_devices([], "GPU")
         cpu = tf.config.list_physical_devices("CPU")[0]

@@ -1,16 +1,23 @@
-"""The training step on a GPU: does it run, is it right, how long does it take. Needs neither Ray nor pyarrow.
+"""The training step on a GPU: does it run, is it right, how long does it take. No Ray; pyarrow for `loop` alone.
 
     python -m tests.bench.gpu smoke                     the GPUs that TensorFlow sees, a convolution and its gradient
     python -m tests.bench.gpu equal                     first gradients against the CPU, overflow, the same bits twice
     python -m tests.bench.gpu step [--sizes 96x128x16]  a table of step times and of memory against the prediction
+    python -m tests.bench.gpu split [--sizes 96x128x16] forward, backward, sums, update; dispatch alone against synced
+    python -m tests.bench.gpu collective [--mib 1,64]   sums over two logical devices, by bytes and number of tensors
+    python -m tests.bench.gpu loop [--pictures 200]     the real loop on drawn pictures: rate, waiting, utilization
 
 Without a GPU it computes on the CPU and says so: `equal` then compares the CPU with itself, and the peak of `step` is
 how far the process grew, compilers included. `--out DIR` (`$OUT`, else the working folder) gets `gpu-<what>.json`,
-rewritten after every line. Exit code 1 where something is wrong or failed.
+rewritten after every line; at the end all of it is printed in one line of JSON. Exit code 1 where something is wrong
+or failed.
 
 `step` runs its cells in a process of their own, and in a new one after a cell that ends it; a cell that fails leaves
 its exact words. XLA needs libdevice: XLA_FLAGS=--xla_gpu_cuda_data_dir=/usr/local/cuda where it is not found.
-Small enough for a CPU: `step --sizes 48x64x2 --filters 4 --depth 2 --steps 3`.
+Small enough for a CPU: `step --sizes 48x64x2 --filters 4 --depth 2 --steps 3`, `split` likewise,
+`collective --mib 0.1 --tensors 1,4 --steps 3`, `loop --sizes 48x64x4 --filters 4 --depth 2 --pictures 20`.
+`split` and `loop` take each size with the first of the precisions, norms and xla; two GPUs that are one card's logical
+ones sum by TensorFlow's own ring, which says nothing about NCCL.
 """
 
 import argparse
@@ -23,8 +30,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from segtrain.process import before_tensorflow
-from tests.bench.gpu_bench import Bench, Results, devices, words_of
+from tests.bench.gpu_bench import Bench, Results, devices, two_devices, words_of
 from tests.bench.gpu_cells import run_cells, step
+from tests.bench.gpu_loop import loop
+from tests.bench.gpu_parts import collective, split
 
 BOUNDS = {"float32 without TF32": 1e-4, "float32 with TF32": 3e-3, "mixed_bfloat16": 3e-2}
 """Largest relative difference (L2, over all gradients) from the CPU's in float32. bfloat16's grows with the depth: on a
@@ -33,12 +42,12 @@ DETERMINISTIC_STEPS = 3
 ON_OFF = {"on": True, "off": False}
 
 
-def tell_machine(results: Results) -> str:
-    """Write down versions and GPUs; the device to compute on."""
+def tell_machine(results: Results, pair: list[str] | None = None) -> str:
+    """Write down versions and GPUs; the device to compute on. `pair` are the two that have been made already."""
     import keras
     import tensorflow as tf
 
-    gpus, device = devices()
+    gpus, device = (tf.config.list_physical_devices("GPU"), pair[0]) if pair else devices()
     build = tf.sysconfig.get_build_info()
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     results.facts(
@@ -139,6 +148,20 @@ def _bits(results: Results, device: str, size: tuple[int, int, int], model: list
     results.add(line, ok=same, name="deterministic", device=device)
 
 
+def _whole_steps(results: Results, args: argparse.Namespace, model: list[str]) -> None:
+    """`split` and `loop`, at each size."""
+    device = tell_machine(results)
+    precision, norm, xla = (axis.split(",")[0] for axis in (args.precisions, args.norms, args.xla))
+    xla = str(ON_OFF[xla]).lower()
+    settings = [*model, f"train.precision={precision}", f"model.norm={norm}", f"train.xla={xla}"]
+    for size in map(_size, args.sizes.split(",")):
+        if args.what == "split":
+            split(results, device, size, settings, args.steps)
+        else:
+            gpus = int(device.startswith("GPU"))
+            loop(results, size, settings, pictures=args.pictures, epochs=args.epochs, gpus=gpus)
+
+
 def _size(text: str) -> tuple[int, int, int]:
     height, width, pictures = (int(part) for part in text.split("x"))
     return height, width, pictures
@@ -146,18 +169,24 @@ def _size(text: str) -> tuple[int, int, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("smoke", "equal", "step", "cells"))
+    parser.add_argument("what", choices=("smoke", "equal", "step", "split", "collective", "loop", "cells"))
     parser.add_argument("--out", default=os.environ.get("OUT", "."))
     sizes = "height x width x pictures, separated by commas"
-    parser.add_argument("--sizes", default="96x128x16,640x960x4,1280x1918x2", help=f"for `step`: {sizes}")
+    parser.add_argument(
+        "--sizes", default="96x128x16,640x960x4,1280x1918x2", help=f"for `step`, `split`, `loop`: {sizes}"
+    )
     parser.add_argument("--size", default="96x128x4", help="for `equal`")
     parser.add_argument("--precisions", default="float32,mixed_bfloat16")
     parser.add_argument("--layout", default="on,off", help="TensorFlow's layout optimizer")
     parser.add_argument("--norms", default="none,batch,synchronized")
     parser.add_argument("--xla", default="off,on")
-    parser.add_argument("--filters", type=int, help="32 for `step`, 8 for `equal`")
-    parser.add_argument("--depth", type=int, help="4 for `step`, 3 for `equal`")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--filters", type=int, help="32, but 8 for `equal`")
+    parser.add_argument("--depth", type=int, help="4, but 3 for `equal`")
+    parser.add_argument("--steps", type=int, default=20, help="steps, or calls, that are timed")
+    parser.add_argument("--mib", default="0.01,1,16,128", help="for `collective`: MiB summed at once")
+    parser.add_argument("--tensors", default="1,4,16,64", help="for `collective`: tensors that they are cut into")
+    parser.add_argument("--pictures", type=int, default=200, help="for `loop`")
+    parser.add_argument("--epochs", type=int, default=3, help="for `loop`; rates are those of the last one")
     parser.add_argument("--cell-timeout-s", type=float, default=300.0)
     return parser
 
@@ -175,6 +204,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         smoke(results)
     elif args.what == "equal":
         equal(results, _size(args.size), model)
+    elif args.what == "collective":
+        pair = two_devices()
+        tell_machine(results, pair)
+        sizes_mib, tensors = [float(one) for one in args.mib.split(",")], [int(one) for one in args.tensors.split(",")]
+        collective(results, pair, sizes_mib, tensors, args.steps)
+    elif args.what in ("split", "loop"):
+        _whole_steps(results, args, model)
     else:
         axes = (args.sizes, args.precisions, args.layout, args.norms, args.xla)
         cells = [
@@ -190,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for size, precision, layout, norm, xla in itertools.product(*(axis.split(",") for axis in axes))
         ]
         step(results, cells, cell_timeout_s=args.cell_timeout_s)
+    results.print_json()
     print(f"{results.failed} failed" if results.failed else "all right", flush=True)
     return 1 if results.failed else 0
 

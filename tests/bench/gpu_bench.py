@@ -88,8 +88,16 @@ class Results:
         print(line if ok else f"{line}  FAILED", flush=True)
         self._write()
 
+    def print_json(self) -> None:
+        """All of it on one line, which a log keeps where the file is lost."""
+        print(json.dumps(self._tree, default=str), flush=True)
+
     def _write(self) -> None:
         self._path.write_text(json.dumps(self._tree, indent=1, default=str))
+
+
+LOGICAL_GPU_MIB = 16384
+"""Of each logical GPU, where one card stands in for two."""
 
 
 def devices() -> tuple[list[Any], str]:
@@ -101,6 +109,23 @@ def devices() -> tuple[list[Any], str]:
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     return gpus, "GPU:0" if gpus else "CPU:0"
+
+
+def two_devices() -> list[str]:
+    """Two GPUs, one divided into two logical ones where there is no second, or two logical CPU devices."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) == 1:
+        part = tf.config.LogicalDeviceConfiguration(memory_limit=LOGICAL_GPU_MIB)
+        tf.config.set_logical_device_configuration(gpus[0], [part] * 2)
+    elif not gpus:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    else:
+        devices()
+    kind = "GPU" if gpus else "CPU"
+    return [f"{kind}:0", f"{kind}:1"]
 
 
 def words_of(error: Exception) -> str:
