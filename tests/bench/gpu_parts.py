@@ -36,9 +36,11 @@ def _parts(bench: Bench, batch: Any) -> dict[str, Callable[[], Any]]:
     import tensorflow as tf
 
     from segtrain.models.step_context import forward_pass
+    from segtrain.pipeline.batches import unpacked
     from segtrain.training.strategy import sum_over_replicas
 
     step, strategy = bench.step, bench.strategy
+    part = unpacked(batch[0])
     number = tf.constant(0, tf.int64)
 
     def forward(part: Any) -> Any:
@@ -55,7 +57,7 @@ def _parts(bench: Bench, batch: Any) -> dict[str, Callable[[], Any]]:
         return sum_over_replicas([tf.identity(tensor) for tensor in tensors])
 
     with strategy.scope():
-        given = strategy.run(tf.function(gradients, autograph=False), args=(batch,))[0]
+        given = strategy.run(tf.function(gradients, autograph=False), args=(part,))[0]
         factors = strategy.run(lambda: step.update.factors(tf.constant(0.0, step.dtype)))
 
     def of_replicas(part: Callable[..., Any]) -> Any:
@@ -85,8 +87,8 @@ def _parts(bench: Bench, batch: Any) -> dict[str, Callable[[], Any]]:
         return scoped
 
     return {
-        "forward": in_scope(lambda: local(forward_on(batch))),
-        "gradients": in_scope(lambda: local(gradients_on(batch))),
+        "forward": in_scope(lambda: local(forward_on(part))),
+        "gradients": in_scope(lambda: local(gradients_on(part))),
         "sums": in_scope(lambda: local(sums_on(given))),
         "update": in_scope(update),
     }

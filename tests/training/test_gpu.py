@@ -75,6 +75,7 @@ def test_a_card_divided_into_logical_gpus_is_left_as_it_is(monkeypatch: pytest.M
     grown: list[str] = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda device: parts if divided else None)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: None)
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda device, enable: grown.append(device))
     configure_process(
         World(replicas_per_worker=2 if divided else 1, gpus_per_worker=1), deterministic=False, seed=0, tf32=False

@@ -28,6 +28,7 @@ def test_of_the_gpus_of_its_machine_a_worker_takes_its_own(monkeypatch: pytest.M
     taken: list[str] = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind} {number}" for number in range(4)])
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, kind: taken.extend(gpus))
+    monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda device: None)
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, grows: None)
     world = World(replicas_per_worker=2, gpus_per_worker=2, gpu_positions=(1, 3))
     configure_process(world, deterministic=False, seed=0, tf32=True)
