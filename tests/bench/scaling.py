@@ -10,10 +10,11 @@ A step is the longest of three things that go on at once:
 - reading and decoding the next pictures on the machine's cores;
 - in an epoch without a cache, fetching their bytes from S3.
 
-Nothing of the sums is hidden behind the gradient: segtrain sums once, after the last pass. Collectives are those that
-NCCL makes: rings or trees, over the GPUs of a machine first and between machines then, each GPU with its share. In the
-first tables each GPU keeps its pictures (weak scaling), so the global batch grows; in the third one the global batch is
-the recipe's, as in a run of segtrain, and the pictures of a GPU become fewer.
+What a step starts, moves and sums is counted, and its time an estimate from that (`tests/bench/counted_step.py`).
+Nothing of the sums counts as hidden behind the gradient, though packs of it are summed while the rest is computed.
+Collectives are those that NCCL makes: rings or trees, over the GPUs of a machine first and between machines then, each
+GPU with its share. In the first tables each GPU keeps its pictures (weak scaling), so the global batch grows; in the
+third one the global batch is the recipe's, as in a run of segtrain, and the pictures of a GPU become fewer.
 
 What is assumed stands in `Node` and in the constants, with a unit in its name and its source beside it. "Assumed" means
 that there is no source: no GPU was at hand. Published figures are read from `../shared/research/segmentation.md`, part
@@ -43,6 +44,7 @@ from segtrain.memory import parameters
 from segtrain.memory.footprint import slots
 from segtrain.memory.kernels import DNN
 from segtrain.memory.operations import OperationList, network
+from tests.bench.counted_step import collectives, launching_s, layers_with_weights, norm_bytes
 from tests.bench.measuring import run_module
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -62,19 +64,14 @@ PUT_BYTES_PER_S = 200e6
 """A checkpoint on its way into S3. Assumed; it goes up in parts, several at once."""
 GET_BYTES_PER_S = 1.25e9
 """What a machine gets from S3. Assumed: 10 Gbit/s, of large machines' 40 to 400."""
-FIXED_S = 5e-3
-"""Of a step, however few pictures it has: some thousand kernels are started. Assumed."""
+MEMORY_SHARE = 0.8
+"""What passes over activations keep of a memory's rate. Assumed."""
 PICTURE_BYTES = 104e3
 """Stored bytes of a Carvana picture (100 kB of JPEG on average) and its mask (3.5 kB), research/data-loading.md."""
 PAIRS_PER_CORE_S = 230 / 2
 """Decoded at full resolution: 224 to 245 a second on 2 cores (`make bench-input`, notes of the project)."""
 PACKED_BYTES_PER_S = 190e6
 """A checkpoint's arrays into a file, and its sha256: `--measure` on one of two busy cores."""
-SYNCHRONIZED_COLLECTIVES = 2
-"""A layer of synchronized batch norm, a step: statistics and their gradient. Counted as the cross-device operations of
-a traced `TrainStep`, which has one more for all gradients together."""
-LOCAL_COLLECTIVES = 2
-"""A layer of batch norm that is not synchronized: each of two moving averages. Counted likewise."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,25 @@ class Node:
     network_latency_s: float
     cores: int
     speed: float = 1.0
-    """Of one GPU, over an A100's."""
+    """Of one GPU's convolutions, over an A100's."""
+    memory_bytes_per_s: float = math.inf
+    """Of one GPU, for passes over activations."""
 
 
 # vCPUs, GPUs and network: AWS's pages of the instance types. NVLink 3 gives an A100 300 GB/s each way and NVLink 2 a
 # V100 150 GB/s (NVIDIA's data sheets); an A10G has PCIe 4 alone, through the host, of which 16 GB/s are assumed. Hops:
 # 5 us inside a machine, 25 us over EFA, 50 us over TCP, all assumed.
-P4D = Node("p4d.24xlarge", 8, LINK_SHARE * 300e9, 5e-6, NETWORK_SHARE * 400 * GBIT_BYTES, 25e-6, 96)
-# An A10G has 600 GB/s of memory where an A100 of 40 GB has 1,555 (data sheets), and a U-Net waits for memory most.
-G5 = Node("g5.12xlarge", 4, LINK_SHARE * 16e9, 5e-6, NETWORK_SHARE * 40 * GBIT_BYTES, 50e-6, 48, speed=600 / 1555)
+# In half precision an A10G multiplies at 70 TFLOP/s where an A100 does at 312, and it has 600 GB/s of memory where an
+# A100 of 40 GB has 1,555 (data sheets).
+P4D = Node(
+    *("p4d.24xlarge", 8, LINK_SHARE * 300e9, 5e-6, NETWORK_SHARE * 400 * GBIT_BYTES, 25e-6, 96),
+    memory_bytes_per_s=MEMORY_SHARE * 1555e9,
+)
+G5 = Node(
+    *("g5.12xlarge", 4, LINK_SHARE * 16e9, 5e-6, NETWORK_SHARE * 40 * GBIT_BYTES, 50e-6, 48),
+    speed=70 / 312,
+    memory_bytes_per_s=MEMORY_SHARE * 600e9,
+)
 DGX_A100 = replace(P4D, name="DGX A100")
 DGX_V100 = replace(P4D, name="DGX-1 V100", link_bytes_per_s=LINK_SHARE * 150e9)
 NODES = (P4D, G5)
@@ -114,8 +121,13 @@ class Load:
     """Of computing, a picture, on a GPU of speed 1."""
     gradient_bytes: float
     fixed_s: float = 0.0
+    """Of one replica's step, however few pictures it has: its kernels are started."""
+    fixed_together_s: float | None = None
+    """Likewise with several replicas; None where it is the same."""
+    passes_bytes: float = 0.0
+    """Through the memory, a picture, beside what `picture_s` has."""
     small_collectives: int = 0
-    """Sums of a few kB beside the gradients' one."""
+    """Sums of a few kB, and every pack of gradients beyond the first, whose bytes `gradient_bytes` has."""
     checkpoint_bytes: float = 0.0
     checkpoint_every_s: float = 60.0
     packed_bytes_per_s: float = PACKED_BYTES_PER_S
@@ -191,7 +203,9 @@ def slowest_of(members: int) -> float:
 
 def step_of(load: Load, gpus: int, node: Node) -> Step:
     """One step with so many GPUs."""
-    compute_s = load.fixed_s + load.pictures * load.picture_s / node.speed
+    fixed_s = load.fixed_s if gpus == 1 or load.fixed_together_s is None else load.fixed_together_s
+    picture_s = load.picture_s / node.speed + load.passes_bytes / node.memory_bytes_per_s
+    compute_s = fixed_s + load.pictures * picture_s
     gradients_s = all_reduce_s(load.gradient_bytes, gpus, node)
     statistics_s = load.small_collectives * all_reduce_s(0.0, gpus, node)
     waiting_s = compute_s * STEP_SPREAD * slowest_of(gpus)
@@ -290,7 +304,11 @@ def missing_share(published: Sequence[Published] = PUBLISHED) -> float:
 
 
 def load_of(recipe: Recipe, pictures: int) -> Load:
-    """What a recipe asks of a GPU, by the multiplications that NVIDIA's A100 did in mixed precision."""
+    """What a recipe asks of a GPU: an estimate.
+
+    Convolutions by the multiplications that NVIDIA's A100 did in mixed precision, in a network without norms; batch
+    norms by the bytes that they pass; and the start of counted kernels.
+    """
     net = network(
         recipe.model,
         batch=1,
@@ -300,16 +318,21 @@ def load_of(recipe: Recipe, pictures: int) -> Load:
         precision=recipe.train.precision,
         kernels=DNN,
     )
-    published_s = 1 / PUBLISHED[3].one - FIXED_S / PUBLISHED[3].pictures
-    norms = sum(operation.moving > 0 for operation in net.operations)
-    each = {"synchronized": SYNCHRONIZED_COLLECTIVES, "batch": LOCAL_COLLECTIVES}
+    published = network(
+        PUBLISHED_MODEL, batch=1, height=64, width=64, channels=1, precision="mixed_float16", kernels=DNN
+    )
+    started_s = launching_s(layers_with_weights(published), 1)
+    published_s = 1 / PUBLISHED[3].one - started_s / PUBLISHED[3].pictures
+    layers = layers_with_weights(net)
     copies = 1 + slots(recipe.optimizer) + (recipe.train.ema_momentum is not None)
     return Load(
         pictures=pictures,
         picture_s=published_s * multiplications(net) / unpadded_multiplications(PUBLISHED_SIZE),
-        fixed_s=FIXED_S,
+        fixed_s=launching_s(layers, 1),
+        fixed_together_s=launching_s(layers, 2),
+        passes_bytes=norm_bytes(net),
         gradient_bytes=FLOAT32_BYTES * net.trainable,
-        small_collectives=norms * each.get(getattr(recipe.model, "norm", "none"), 0),
+        small_collectives=collectives(net, getattr(recipe.model, "norm", "none")) - 1,
         checkpoint_bytes=FLOAT32_BYTES * net.trainable * copies,
     )
 
@@ -376,8 +399,10 @@ def show(console: Console, recipe: Recipe, load: Load) -> None:
         f"{load.checkpoint_bytes / TO_HOST_BYTES_PER_S:.2f} s of each {load.checkpoint_every_s:.0f} s stand still, "
         f"{background_s:.1f} s go on behind the steps.\n"
         f"{recipe.data.height}x{recipe.data.width}: {1e3 * load.picture_s:.2f} ms a picture on an A100, by "
-        f"multiplications from NVIDIA's {PUBLISHED[3].one} pictures/s at {PUBLISHED_SIZE}x{PUBLISHED_SIZE}; networks "
-        f"of fewer filters reach less. {load.pairs_per_core_s:.0f} pictures/s are decoded a core.\n"
+        f"multiplications from NVIDIA's {PUBLISHED[3].one} pictures/s at {PUBLISHED_SIZE}x{PUBLISHED_SIZE}, networks "
+        f"of fewer filters reach less; and {load.passes_bytes / 1e9:.2f} GB that batch norms pass. Kernels take "
+        f"{1e3 * load.fixed_s:.1f} ms a step to start on one GPU. All this is estimated "
+        f"from counts. {load.pairs_per_core_s:.0f} pictures/s are decoded a core.\n"
     )
     for node in NODES:
         console.print(table_of(load, node, missing))
@@ -443,7 +468,8 @@ def show_measured_step(console: Console, seconds: float, load: Load) -> None:
     recipe = load_recipe(None, list(CPU_STEP))
     pictures, cores = recipe.train.global_batch_size, os.cpu_count() or 1
     here = Node("machines like this one, 10 Gbit/s", 1, 1.0, 0.0, NETWORK_SHARE * 10 * GBIT_BYTES, 50e-6, cores)
-    cpu = replace(load_of(recipe, pictures), picture_s=seconds / pictures, fixed_s=0.0)
+    cpu = replace(load_of(recipe, pictures), picture_s=seconds / pictures, fixed_s=0.0, passes_bytes=0.0)
+    cpu = replace(cpu, fixed_together_s=None)
     cpu = replace(cpu, pairs_per_core_s=load.pairs_per_core_s, packed_bytes_per_s=load.packed_bytes_per_s)
     console.print(f"Measured: {1e3 * seconds:.0f} ms a step of {pictures} pictures, {' '.join(CPU_STEP)}")
     console.print(table_of(cpu, here, 0.0))

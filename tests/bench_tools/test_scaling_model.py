@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from segtrain.config import UNetConfig
+from segtrain.config import UNetConfig, load_recipe
 from segtrain.memory.kernels import DNN
 from segtrain.memory.operations import network
 from tests.bench import scaling
+from tests.bench.counted_step import LAUNCH_S
 from tests.bench.scaling import Load, Node
+from tests.support.places import REPOSITORY
 
 MACHINE = Node(
     "m", 4, link_bytes_per_s=10e9, link_latency_s=1e-5, network_bytes_per_s=1e9, network_latency_s=1e-4, cores=8
@@ -67,6 +69,26 @@ def test_a_fixed_global_batch_leaves_each_gpu_less_to_do() -> None:
     assert share.pictures == 4
     assert scaling.step_of(share, 4, MACHINE).compute_s == pytest.approx(0.06)
     assert scaling.rate_of(scaling.share_of(fixed, 16, 1), 1, MACHINE) == pytest.approx(16 / 0.18)
+
+
+def test_several_gpus_start_more_kernels_and_norms_wait_for_the_memory() -> None:
+    load = replace(LOAD, gradient_bytes=0.0, fixed_s=0.02, fixed_together_s=0.03, passes_bytes=1e9)
+    machine = replace(MACHINE, speed=0.5, memory_bytes_per_s=100e9)
+    # 10 pictures of 10 ms at half speed, and 1 GB of each at 100 GB/s.
+    assert scaling.step_of(load, 1, machine).compute_s == pytest.approx(0.02 + 10 * (0.02 + 0.01))
+    assert scaling.step_of(load, 2, machine).compute_s == pytest.approx(0.03 + 10 * (0.02 + 0.01))
+
+
+def test_the_guides_estimate_of_carvana_on_an_a10g_is_the_models() -> None:
+    load = scaling.load_of(load_recipe(REPOSITORY / "jobs/recipes/carvana.yaml"), 8)
+    assert 20 <= scaling.rate_of(load, 1, scaling.G5) <= 30
+    told = (REPOSITORY / "docs/kubernetes.md").read_text()
+    kernels = round(load.fixed_s / LAUNCH_S)
+    assert f"8 x {1e3 * load.picture_s / scaling.G5.speed:.0f} ms for convolutions" in told
+    assert f"8 x {1e3 * load.passes_bytes / scaling.G5.memory_bytes_per_s:.0f} ms for the" in told
+    assert f"{load.passes_bytes / 1e9:.1f} GB" in told
+    assert f"{1e3 * load.fixed_s:.0f} ms to start {kernels} kernels" in told
+    assert f"together {scaling.step_of(load, 1, scaling.G5).seconds:.2f} s" in told
 
 
 def test_multiplications_of_small_networks_are_those_counted_by_hand() -> None:
