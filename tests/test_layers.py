@@ -31,6 +31,7 @@ NOT_LIGHT = {
         "best",
         "collective_keys",
         "evaluation",
+        "gpu_facts",
         "gradient_sums",
         "initial_weights",
         "loop",

@@ -35,6 +35,7 @@ from segtrain.cluster.train_internals import (
 )
 from segtrain.config import Recipe
 from segtrain.errors import RunError, UserError
+from segtrain.gpu_driver import machine_lines
 from segtrain.launch.dry_run_lines import plan_lines
 from segtrain.launch.preflight import PreparedRun, check_cluster, prepared
 from segtrain.launch.progress import Display, RunDisplay, closing_lines
@@ -98,7 +99,8 @@ def would_do(run: PreparedRun) -> list[str]:
         offer = nodes.offer()
         check_cluster(run.recipe, offer)
     goes_on = "goes on from the folder's newest checkpoint" if run.resumes else None
-    notes = filter(None, (run.older_version, goes_on))
+    gpus = machine_lines() if run.recipe.cluster.gpus_per_worker else []
+    notes = filter(None, (run.older_version, goes_on, *gpus))
     return [run.fitted.recipe.to_yaml(), *plan_lines(run.fitted, run.size, offer), *notes]
 
 

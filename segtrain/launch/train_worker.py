@@ -49,7 +49,11 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
         gpu_positions=_own_gpus() if recipe.cluster.gpus_per_worker else None,
     )
     mailbox = config["mailbox"]
-    forward_warnings(lambda line: mailbox.put.remote(f"worker {world.rank}: {line}"))
+
+    def note(line: str) -> None:
+        mailbox.put.remote(f"worker {world.rank}: {line}")
+
+    forward_warnings(note)
     mailbox.put.remote(Began(world.rank, ray.get_runtime_context().get_node_id(), socket.gethostname()))
     end_if_stuck = _ending(mailbox, world.rank)
     try:
@@ -59,7 +63,7 @@ def work(config: dict[str, Any]) -> RunSummary | Left:
             _asking(mailbox) as wants_to_leave,
         ):
             tell = _teller(mailbox) if world.is_chief else NOBODY.tell
-            driver = Driver(tell, wants_to_leave, watchdog.beat, config["claim"])
+            driver = Driver(tell, wants_to_leave, watchdog.beat, config["claim"], note)
             summary: RunSummary = config["train"](recipe, world, driver)
             return summary
     except Left as left:

@@ -127,6 +127,8 @@ class Driver:
     """Called whenever a step, a batch of an evaluation or a save has ended."""
     claim: str | None = None
     """Token of the driver's claim on the run's folder (`segtrain.runs.ownership`); None where there is no driver."""
+    note: Callable[[str], None] = lambda line: None
+    """Shows the user a line."""
 
 
 NOBODY = Driver()

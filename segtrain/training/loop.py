@@ -16,6 +16,7 @@ from segtrain.score_table import Scores
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.clock import Watch
 from segtrain.training.evaluation import VALIDATION_SCORES, score_fold
+from segtrain.training.gpu_facts import name_gpus
 from segtrain.training.run import Run, Started
 from segtrain.training.step import Wishes, read_results
 
@@ -52,6 +53,9 @@ def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
     """
     began_at = time.perf_counter()
     driver.tell(Progress("starting", epochs=recipe.train.epochs))
+    gpus = name_gpus(world)
+    if gpus is not None and world.is_chief:
+        driver.note(gpus)
     with Run(recipe, world, driver.claim) as run:
         watch = Watch(
             recipe,

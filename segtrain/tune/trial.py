@@ -139,7 +139,7 @@ def _train_here(recipe: Recipe, reporter: Reporter, train: Train, claim: str) ->
         try:
             watching = Watchdog(recipe.cluster.stuck_after_s, _end, first_s=recipe.cluster.first_step_s)
             with temporary_files_in_scratch("trial"), watching as watchdog:
-                return train(recipe, world, Driver(reporter.show, beat=watchdog.beat, claim=claim))
+                return train(recipe, world, Driver(reporter.show, beat=watchdog.beat, claim=claim, note=reporter.note))
         except Exception as error:
             shortage = portable(error, gpus=world.gpus_per_worker > 0)
             if not isinstance(shortage, DeviceMemoryError):
