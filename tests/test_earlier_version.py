@@ -89,11 +89,18 @@ def test_a_data_set_is_sound_and_takes_more_pictures(earlier: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-def test_a_killed_run_goes_on_to_the_figures_of_one_that_nobody_disturbed(earlier: Path) -> None:
+def test_a_killed_run_goes_on_to_the_figures_of_one_that_nobody_disturbed(
+    earlier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = earlier / "runs" / "killed"
+    saved = max(int(name.name.removeprefix("step-")) for name in (run / "checkpoints").iterdir())
     assert train.main(command_of(run)) == 0
-    # Another processor may round otherwise, and 12 steps of Adam carry that on.
-    assert losses(run) == pytest.approx(losses(earlier / "runs" / "undisturbed"), rel=1e-3)
+    assert "an older version of segtrain drew other units for dropout" in capsys.readouterr().out
+    undisturbed = losses(earlier / "runs" / "undisturbed")
+    assert losses(run).keys() == undisturbed.keys()
+    for step, loss in losses(run).items():
+        # Since then dropout's draws are others: a tenth of the units, which is some tenths of a percent of the loss.
+        assert loss == pytest.approx(undisturbed[step], rel=1e-6 if step <= saved else 2e-2), step
     assert scores(run)["dice_hard_original"] == pytest.approx(
         scores(earlier / "runs" / "undisturbed")["dice_hard_original"], abs=1e-9
     ), "the best epoch was scored before the kill"

@@ -16,7 +16,6 @@ from segtrain.score_table import Scores
 from segtrain.training.best import PanelArtist, keep_best
 from segtrain.training.clock import Watch
 from segtrain.training.evaluation import VALIDATION_SCORES, score_fold
-from segtrain.training.gpu_facts import name_gpus
 from segtrain.training.run import Run, Started
 from segtrain.training.step import Wishes, read_results
 
@@ -53,10 +52,7 @@ def train(recipe: Recipe, world: World, driver: Driver = NOBODY) -> RunSummary:
     """
     began_at = time.perf_counter()
     driver.tell(Progress("starting", epochs=recipe.train.epochs))
-    gpus = name_gpus(world)
-    if gpus is not None and world.is_chief:
-        driver.note(gpus)
-    with Run(recipe, world, driver.claim) as run:
+    with Run(recipe, world, driver.claim, driver.note) as run:
         watch = Watch(
             recipe,
             run.state.cursor,

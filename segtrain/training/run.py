@@ -19,9 +19,10 @@ from segtrain.pipeline.sample_order import sample_order
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData
 from segtrain.runs.ownership import RunClaim, take_run, write_while
 from segtrain.runs.run_folder import RunFolder
-from segtrain.runs.status import World
+from segtrain.runs.status import NOBODY, World
 from segtrain.storage.files import Storage, join
 from segtrain.training.evaluation import compiled_forward
+from segtrain.training.gpu_facts import name_gpus
 from segtrain.training.metrics_log import Record
 from segtrain.training.optimizers import build_optimizer, learning_rate
 from segtrain.training.state import TrainingState
@@ -48,10 +49,19 @@ class Started(NamedTuple):
 class Run:
     """Built once per worker process and attempt; a context manager that lets go of threads and files."""
 
-    def __init__(self, recipe: Recipe, world: World, driver: str | None = None) -> None:
-        """`driver` is the token of the driver's claim on the run's folder; None where there is no driver."""
+    def __init__(
+        self, recipe: Recipe, world: World, driver: str | None = None, note: Callable[[str], None] = NOBODY.note
+    ) -> None:
+        """Make ready to train.
+
+        `driver` is the token of the driver's claim on the run's folder; None where there is no driver. The chief calls
+        `note` with a line on its GPUs.
+        """
         train = recipe.train
         configure_process(world, deterministic=train.deterministic, seed=train.seed, tf32=train.tf32)
+        gpus = name_gpus(world)  # before the first kernel, which may take long
+        if gpus is not None and world.is_chief:
+            note(gpus)
         self.world = world
         self.folder = RunFolder(recipe.run.folder)
         self.storage = Storage(recipe.storage)

@@ -43,7 +43,7 @@ def test_a_smaller_batch_comes_first_and_the_global_batch_stays() -> None:
 
 
 def test_rematerialization_comes_second() -> None:
-    found = plan(recipe(), int(2.4 * GIB), picture=WHOLE)
+    found = plan(recipe(), int(2.6 * GIB), picture=WHOLE)
     assert found.recipe.train.per_replica_batch_size == 1
     assert found.recipe.train.rematerialize
     assert found.recipe.data == recipe().data
@@ -60,7 +60,7 @@ def test_crops_come_last_in_the_pictures_own_proportions() -> None:
 
 def test_what_the_recipe_says_of_rematerialization_holds() -> None:
     assert plan(recipe("train.rematerialize=true"), 80 * GIB).recipe.train.rematerialize
-    refused = plan(recipe("train.rematerialize=false"), int(2.4 * GIB), picture=WHOLE).recipe
+    refused = plan(recipe("train.rematerialize=false"), int(2.6 * GIB), picture=WHOLE).recipe
     assert not refused.train.rematerialize
     assert refused.data.fit == "crop"
 

@@ -153,6 +153,18 @@ def test_a_worker_that_cannot_read_the_chiefs_checkpoint_says_so(
         Run(recipe(), World(workers=2, rank=1))
 
 
+@pytest.mark.parametrize(("rank", "told"), [(0, ["2 x a card"]), (1, [])])
+def test_the_chief_tells_what_its_gpus_are(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, rank: int, told: list[str]
+) -> None:
+    monkeypatch.setattr(running, "build_strategy", _alone)
+    monkeypatch.setattr(state, "sum_over_workers", lambda strategy, table: np.array([-1.0]))  # the chief's answer
+    monkeypatch.setattr(running, "name_gpus", lambda world: "2 x a card")
+    said: list[str] = []
+    with Run(recipe(), World(workers=2, rank=rank), note=said.append):
+        assert said == told
+
+
 def save_and_fail(recipe: Recipe) -> None:
     with Run(recipe, World()) as run:
         next(run.batches)
