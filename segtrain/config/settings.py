@@ -64,7 +64,8 @@ class DataConfig(Section):
     """Share of windows that are placed on an object's boundary, where the picture has one. The others lie anywhere."""
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
     """`memory` keeps decoded pictures (uint8, before augmentation), `disk` keeps stored bytes in the node cache.
-    `auto` does the first if `cache_bytes` is enough, and the second if `root` is in object storage."""
+    `auto` does the first if `cache_bytes` is enough, and the second if `root` is in object storage. Validation
+    pictures stay decoded too, by `auto` as many as fit beside those."""
     cache_bytes: Annotated[int, Field(ge=0)] = 4 * 1024 * MIB
     """Memory for decoded pictures in each worker, in bytes."""
     node_cache: LocalFolder | None = None

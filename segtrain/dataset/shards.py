@@ -68,19 +68,22 @@ def pack_mask(mask: NDArray[np.generic]) -> bytes:
 
 def unpack_mask(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     """The mask (height, width), uint8 {0, 1}. Raises `DataError` where the bytes are not a mask of that size."""
-    return np.unpackbits(_packed(data, height, width), axis=1, count=width)
+    return np.unpackbits(mask_bits(data, height, width), axis=1, count=width)
 
 
 def unpack_mask_window(data: bytes, height: int, width: int, window: tuple[slice, slice]) -> NDArray[np.uint8]:
     """The part of a mask (height, width) that `window` (rows, columns) cuts out; only its bytes are unpacked."""
     rows, columns = window
     first = columns.start // 8
-    part = _packed(data, height, width)[rows, first : -(-columns.stop // 8)]
+    part = mask_bits(data, height, width)[rows, first : -(-columns.stop // 8)]
     return np.unpackbits(part, axis=1)[:, columns.start - 8 * first : columns.stop - 8 * first]
 
 
-def _packed(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """The bits of a mask, uint8 (height, ceil(width / 8)); never more bytes are unpacked than these and one."""
+def mask_bits(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """The bits of a mask, uint8 (height, ceil(width / 8)); never more bytes are unpacked than these and one.
+
+    Raises `DataError` where the bytes are not a mask of that size.
+    """
     if height < 1 or width < 1 or height * width > MOST_PIXELS:
         raise DataError(f"a mask of {height}x{width} pixels is not possible")
     row_bytes = (width + 7) // 8

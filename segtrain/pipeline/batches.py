@@ -90,6 +90,15 @@ class EvaluationBatch:
     replicas: list[PictureBatch]
     pictures: list[Scene]
     """In slot order."""
+    truths: list[NDArray[np.uint8]]
+    """Of each picture the bits of its mask at its own size, (height, ceil(width / 8))."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, with the stored bytes of its pictures."""
+        pixels = sum(int(np.prod(tensor.shape)) for part in self.replicas for tensor in part)
+        stored = sum(len(scene.row.image) + len(scene.row.mask or b"") for scene in self.pictures)
+        return pixels + stored + sum(bits.nbytes for bits in self.truths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """Batches for the replicas of one worker: planned, read, decoded and laid out ahead of the step that needs them."""
 
+import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import count, islice
-from typing import Generic, TypeVar
+from itertools import count
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +20,7 @@ from segtrain.config.batch_split import BatchSplit
 from segtrain.dataset.data_set import DataSet
 from segtrain.dataset.node_cache import NodeCache
 from segtrain.dataset.reader import RowGroupReader
-from segtrain.dataset.shards import Row
+from segtrain.dataset.shards import Row, mask_bits
 from segtrain.errors import UserError
 from segtrain.pipeline.augment import Draws, crop_corner, draw_augmentation
 from segtrain.pipeline.batches import DecodedPicture, EvaluationBatch, ReplicaBatch, Scene, StepBatch, blank, stack
@@ -57,6 +59,21 @@ def _crop(whole: DecodedPicture, data: DataConfig, seed: int, epoch: int) -> Dec
     top, left = _corner(data, seed, epoch, whole.key, (height, width), lambda: whole.mask)
     window = slice(top, top + data.height), slice(left, left + data.width)
     return replace(whole, image=whole.image[window], mask=whole.mask[window])
+
+
+class _Labelled(NamedTuple):
+    """A picture to be scored, as it was read and decoded."""
+
+    row: Row
+    bits: NDArray[np.uint8]
+    """Of the mask at its own size."""
+    picture: DecodedPicture
+
+
+def _decode_labelled(row: Row, size: tuple[int, int] | None) -> _Labelled:
+    picture = decode_picture(row, size)
+    assert row.mask is not None, f"id {row.id} has no mask"
+    return _Labelled(row, mask_bits(row.mask, row.height, row.width), picture)
 
 
 def _decode_read(function: Callable[[Row], T], rows: Future[list[Row | None]], place: int) -> T | None:
@@ -172,6 +189,8 @@ class TrainingData(_Feed[StepBatch]):
         largest = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
         decoded_bytes = self.samples_per_epoch * largest[0] * largest[1] * 4
         self._keep = data.cache == "memory" or (data.cache == "auto" and decoded_bytes <= data.cache_bytes)
+        self.kept_bytes = decoded_bytes if self._keep else 0
+        """Most memory that decoded pictures will take which stay for the whole run."""
         self._kept: dict[Sample, Future[DecodedPicture | None]] = {}
         self._kept_rows = np.zeros(self._selection.table.rows.size, np.int64)
 
@@ -254,6 +273,9 @@ class EvaluationData(_Feed[EvaluationBatch]):
 
     Every worker has the same number of batches, `steps`, so that none waits for another in a collective. Where a run
     trains on crops it is scored on whole pictures, at their own resolution.
+
+    The batches are the same ones each time. With `data.cache: auto` the first of them are kept, as many as fit, and
+    with `memory` all: they are read, decoded and laid out once in the run.
     """
 
     def __init__(
@@ -263,52 +285,73 @@ class EvaluationData(_Feed[EvaluationBatch]):
         storage: Storage,
         world: World,
         folds: Sequence[int] | None = None,
+        *,
+        taken_bytes: int = 0,
     ) -> None:
-        """`folds` is `data.fold` where nothing is given. Raises `UserError` where they hold no labelled picture."""
+        """`folds` is `data.fold` where nothing is given. `taken_bytes` of `data.cache_bytes` are others' already.
+
+        Raises `UserError` where the folds hold no labelled picture.
+        """
         data, manifest = recipe.data, data_set.manifest
         self._frame = (manifest.max_height, manifest.max_width) if data.fit == "crop" else (data.height, data.width)
-        slots = world.replicas_per_worker * recipe.evaluation.batch_size
-        super().__init__(recipe, data_set, storage, world, slots * self._frame[0] * self._frame[1] * 4)
+        self._slots = world.replicas_per_worker * recipe.evaluation.batch_size
+        super().__init__(recipe, data_set, storage, world, self._slots * self._frame[0] * self._frame[1] * 4)
         folds = (data.fold,) if folds is None else folds
         self._selection, self.ids = evaluation_selection(folds, data_set)
         rows = self._selection.table.rows
-        self._first_numbers = np.cumsum(rows) - rows
-        self._row_groups = range(world.rank, rows.size, world.workers)
-        self.own_ids = [
-            self.ids[self._first_numbers[group] + row] for group in self._row_groups for row in range(rows[group])
+        firsts = np.cumsum(rows) - rows
+        self._own = [
+            (group, row) for group in range(world.rank, rows.size, world.workers) for row in range(rows[group])
         ]
+        self._numbers = [int(firsts[group]) + row for group, row in self._own]
+        self.own_ids = [self.ids[number] for number in self._numbers]
         """This worker's pictures, in the order in which they come."""
-        self.steps = max(-(-int(rows[other :: world.workers].sum()) // slots) for other in range(world.workers))
+        self.steps = max(-(-int(rows[other :: world.workers].sum()) // self._slots) for other in range(world.workers))
+        self._room_bytes = {"auto": max(0, data.cache_bytes - taken_bytes), "memory": math.inf}.get(data.cache, 0)
+        self._kept: dict[int, EvaluationBatch] = {}
 
     def batches(self) -> Prefetch[EvaluationBatch]:
         """`steps` batches; the iterator before this one ends. `next` raises `DataError` and `StorageError`."""
         return self._restart(self._produce(), "segtrain-evaluation")
 
     def _produce(self) -> Iterator[EvaluationBatch]:
-        slots, replicas = self._recipe.evaluation.batch_size, self._world.replicas_per_worker
+        slots = self._recipe.evaluation.batch_size
         filler = blank(*self._frame)
-        started = self._started()
-        chunks = (list(islice(started, slots * replicas)) for _ in range(self.steps))
-        for chunk in started_ahead(chunks, self._decoding_batches):
-            results = [(number, future.result()) for number, future in chunk]
+        for step, started in started_ahead(self._started(), self._decoding_batches):
+            if step in self._kept:
+                yield self._kept[step]
+                continue
+            results = [(number, future.result()) for number, future in started]
             decoded = [(number, *found) for number, found in results if found]
-            scenes = [Scene(number, row, *picture.mask.shape) for number, row, picture in decoded]
-            pictures = [picture for _, _, picture in decoded]
+            scenes = [Scene(number, row, *picture.mask.shape) for number, row, _, picture in decoded]
+            pictures = [picture for *_, picture in decoded]
             filler = pictures[-1] if pictures else filler
-            filled = [*pictures, *[filler] * (replicas * slots - len(pictures))]
+            filled = [*pictures, *[filler] * (self._slots - len(pictures))]
             parts = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
-            yield EvaluationBatch(parts, scenes)
+            batch = EvaluationBatch(parts, scenes, [bits for _, _, bits, _ in decoded])
+            # A fault of storage may pass: what failed is read once more the next time.
+            if len(decoded) == len(results) and batch.bytes <= self._room_bytes:
+                self._room_bytes -= batch.bytes
+                self._kept[step] = batch
+            yield batch
 
-    def _started(self) -> Iterator[tuple[int, Future[tuple[Row, DecodedPicture] | None]]]:
-        """(number in the set, row and picture under way) of every picture of this worker."""
-
-        def decode(row: Row) -> tuple[Row, DecodedPicture]:
-            return row, decode_picture(row, self._size)
-
-        reading = self._read_ahead(self._selection, ((0, group) for group in self._row_groups), lambda key: True)
-        for group in self._row_groups:
-            reading.fill(last_epoch=0)
-            rows = reading.rows((0, group))
-            for number, place in enumerate(self._selection.kept[group], start=int(self._first_numbers[group])):
-                yield number, self._decoding.submit(_decode_read, decode, rows, place)
-            reading.release((0, group))
+    def _started(self) -> Iterator[tuple[int, list[tuple[int, Future[_Labelled | None]]]]]:
+        """Of every step its number and, where it is not kept, its pictures under way, by their number in the set."""
+        starts = [(step, step * self._slots) for step in range(self.steps)]
+        missing = [sample for step, at in starts if step not in self._kept for sample in self._own[at:][: self._slots]]
+        left = Counter(group for group, _ in missing)
+        reading = self._read_ahead(self._selection, ((0, group) for group in left), lambda key: True)
+        decode = partial(_decode_labelled, size=self._size)
+        for step, at in starts:
+            chunk = [] if step in self._kept else list(range(at, min(at + self._slots, len(self._own))))
+            started = []
+            for own in chunk:
+                group, row = self._own[own]
+                reading.fill(last_epoch=0)
+                rows = reading.rows((0, group))
+                place = self._selection.kept[group][row]
+                started.append((self._numbers[own], self._decoding.submit(_decode_read, decode, rows, place)))
+                left[group] -= 1
+                if not left[group]:
+                    reading.release((0, group))
+            yield step, started

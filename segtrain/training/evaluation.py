@@ -11,7 +11,7 @@ import tensorflow as tf
 from segtrain.dataset.shards import Row
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.augment import to_float
-from segtrain.pipeline.decode import decode_mask
+from segtrain.pipeline.batches import EvaluationBatch
 from segtrain.pipeline.prefetch import started_ahead
 from segtrain.pipeline.worker_data import EvaluationData
 from segtrain.score_table import COLUMNS, Scores, count_picture
@@ -19,6 +19,8 @@ from segtrain.training.strategy import place, sum_over_workers
 
 VALIDATION_SCORES = ("dice_hard_original", "dice_soft", "dice_soft_training", "iou_hard_original")
 """Means that a run records of each evaluation (`segtrain.score_table.MEASURES`)."""
+BATCHES_AHEAD = 1
+"""Batches that the device has been given when the logits of one are read, so that it need not wait for the host."""
 
 
 def score_fold(
@@ -39,26 +41,32 @@ def score_fold(
     table = np.zeros((len(data.ids), COLUMNS))
     threads = data.host_threads
 
+    def forwarded() -> Iterator[tuple[EvaluationBatch, Any]]:
+        """Each batch with its logits, which the device may still be computing."""
+        return ((batch, forward(place(strategy, batch.replicas))) for batch in data.batches())
+
     def scored() -> Iterator[tuple[int, Future[np.ndarray]]]:
         """Each picture's number, and its row of the table under way."""
-        for batch in data.batches():
-            logits = forward(place(strategy, batch.replicas))
+        # The device has its next batch before the host waits for this one.
+        for batch, logits in started_ahead(forwarded(), BATCHES_AHEAD):
             local = np.concatenate([part.numpy() for part in strategy.experimental_local_results(logits)])
             masks = np.concatenate([part.masks for part in batch.replicas])
             for slot, scene in enumerate(batch.pictures):
                 there = slot, slice(scene.height), slice(scene.width)
-                yield scene.number, pool.submit(_score, scene.row, local[there], masks[there], threshold, watch)
+                pixels = local[there], masks[there]
+                yield scene.number, pool.submit(_score, scene.row, batch.truths[slot], *pixels, threshold, watch)
             after_batch()
 
     with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
         # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
-        for number, row in started_ahead(scored(), 2 * threads):
+        for number, row in started_ahead(scored(), 2 * threads - BATCHES_AHEAD):
             table[number] += row.result()
     return Scores(data.ids, sum_over_workers(strategy, table))
 
 
 def _score(
     row: Row,
+    bits: np.ndarray,
     logits: np.ndarray,
     training_mask: np.ndarray,
     threshold: float,
@@ -66,7 +74,7 @@ def _score(
 ) -> np.ndarray:
     probability = upsample_probability(logits, row.height, row.width)
     watch(row, probability)
-    truth = decode_mask(row, row.height, row.width)
+    truth = np.unpackbits(bits, axis=1, count=row.width)
     small = tf.sigmoid(tf.cast(logits[..., 0], tf.float64)).numpy()
     return count_picture(truth, probability, threshold, at_training_size=(training_mask[..., 0], small), curve=True)
 

@@ -80,7 +80,9 @@ class Run:
         self.step = self._build_step(split.accumulation)
         self.forward = compiled_forward(self.strategy, self.step.model)
         self.training_data = TrainingData(recipe, data_set, self.storage, world, split)
-        self.validation_data = EvaluationData(recipe, data_set, self.storage, world)
+        self.validation_data = EvaluationData(
+            recipe, data_set, self.storage, world, taken_bytes=self.training_data.kept_bytes
+        )
         self._counted = ReadCounts()
         self.check_owner: Callable[[], None] = self._claimed(driver).check if world.is_chief else lambda: None
         """Raises TakenOverError where another process has the folder by now. Call it before each write there: a chief

@@ -10,9 +10,9 @@ from segtrain.memory.operations import OperationList
 
 COUNTED_LAYERS = 41
 """Layers with weights of the network that was counted: 23 convolutions and 18 norms."""
-KERNELS_ALONE = 503
+KERNELS_ALONE = 507
 """Kernels a step of one replica, on batches without padding."""
-KERNELS_TOGETHER = 1017
+KERNELS_TOGETHER = 1025
 """Likewise of each of several replicas, and with padding: sums over replicas are not fused with anything."""
 LAUNCH_S = 5e-6
 """To start a kernel: 4 to 6 us. Assumed, as it is usual; TensorFlow's executor is part of it."""
@@ -29,7 +29,7 @@ PACK_BYTES = 40 << 20
 def launching_s(layers: int, replicas: int) -> float:
     """Seconds that starting a step's kernels takes, for layers with weights: as many each as where they were counted.
 
-    503 x 5 us = 2.5 ms for 41 layers and one replica, 1,017 x 5 us = 5.1 ms for several.
+    507 x 5 us = 2.5 ms for 41 layers and one replica, 1,025 x 5 us = 5.1 ms for several.
     """
     return (KERNELS_ALONE if replicas == 1 else KERNELS_TOGETHER) * layers / COUNTED_LAYERS * LAUNCH_S
 

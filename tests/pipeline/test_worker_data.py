@@ -20,7 +20,7 @@ from segtrain.config.batch_split import BatchSplit, batch_split
 from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row, unpack_mask
 from segtrain.errors import StorageError, UserError
-from segtrain.pipeline.batches import StepBatch
+from segtrain.pipeline.batches import EvaluationBatch, StepBatch
 from segtrain.pipeline.plan import sample_key
 from segtrain.pipeline.worker_data import EvaluationData, TrainingData, batches_ahead
 from segtrain.runs.status import World
@@ -283,6 +283,74 @@ def test_evaluation_can_be_repeated(tiny) -> None:
     with closing(EvaluationData(tiny.recipe(), tiny.stored, Storage(), World())) as data:
         runs = [[scene.number for batch in data.batches() for scene in batch.pictures] for _ in range(2)]
     assert runs == [list(range(9))] * 2
+
+
+@pytest.mark.parametrize(("cache", "reads_again"), [("auto", False), ("memory", False), ("off", True), ("disk", True)])
+def test_evaluation_reads_and_decodes_a_picture_once_where_pictures_are_kept(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, reads_again: bool
+) -> None:
+    read = count_reads(monkeypatch)
+    recipe = tiny.recipe(evaluation={"batch_size": 2}, data={"cache": cache, "node_cache": str(tmp_path)})
+    with closing(EvaluationData(recipe, tiny.stored, Storage(), World())) as data:
+        first = list(data.batches())
+        once = len(read)
+        second = list(data.batches())
+    assert once > 0
+    assert len(read) == (2 * once if reads_again else once)
+    assert_same_batches(first, second)
+
+
+@pytest.mark.parametrize("batches_that_fit", [0, 1, 2, 4])
+def test_evaluation_keeps_the_first_batches_up_to_the_bytes_that_training_leaves(
+    tiny, monkeypatch: pytest.MonkeyPatch, batches_that_fit: int
+) -> None:
+    recipe = tiny.recipe(evaluation={"batch_size": 2})
+    with closing(EvaluationData(recipe, tiny.stored, Storage(), World())) as data:
+        expected = list(data.batches())
+    room = sum(batch.bytes for batch in expected[:batches_that_fit])
+    taken = recipe.data.cache_bytes - room
+    with closing(EvaluationData(recipe, tiny.stored, Storage(), World(), taken_bytes=taken)) as data:
+        first, second, third = (list(data.batches()) for _ in range(3))
+    for found in (first, second, third):
+        assert_same_batches(found, expected)
+    kept = [one is other for one, other in zip(second, third, strict=True)]
+    assert kept == [number < batches_that_fit for number in range(len(expected))]
+
+
+def test_a_validation_picture_that_could_not_be_read_is_asked_for_again(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny.recipe(evaluation={"batch_size": 9})
+    read, failing = RowGroupReader.read, True
+
+    def failing_first(self: RowGroupReader, *place: int) -> list[Row | None]:
+        rows = read(self, *place)
+        return [None, *rows[1:]] if failing else rows
+
+    monkeypatch.setattr(RowGroupReader, "read", failing_first)
+    with closing(EvaluationData(recipe, tiny.stored, Storage(), World())) as data:
+        (some,) = data.batches()
+        failing = False
+        (every,) = data.batches()
+        (again,) = data.batches()
+    assert 0 < len(some.pictures) < len(every.pictures) == 9
+    assert again is every
+
+
+def test_training_says_how_much_of_the_cache_it_takes(tiny) -> None:
+    kept = training(tiny)
+    assert kept.kept_bytes == kept.samples_per_epoch * 24 * 32 * 4
+    assert training(tiny, data={"cache": "off"}).kept_bytes == 0
+
+
+def assert_same_batches(found: list[EvaluationBatch], expected: list[EvaluationBatch]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.pictures == other.pictures
+        for bits, expected_bits in zip(one.truths, other.truths, strict=True):
+            np.testing.assert_array_equal(bits, expected_bits)
+        for mine, theirs in zip(one.replicas, other.replicas, strict=True):
+            count = len(one.pictures)  # what fills the other slots is not the same picture each time
+            np.testing.assert_array_equal(mine.images[:count], theirs.images[:count])
+            np.testing.assert_array_equal(mine.masks[:count], theirs.masks[:count])
 
 
 @pytest.mark.parametrize("cache", ["off", "memory"])

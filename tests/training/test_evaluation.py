@@ -1,6 +1,6 @@
 """Exact scores: each picture once, at its own size, whatever the batches; scikit-learn agrees."""
 
-import os
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,7 +146,8 @@ def test_a_picture_that_comes_twice_is_noticed(
 ) -> None:
     def again(batches: list[EvaluationBatch]) -> list[EvaluationBatch]:
         scenes = batches[0].pictures
-        return [EvaluationBatch(batches[0].replicas, [scenes[0], scenes[1]._replace(number=scenes[0].number)])]
+        pictures = [scenes[0], scenes[1]._replace(number=scenes[0].number)]
+        return [dataclasses.replace(batches[0], pictures=pictures)]
 
     table = score_fold(forward, strategy, Altered(data(), lambda batches: batches[:1]), threshold=THRESHOLD)
     assert len(table.ids) == 3
@@ -155,12 +156,10 @@ def test_a_picture_that_comes_twice_is_noticed(
 
 
 def test_no_more_pictures_wait_for_their_scores_than_threads_can_take(
-    strategy: tf.distribute.Strategy,
-    forward: Forward,
-    data: Callable[..., EvaluationData],
-    monkeypatch: pytest.MonkeyPatch,
+    strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    opened = data(1)
+    opened.host_threads = 1
     passed, scored, waiting = [], [], []
 
     def noting(batch: Any) -> Any:
@@ -168,9 +167,22 @@ def test_no_more_pictures_wait_for_their_scores_than_threads_can_take(
         passed.append(batch)
         return forward(batch)
 
-    score_fold(noting, strategy, data(1), threshold=THRESHOLD, watch=lambda row, _: scored.append(row.id))
+    score_fold(noting, strategy, opened, threshold=THRESHOLD, watch=lambda row, _: scored.append(row.id))
     assert len(passed) == len(scored) == 8
     assert max(waiting) <= 2
+
+
+def test_the_device_has_the_next_batch_before_the_last_one_is_read(
+    strategy: tf.distribute.Strategy, forward: Forward, data: Callable[..., EvaluationData]
+) -> None:
+    order = []
+
+    def noting(batch: Any) -> Any:
+        order.append("given")
+        return forward(batch)
+
+    score_fold(noting, strategy, data(2), threshold=THRESHOLD, after_batch=lambda: order.append("read"))
+    assert order == ["given", "given", "read", "given", "read", "given", "read", "read"]
 
 
 def test_what_the_watcher_raises_is_not_swallowed(
