@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _LEVELS = 128
+_BLOCK = 2**17
+"""Pixels that are worked on at once, so that what is made of them is still in the processor's cache."""
 THRESHOLDS = np.arange(1, _LEVELS) / _LEVELS
 """float64 (127,): the thresholds of a curve, 1/128 to 127/128. A float32 times 128 is exact, so a comparison with them
 is exact as well."""
@@ -19,29 +21,54 @@ is exact as well."""
 
 def hard_counts(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.int64]:
     """int64 (3,): pixels that are object in both, in the prediction, in the truth. Masks (H, W) of {0, 1} or bool."""
-    truth, prediction = truth.astype(bool), prediction.astype(bool)
+    truth, prediction = _as_bool(truth), _as_bool(prediction)
     return np.array([np.count_nonzero(pixels) for pixels in (truth & prediction, prediction, truth)], np.int64)
 
 
 def soft_sums(truth: NDArray[Any], probability: NDArray[Any]) -> NDArray[np.float64]:
     """float64 (3,): sums of p t, p and t over the pixels of one picture, p in [0, 1] and t in {0, 1}, both (H, W)."""
-    overlap = np.sum(probability, dtype=np.float64, where=truth.astype(bool))
-    return np.array([overlap, np.sum(probability, dtype=np.float64), np.count_nonzero(truth)], np.float64)
+    truth, pixels = _as_bool(truth).ravel(), probability.ravel()
+    wide = np.empty(min(_BLOCK, pixels.size))
+    overlap = predicted = 0.0
+    for start in range(0, pixels.size, _BLOCK):
+        part = pixels[start : start + _BLOCK]
+        block = wide[: part.size]
+        block[:] = part
+        overlap += block.sum(where=truth[start : start + _BLOCK])
+        predicted += block.sum()
+    return np.array([overlap, predicted, np.count_nonzero(truth)], np.float64)
 
 
 def counts_by_threshold(truth: NDArray[Any], probability: NDArray[np.float32]) -> NDArray[np.int64]:
     """int64 (127, 3): `hard_counts` of `probability >= threshold` for each of `THRESHOLDS`.
 
-    `truth` (H, W) of {0, 1} or bool, `probability` (H, W) in [0, 1]. One histogram: 7 ms for 1918x1280 pixels.
+    `truth` (H, W) of {0, 1} or bool, `probability` (H, W) in [0, 1]. One histogram: 2 ms for 1918x1280.
     """
+    # NumPy is slow where it clips or shifts bytes by a number: 1.0 and 0.7 ms a picture, and 0.1 as here.
+    objects, pixels = _as_bool(truth).ravel().view(np.uint8), probability.ravel()
+    levels = np.empty((-(-pixels.size // 4), 4), np.uint8)
+    flat = levels.reshape(-1)
+    flat[pixels.size :] = 0  # below every threshold, so that it counts nowhere
+    scaled = np.empty(min(_BLOCK, pixels.size), np.float32)
+    highest = np.full(scaled.size, _LEVELS - 1, np.uint8)
     with np.errstate(invalid="ignore"):  # of weights that are no longer finite; any count will do for those
-        levels = (probability * np.float32(_LEVELS)).astype(np.uint8)
-    np.minimum(levels, _LEVELS - 1, out=levels)
-    levels |= truth.astype(bool).view(np.uint8) << 7
-    # Pillow counts bytes twice as fast as `np.bincount`, which makes an int64 of each first.
-    outside, inside = np.array(Image.fromarray(levels).histogram(), np.int64).reshape(2, _LEVELS)
+        for start in range(0, pixels.size, _BLOCK):
+            level = flat[: pixels.size][start : start + _BLOCK]
+            block = np.multiply(pixels[start : start + _BLOCK], np.float32(_LEVELS), out=scaled[: level.size])
+            np.copyto(level, block, casting="unsafe")
+            np.minimum(level, highest[: level.size], out=level)
+            level |= objects[start : start + _BLOCK] * np.uint8(_LEVELS)
+    # Pillow counts bytes twice as fast as `np.bincount`, which makes an int64 of each first. Of four channels it has a
+    # table each, so that equal neighbours need not wait for each other: 0.9 ms instead of 1.2.
+    counts = Image.frombuffer("CMYK", (len(levels), 1), levels, "raw", "CMYK", 0, 1).histogram()
+    outside, inside = np.array(counts, np.int64).reshape(4, 2, _LEVELS).sum(axis=0)
     overlap, wrong = (np.cumsum(counts[::-1])[-2::-1] for counts in (inside, outside))
     return np.stack([overlap, overlap + wrong, np.full_like(overlap, inside.sum())], axis=1)
+
+
+def _as_bool(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """A mask of {0, 1} or bool as bool; bytes are not copied."""
+    return mask.view(np.bool_) if mask.dtype == np.uint8 else mask.astype(bool, copy=False)
 
 
 def best_threshold(thresholds: Sequence[float], scores: Sequence[float]) -> tuple[float, float]:

@@ -48,17 +48,21 @@ def count_picture(
     - `at_training_size`: the true mask and the probabilities there;
     - `curve`: the dice at all thresholds.
     """
-    predicted = probability >= threshold
     row = np.full(COLUMNS, np.nan)
     row[SEEN], row[PIXELS] = 1, truth.size
-    row[HARD] = hard_counts(truth, predicted)
     row[SOFT] = soft_sums(truth, probability)
     if boundary_pixels is not None:
-        row[BOUNDARY] = hard_counts(boundary(truth, boundary_pixels), boundary(predicted, boundary_pixels))
+        bands = (boundary(mask, boundary_pixels) for mask in (truth, probability >= threshold))
+        row[BOUNDARY] = hard_counts(*bands)
     if at_training_size is not None:
         row[SOFT_TRAINING] = soft_sums(*at_training_size)
     if curve:
-        row[CURVE] = dice(counts_by_threshold(truth, probability))
+        by_threshold = counts_by_threshold(truth, probability)
+        row[CURVE] = dice(by_threshold)
+    if curve and threshold in THRESHOLDS:
+        row[HARD] = by_threshold[np.searchsorted(THRESHOLDS, threshold)]
+    else:
+        row[HARD] = hard_counts(truth, probability >= threshold)
     return row
 
 

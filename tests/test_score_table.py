@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from segtrain.metrics import dice
+from segtrain import metrics
+from segtrain.metrics import THRESHOLDS, counts_by_threshold, dice
 from segtrain.score_table import (
     BOUNDARY,
     COLUMNS,
@@ -29,6 +33,37 @@ def test_a_picture_is_counted_whole_at_its_boundary_and_by_its_probabilities() -
     assert found[SOFT].tolist() == [6.0, 8.0, 16.0]
     assert dice(found[HARD]) == 0.75
     assert count_picture(truth, probability, 0.51, boundary_pixels=1)[HARD].tolist() == [0, 0, 16]
+
+
+PICTURES = st.tuples(st.integers(1, 9), st.integers(1, 400)).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.uint8, shape, elements=st.integers(0, 1)),
+        hnp.arrays(np.float32, shape, elements=st.sampled_from([0.0, *THRESHOLDS.tolist(), 0.3, 1e-9, 1.0])),
+    )
+)
+
+
+@pytest.mark.parametrize("block", [7, 2**17])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(picture=PICTURES, threshold=st.sampled_from([0.5, 0.3, 1 / 128, 0.1, 127 / 128]))
+def test_counts_are_those_of_plain_arithmetic_on_the_whole_picture(
+    monkeypatch: pytest.MonkeyPatch, block: int, picture: tuple[np.ndarray, np.ndarray], threshold: float
+) -> None:
+    monkeypatch.setattr(metrics, "_BLOCK", block)
+    truth, probability = picture
+    found = count_picture(truth, probability, threshold, curve=True)
+    predicted = probability >= threshold
+    assert found[HARD].tolist() == [(truth & predicted).sum(), predicted.sum(), truth.sum()]
+    assert count_picture(truth, probability, threshold)[HARD].tolist() == found[HARD].tolist()
+    one_by_one = np.array([_plain_counts(truth, probability >= each) for each in THRESHOLDS])
+    np.testing.assert_array_equal(found[CURVE], dice(one_by_one))
+    np.testing.assert_array_equal(counts_by_threshold(truth, probability), one_by_one)
+    wide = probability.astype(np.float64)
+    np.testing.assert_allclose(found[SOFT], [(wide * truth).sum(), wide.sum(), truth.sum()], rtol=1e-14)
+
+
+def _plain_counts(truth: np.ndarray, predicted: np.ndarray) -> list[int]:
+    return [(truth * predicted).sum(), predicted.sum(), truth.sum()]
 
 
 def test_what_nobody_asked_for_is_not_a_number() -> None:

@@ -49,11 +49,12 @@ def score_fold(
         """Each picture's number, and its row of the table under way."""
         # The device has its next batch before the host waits for this one.
         for batch, logits in started_ahead(forwarded(), BATCHES_AHEAD):
-            local = np.concatenate([part.numpy() for part in strategy.experimental_local_results(logits)])
-            masks = np.concatenate([part.masks for part in batch.replicas])
+            # `np.asarray` shares a tensor's memory on the host, where `numpy()` copies it.
+            local = [slot for part in strategy.experimental_local_results(logits) for slot in np.asarray(part)]
+            masks = [slot for part in batch.replicas for slot in np.asarray(part.masks)]
             for slot, scene in enumerate(batch.pictures):
-                there = slot, slice(scene.height), slice(scene.width)
-                pixels = local[there], masks[there]
+                there = slice(scene.height), slice(scene.width)
+                pixels = local[slot][there], masks[slot][there]
                 yield scene.number, pool.submit(_score, scene.row, batch.truths[slot], *pixels, threshold, watch)
             after_batch()
 
@@ -75,7 +76,7 @@ def _score(
     probability = upsample_probability(logits, row.height, row.width)
     watch(row, probability)
     truth = np.unpackbits(bits, axis=1, count=row.width)
-    small = tf.sigmoid(tf.cast(logits[..., 0], tf.float64)).numpy()
+    small = np.asarray(tf.sigmoid(tf.cast(logits[..., 0], tf.float64)))
     return count_picture(truth, probability, threshold, at_training_size=(training_mask[..., 0], small), curve=True)
 
 
