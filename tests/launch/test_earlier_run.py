@@ -6,22 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segtrain.config import Recipe, override
 from segtrain.errors import UserError
 from segtrain.launch.earlier_run import as_it_began, check_run_folder
 from segtrain.storage.files import Storage
-
-
-def run_in(folder: Path, *fields: str) -> Recipe:
-    return override(Recipe(), [f"run.storage={folder}", "run.name=test", *fields])
-
-
-def keep(recipe: Recipe) -> Recipe:
-    """Leave the recipe in its run's folder, as a run does."""
-    folder = Path(recipe.run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    return recipe
+from tests.support.kept_recipes import keep, run_in
 
 
 def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:

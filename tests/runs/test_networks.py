@@ -9,18 +9,7 @@ from segtrain.config import Recipe, override
 from segtrain.errors import UserError
 from segtrain.runs.networks import check_networks, members_of, recipe_to_score, recipes_of
 from segtrain.storage.files import Storage
-
-
-def run_in(folder: Path, *fields: str) -> Recipe:
-    return override(Recipe(), [f"run.storage={folder}", "run.name=test", *fields])
-
-
-def keep(recipe: Recipe) -> Recipe:
-    """Leave the recipe in its run's folder, as a run does."""
-    folder = Path(recipe.run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    return recipe
+from tests.support.kept_recipes import keep, run_in
 
 
 def test_a_run_is_scored_where_its_folder_is_now_with_its_own_settings(tmp_path: Path) -> None:
