@@ -39,6 +39,7 @@ def test_an_overflow_in_float16_is_skipped(kind: str) -> None:
     assert found["scale"] == 64.0
 
 
+@pytest.mark.slow  # 15 to 25 s in a process of its own
 def test_a_device_out_of_memory_is_recognised_and_goes_on(kind: str) -> None:
     found = run_check("out_of_memory", kind)
     assert found["message"] is not None, "nothing ran out of memory"
@@ -49,6 +50,7 @@ def test_a_device_out_of_memory_is_recognised_and_goes_on(kind: str) -> None:
     assert np.isfinite(found["loss_afterwards"])
 
 
+@pytest.mark.slow  # 15 to 25 s in a process of its own
 def test_two_logical_devices_compute_what_one_does(kind: str, recipe: Callable[..., Recipe]) -> None:
     """Two logical GPUs on one card sum by TensorFlow's own ring, so this says nothing about NCCL."""
     sgd = ("optimizer.kind=sgd", "optimizer.learning_rate=0.1", "train.tf32=false")
@@ -59,6 +61,7 @@ def test_two_logical_devices_compute_what_one_does(kind: str, recipe: Callable[.
     assert found["weights"] < 1e-4
 
 
+@pytest.mark.slow  # 15 to 25 s in a process of its own
 def test_a_run_that_left_and_went_on_has_the_same_bits(kind: str, recipe: Callable[..., Recipe]) -> None:
     found = run_check("resumed", kind, recipe("train.deterministic=true", "model.dropout=0.2"))
     assert found["steps"] == 8
