@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from segtrain.config import Recipe
-from segtrain.errors import gib
+from segtrain.errors import counted, gib
 from segtrain.launch.preflight import PreparedRun, prepared
 from segtrain.launch.train_run import run_on
 from segtrain.launch.train_worker import Train
@@ -48,6 +48,10 @@ class Measured:
     def lines(self) -> list[str]:
         """The same as a table of text."""
         found = self.values()
+        replicas = counted(self.recipe.cluster.replicas_per_worker, "replica")
+        peak = gib(self.speed.peak_bytes)
+        grown = f"the process of {replicas} grew by {peak}"
+        measured = grown if found["device"] == "CPU" else f"the first GPU of a worker held {peak} at most"
         megapixels = self.pixels / 1e6
         table = [
             f"{name:9} {found[f'{name}_ms']:10,.1f} ms  {found[f'{name}_images_per_s']:10,.1f} pictures/s  "
@@ -55,12 +59,12 @@ class Measured:
             for name in ("step", "input", "loop")
         ]
         return [
-            f"device    {found['device']}, {found['replicas']} in all, {found['global_batch_size']} pictures a step",
+            f"device    {found['device']}, {counted(found['replicas'], 'replica')} in all, "
+            f"{found['global_batch_size']} pictures a step",
             f"start     {found['start_s']:10,.1f} s to the end of the first step",
             *table,
             f"waiting   {found['input_wait_share']:10.1%} of the loop's time is spent waiting for input",
-            f"memory    {gib(self.predicted_bytes)} a replica predicted, {gib(self.speed.peak_bytes)} measured in the "
-            f"process of {self.recipe.cluster.replicas_per_worker}",
+            f"memory    {gib(self.predicted_bytes)} a replica predicted; {measured}",
         ]
 
 

@@ -24,11 +24,11 @@ def test_rates_are_those_of_the_global_batch() -> None:
 
 def test_the_table_says_what_bounds_the_loop_and_what_was_predicted() -> None:
     assert measured().lines() == [
-        "device    NVIDIA H100, 8 in all, 16 pictures a step",
+        "device    NVIDIA H100, 8 replicas in all, 16 pictures a step",
         "start           12.5 s to the end of the first step",
         "step           200.0 ms        80.0 pictures/s        49.2 megapixels/s",
         "input          100.0 ms       160.0 pictures/s        98.3 megapixels/s",
         "loop           250.0 ms        64.0 pictures/s        39.3 megapixels/s",
         "waiting        20.0% of the loop's time is spent waiting for input",
-        "memory    2.00 GiB a replica predicted, 3.00 GiB measured in the process of 4",
+        "memory    2.00 GiB a replica predicted; the first GPU of a worker held 3.00 GiB at most",
     ]
