@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _LEVELS = 128
-_BLOCK = 2**17
+_BLOCK = 2**18
 """Pixels that are worked on at once, so that what is made of them is still in the processor's cache."""
 THRESHOLDS = np.arange(1, _LEVELS) / _LEVELS
 """float64 (127,): the thresholds of a curve, 1/128 to 127/128. A float32 times 128 is exact, so a comparison with them
@@ -27,43 +27,55 @@ def hard_counts(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.int
 
 def soft_sums(truth: NDArray[Any], probability: NDArray[Any]) -> NDArray[np.float64]:
     """float64 (3,): sums of p t, p and t over the pixels of one picture, p in [0, 1] and t in {0, 1}, both (H, W)."""
-    truth, pixels = _as_bool(truth).ravel(), probability.ravel()
+    objects, pixels = _as_bool(truth).ravel(), probability.ravel()
     wide = np.empty(min(_BLOCK, pixels.size))
-    overlap = predicted = 0.0
+    sums = np.zeros(2)
     for start in range(0, pixels.size, _BLOCK):
-        part = pixels[start : start + _BLOCK]
-        block = wide[: part.size]
-        block[:] = part
-        overlap += block.sum(where=truth[start : start + _BLOCK])
-        predicted += block.sum()
-    return np.array([overlap, predicted, np.count_nonzero(truth)], np.float64)
+        part = slice(start, start + _BLOCK)
+        sums += _soft_sums_of_block(objects[part], pixels[part], wide)
+    return np.array([*sums, np.count_nonzero(objects)], np.float64)
 
 
-def counts_by_threshold(truth: NDArray[Any], probability: NDArray[np.float32]) -> NDArray[np.int64]:
-    """int64 (127, 3): `hard_counts` of `probability >= threshold` for each of `THRESHOLDS`.
+def soft_sums_and_counts(
+    truth: NDArray[Any], probability: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """`soft_sums`, and int64 (127, 3): `hard_counts` of `probability >= threshold` for each of `THRESHOLDS`.
 
-    `truth` (H, W) of {0, 1} or bool, `probability` (H, W) in [0, 1]. One histogram: 2 ms for 1918x1280.
+    `truth` (H, W) of {0, 1} or bool, `probability` (H, W) in [0, 1]. Each block of pixels is read once for both: 3.4 ms
+    for 1918x1280, and 3.9 one after the other.
     """
     # NumPy is slow where it clips or shifts bytes by a number: 1.0 and 0.7 ms a picture, and 0.1 as here.
-    objects, pixels = _as_bool(truth).ravel().view(np.uint8), probability.ravel()
+    objects, pixels = _as_bool(truth).ravel(), probability.ravel()
     levels = np.empty((-(-pixels.size // 4), 4), np.uint8)
     flat = levels.reshape(-1)
     flat[pixels.size :] = 0  # below every threshold, so that it counts nowhere
-    scaled = np.empty(min(_BLOCK, pixels.size), np.float32)
-    highest = np.full(scaled.size, _LEVELS - 1, np.uint8)
+    wide = np.empty(min(_BLOCK, pixels.size))
+    scaled = np.empty(wide.size, np.float32)
+    highest = np.full(wide.size, _LEVELS - 1, np.uint8)
+    sums = np.zeros(2)
     with np.errstate(invalid="ignore"):  # of weights that are no longer finite; any count will do for those
         for start in range(0, pixels.size, _BLOCK):
-            level = flat[: pixels.size][start : start + _BLOCK]
-            block = np.multiply(pixels[start : start + _BLOCK], np.float32(_LEVELS), out=scaled[: level.size])
+            part = slice(start, start + _BLOCK)
+            sums += _soft_sums_of_block(objects[part], pixels[part], wide)
+            level = flat[: pixels.size][part]
+            block = np.multiply(pixels[part], np.float32(_LEVELS), out=scaled[: level.size])
             np.copyto(level, block, casting="unsafe")
             np.minimum(level, highest[: level.size], out=level)
-            level |= objects[start : start + _BLOCK] * np.uint8(_LEVELS)
+            level |= objects[part].view(np.uint8) * np.uint8(_LEVELS)
     # Pillow counts bytes twice as fast as `np.bincount`, which makes an int64 of each first. Of four channels it has a
     # table each, so that equal neighbours need not wait for each other: 0.9 ms instead of 1.2.
     counts = Image.frombuffer("CMYK", (len(levels), 1), levels, "raw", "CMYK", 0, 1).histogram()
     outside, inside = np.array(counts, np.int64).reshape(4, 2, _LEVELS).sum(axis=0)
     overlap, wrong = (np.cumsum(counts[::-1])[-2::-1] for counts in (inside, outside))
-    return np.stack([overlap, overlap + wrong, np.full_like(overlap, inside.sum())], axis=1)
+    by_threshold = np.stack([overlap, overlap + wrong, np.full_like(overlap, inside.sum())], axis=1)
+    return np.array([*sums, inside.sum()], np.float64), by_threshold
+
+
+def _soft_sums_of_block(truth: NDArray[np.bool_], pixels: NDArray[Any], wide: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Sums of p t and of p; `wide` is room for the pixels as float64."""
+    block = wide[: pixels.size]
+    block[:] = pixels
+    return block.sum(where=truth), block.sum()
 
 
 def _as_bool(mask: NDArray[Any]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.metrics import THRESHOLDS, boundary, counts_by_threshold, dice, hard_counts, iou, soft_sums
+from segtrain.metrics import THRESHOLDS, boundary, dice, hard_counts, iou, soft_sums, soft_sums_and_counts
 
 SEEN, PIXELS = 0, 1
 """Columns: 1 for a picture that was scored, and how many pixels it has."""
@@ -37,7 +37,7 @@ def count_picture(
     threshold: float,
     *,
     boundary_pixels: int | None = None,
-    at_training_size: tuple[NDArray[Any], NDArray[np.float64]] | None = None,
+    at_training_size: NDArray[np.float64] | None = None,
     curve: bool = False,
 ) -> NDArray[np.float64]:
     """A picture's row, float64 (COLUMNS,), from its true mask (H, W) of {0, 1} and the probabilities (H, W).
@@ -45,20 +45,21 @@ def count_picture(
     What costs extra is counted where it is asked for, and NaN elsewhere:
 
     - `boundary_pixels`: the width of the boundaries to compare;
-    - `at_training_size`: the true mask and the probabilities there;
+    - `at_training_size`: the `soft_sums` there, which have been counted already;
     - `curve`: the dice at all thresholds.
     """
     row = np.full(COLUMNS, np.nan)
     row[SEEN], row[PIXELS] = 1, truth.size
-    row[SOFT] = soft_sums(truth, probability)
     if boundary_pixels is not None:
         bands = (boundary(mask, boundary_pixels) for mask in (truth, probability >= threshold))
         row[BOUNDARY] = hard_counts(*bands)
     if at_training_size is not None:
-        row[SOFT_TRAINING] = soft_sums(*at_training_size)
+        row[SOFT_TRAINING] = at_training_size
     if curve:
-        by_threshold = counts_by_threshold(truth, probability)
+        row[SOFT], by_threshold = soft_sums_and_counts(truth, probability)
         row[CURVE] = dice(by_threshold)
+    else:
+        row[SOFT] = soft_sums(truth, probability)
     if curve and threshold in THRESHOLDS:
         row[HARD] = by_threshold[np.searchsorted(THRESHOLDS, threshold)]
     else:

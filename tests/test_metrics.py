@@ -11,11 +11,11 @@ from segtrain.metrics import (
     THRESHOLDS,
     best_threshold,
     boundary,
-    counts_by_threshold,
     dice,
     hard_counts,
     iou,
     soft_sums,
+    soft_sums_and_counts,
 )
 
 PAIRS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -74,7 +74,8 @@ def test_a_thousand_full_pictures_add_up_exactly():
 class TestThresholds:
     def test_counts_at_each_threshold_by_hand(self) -> None:
         probability = np.array([[0.0, 0.25, 0.5], [0.75, 0.999, 1.0]], np.float32)
-        counts = counts_by_threshold(np.array([[0, 1, 0], [0, 1, 1]]), probability)
+        sums, counts = soft_sums_and_counts(np.array([[0, 1, 0], [0, 1, 1]]), probability)
+        np.testing.assert_allclose(sums, [2.249, 3.499, 3.0], rtol=1e-6)
         assert counts.dtype == np.int64
         found = {at: counts[THRESHOLDS.tolist().index(at)].tolist() for at in (1 / 128, 0.25, 0.5, 0.75, 127 / 128)}
         assert found == {
@@ -93,7 +94,7 @@ class TestThresholds:
         on_a_threshold = random.random(truth.shape) < 0.5
         probability[on_a_threshold] = random.choice([0.0, *THRESHOLDS, 1.0], truth.shape)[on_a_threshold]
         one_by_one = [hard_counts(truth, probability >= threshold) for threshold in THRESHOLDS]
-        np.testing.assert_array_equal(counts_by_threshold(truth, probability), one_by_one)
+        np.testing.assert_array_equal(soft_sums_and_counts(truth, probability)[1], one_by_one)
 
     def test_the_best_threshold_is_the_one_nearest_to_a_half_among_equals(self) -> None:
         assert best_threshold([0.1, 0.4, 0.7, 0.9], [0.3, 0.8, 0.8, 0.8]) == (0.4, 0.8)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segtrain import metrics
-from segtrain.metrics import THRESHOLDS, counts_by_threshold, dice
+from segtrain.metrics import THRESHOLDS, dice, soft_sums_and_counts
 from segtrain.score_table import (
     BOUNDARY,
     COLUMNS,
@@ -57,9 +57,10 @@ def test_counts_are_those_of_plain_arithmetic_on_the_whole_picture(
     assert count_picture(truth, probability, threshold)[HARD].tolist() == found[HARD].tolist()
     one_by_one = np.array([_plain_counts(truth, probability >= each) for each in THRESHOLDS])
     np.testing.assert_array_equal(found[CURVE], dice(one_by_one))
-    np.testing.assert_array_equal(counts_by_threshold(truth, probability), one_by_one)
+    np.testing.assert_array_equal(soft_sums_and_counts(truth, probability)[1], one_by_one)
     wide = probability.astype(np.float64)
     np.testing.assert_allclose(found[SOFT], [(wide * truth).sum(), wide.sum(), truth.sum()], rtol=1e-14)
+    np.testing.assert_array_equal(count_picture(truth, probability, threshold)[SOFT], found[SOFT])
 
 
 def _plain_counts(truth: np.ndarray, predicted: np.ndarray) -> list[int]:
@@ -73,7 +74,7 @@ def test_what_nobody_asked_for_is_not_a_number() -> None:
     assert np.isnan(plain[BOUNDARY]).all()
     assert np.isnan(plain[SOFT_TRAINING]).all()
     assert np.isnan(plain[CURVE]).all()
-    small = np.ones((3, 4)), np.full((3, 4), 0.5)
+    small = np.array([6.0, 6.0, 12.0])
     whole = count_picture(truth, probability, 0.5, boundary_pixels=1, at_training_size=small, curve=True)
     assert whole[SOFT_TRAINING].tolist() == [6.0, 6.0, 12.0]
     assert whole[CURVE].tolist() == [1.0] * 127

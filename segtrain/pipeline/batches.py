@@ -69,6 +69,8 @@ class PictureBatch(NamedTuple):
     """uint8 (S, H, W, 3); slots after the last picture hold it again."""
     masks: tf.Tensor
     """uint8 {0, 1} (S, H, W, 1)."""
+    sizes: Any
+    """int64 (S, 2): rows and columns of the slot that hold the picture, from the top left; 0 after the last one."""
 
 
 class Scene(NamedTuple):
@@ -96,7 +98,7 @@ class EvaluationBatch:
     @property
     def bytes(self) -> int:
         """Memory that it takes, with the stored bytes of its pictures."""
-        pixels = sum(int(np.prod(tensor.shape)) for part in self.replicas for tensor in part)
+        pixels = sum(int(np.prod(part.images.shape) + np.prod(part.masks.shape)) for part in self.replicas)
         stored = sum(len(scene.row.image) + len(scene.row.mask or b"") for scene in self.pictures)
         return pixels + stored + sum(bits.nbytes for bits in self.truths)
 
@@ -134,8 +136,11 @@ def blank(height: int, width: int) -> DecodedPicture:
     return DecodedPicture("", 0, np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
 
 
-def stack(pictures: Sequence[DecodedPicture], height: int, width: int) -> PictureBatch:
-    """Pictures of at most (height, width) as one batch; a smaller one lies at the top left, with zeros around it."""
+def stack(pictures: Sequence[DecodedPicture], height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and masks of at most (height, width), uint8 (S, height, width, 3) and {0, 1} (S, height, width, 1).
+
+    A smaller picture lies at the top left, with zeros around it.
+    """
     images = _aligned_block((len(pictures), height, width, 3))
     masks = _aligned_block((len(pictures), height, width, 1))
     for slot, picture in enumerate(pictures):
@@ -144,7 +149,7 @@ def stack(pictures: Sequence[DecodedPicture], height: int, width: int) -> Pictur
             images[slot], masks[slot] = 0, 0
         images[slot, :rows, :columns] = picture.image
         masks[slot, :rows, :columns, 0] = picture.mask
-    return PictureBatch(_as_tensor(images), _as_tensor(masks))
+    return _as_tensor(images), _as_tensor(masks)
 
 
 def _aligned_block(shape: tuple[int, ...]) -> NDArray[np.uint8]:

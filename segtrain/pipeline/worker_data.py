@@ -23,7 +23,16 @@ from segtrain.dataset.reader import RowGroupReader
 from segtrain.dataset.shards import Row, mask_bits
 from segtrain.errors import UserError
 from segtrain.pipeline.augment import Draws, crop_corner, draw_augmentation
-from segtrain.pipeline.batches import DecodedPicture, EvaluationBatch, ReplicaBatch, Scene, StepBatch, blank, stack
+from segtrain.pipeline.batches import (
+    DecodedPicture,
+    EvaluationBatch,
+    PictureBatch,
+    ReplicaBatch,
+    Scene,
+    StepBatch,
+    blank,
+    stack,
+)
 from segtrain.pipeline.decode import decode_mask, decode_picture, decode_window
 from segtrain.pipeline.plan import EpochPlan, Sample, sample_key
 from segtrain.pipeline.prefetch import Prefetch, started_ahead
@@ -327,7 +336,12 @@ class EvaluationData(_Feed[EvaluationBatch]):
             pictures = [picture for *_, picture in decoded]
             filler = pictures[-1] if pictures else filler
             filled = [*pictures, *[filler] * (self._slots - len(pictures))]
-            parts = [stack(filled[at : at + slots], *self._frame) for at in range(0, len(filled), slots)]
+            sizes = np.zeros((self._slots, 2), np.int64)
+            sizes[: len(scenes)] = [(scene.height, scene.width) for scene in scenes] or np.empty((0, 2))
+            parts = [
+                PictureBatch(*stack(filled[at : at + slots], *self._frame), sizes[at : at + slots])
+                for at in range(0, len(filled), slots)
+            ]
             batch = EvaluationBatch(parts, scenes, [bits for _, _, bits, _ in decoded])
             # A fault of storage may pass: what failed is read once more the next time.
             if len(decoded) == len(results) and batch.bytes <= self._room_bytes:

@@ -193,7 +193,10 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
 
 
 def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
+    import numpy as np
+
     from segtrain.models import build_model
+    from segtrain.pipeline.batches import PictureBatch
     from segtrain.training.evaluation import compiled_forward
     from segtrain.training.strategy import place
 
@@ -201,8 +204,10 @@ def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
         model = build_model(recipe.model, dtype_policy=recipe.train.precision)
     forward = compiled_forward(strategy, model)
     for _ in range(steps):
-        logits = forward(place(strategy, [noise(recipe, recipe.evaluation.batch_size)]))
-        strategy.experimental_local_results(logits)[0].numpy()
+        pictures = recipe.evaluation.batch_size
+        sizes = np.tile((recipe.data.height, recipe.data.width), (pictures, 1))
+        on_device = forward(place(strategy, [PictureBatch(*noise(recipe, pictures), sizes)]))
+        strategy.experimental_local_results(on_device.logits)[0].numpy()
 
 
 def noise(recipe: Recipe, pictures: int) -> tuple[Any, Any]:

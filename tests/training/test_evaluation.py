@@ -16,19 +16,21 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from segtrain.dataset.data_set import read_data_set
 from segtrain.dataset.shards import Row
-from segtrain.metrics import THRESHOLDS
+from segtrain.metrics import THRESHOLDS, soft_sums
 from segtrain.models import build_model
 from segtrain.pipeline.augment import to_float
-from segtrain.pipeline.batches import EvaluationBatch
+from segtrain.pipeline.batches import EvaluationBatch, PictureBatch
 from segtrain.pipeline.worker_data import EvaluationData
 from segtrain.runs.status import World
 from segtrain.score_table import COLUMNS, SEEN
 from segtrain.storage.files import Storage
 from segtrain.training.evaluation import (
     VALIDATION_SCORES,
+    Forwarded,
     compiled_forward,
     evenly_spread,
     score_fold,
+    with_soft_sums,
 )
 from segtrain.training.strategy import sum_over_workers
 
@@ -40,10 +42,10 @@ THRESHOLD = 0.4
 def forward(strategy: tf.distribute.Strategy) -> Forward:
     """Logits that follow the green channel, which the boxes brighten."""
 
-    def logits(part: Any) -> tf.Tensor:
-        return 12.0 * (to_float(part.images)[..., 1:2] - 0.45)
+    def on_replica(part: Any) -> Forwarded:
+        return with_soft_sums(12.0 * (to_float(part.images)[..., 1:2] - 0.45), part)
 
-    return lambda batch: strategy.run(logits, args=(batch,))
+    return lambda batch: strategy.run(on_replica, args=(batch,))
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_dice_at_training_size_is_that_of_the_resized_pictures(
 ) -> None:
     wanted = []
     for batch in data().batches():
-        probability = tf.sigmoid(tf.cast(forward(batch.replicas[0]), tf.float64)).numpy()
+        probability = tf.sigmoid(tf.cast(forward(batch.replicas[0]).logits, tf.float64)).numpy()
         for p, t in list(zip(probability, batch.replicas[0].masks.numpy(), strict=True))[: len(batch.pictures)]:
             wanted.append(2 * (p * t).sum() / (p.sum() + t.sum()))
     assert len(wanted) == 8
@@ -207,8 +209,9 @@ def test_forward_neither_drops_out_nor_moves_statistics(strategy: tf.distribute.
         model = build_model(config)
     before = [variable.numpy() for variable in model.variables]
     forward = compiled_forward(strategy, model)
-    part = _Part(tf.constant(np.random.default_rng(1).integers(0, 256, (2, 16, 24, 3), np.uint8)))
-    first, second = (strategy.experimental_local_results(forward(part))[0].numpy() for _ in range(2))
+    images = tf.constant(np.random.default_rng(1).integers(0, 256, (2, 16, 24, 3), np.uint8))
+    part = PictureBatch(images, tf.zeros((2, 16, 24, 1), tf.uint8), tf.constant([[16, 24]] * 2, tf.int64))
+    first, second = (strategy.experimental_local_results(forward(part).logits)[0].numpy() for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(
         first, keras.ops.convert_to_numpy(model(to_float(part.images), training=False)), atol=1e-5
@@ -217,10 +220,19 @@ def test_forward_neither_drops_out_nor_moves_statistics(strategy: tf.distribute.
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-class _Part(tf.experimental.ExtensionType):
-    """A batch of images alone."""
-
-    images: tf.Tensor
+def test_pixels_beside_a_picture_do_not_count_at_training_size() -> None:
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(3, 5, 7, 1)).astype(np.float32)
+    masks = random.integers(0, 2, (3, 5, 7, 1), np.uint8)
+    logits[1, 4:] = np.nan
+    sizes = [(5, 7), (4, 6), (0, 0)]
+    batch = PictureBatch(tf.zeros((3, 5, 7, 3), tf.uint8), tf.constant(masks), tf.constant(sizes, tf.int64))
+    found = with_soft_sums(tf.constant(logits), batch)
+    np.testing.assert_array_equal(found.logits, logits)
+    for slot, (rows, columns) in enumerate(sizes):
+        truth, wide = (each[slot, :rows, :columns, 0].astype(np.float64) for each in (masks, logits))
+        probability = 1 / (1 + np.exp(-wide))
+        np.testing.assert_allclose(found.soft_sums[slot], soft_sums(truth, probability), rtol=1e-13)
 
 
 @given(pictures=st.integers(0, 50), count=st.integers(0, 60))
