@@ -9,6 +9,8 @@ from segtrain.config.recipe import Recipe
 
 PLACED_BATCHES = 2
 """Batches on the devices beside the one that is trained on."""
+FORWARDED_BATCHES = 1
+"""Batches to be scored that the devices have been given beside the one whose logits the host waits for."""
 FEWEST_LANES = 16
 """Lanes where a data set has few row groups. A small global batch too is drawn from about as many windows."""
 LANES_BYTES = 3 * 2**30

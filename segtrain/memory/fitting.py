@@ -9,7 +9,7 @@ from segtrain.architectures.layer_list import layer_list
 from segtrain.config import Recipe, UNetConfig
 from segtrain.config.batch_split import split_of
 from segtrain.errors import UserError, gib
-from segtrain.memory.footprint import CHANNELS, inference_footprint, kernels_of, training_footprint
+from segtrain.memory.footprint import CHANNELS, evaluation_footprint, training_footprint
 from segtrain.memory.liveness import Footprint
 
 HEADROOM = 0.1
@@ -135,9 +135,7 @@ def _evaluation_batch(recipe: Recipe, training: Footprint, room: int, picture: t
         whole = picture  # crops are for training alone
     left = room - training.optimizer - training.ema
     for batch in range(recipe.evaluation.batch_size, 0, -1):
-        needed = inference_footprint(
-            recipe.model, *whole, batch=batch, precision=recipe.train.precision, kernels=kernels_of(recipe)
-        ).total
+        needed = evaluation_footprint(recipe, *whole, batch=batch).total
         if needed <= left:
             return batch
     raise UserError(

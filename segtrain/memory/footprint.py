@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from segtrain.config import AdamConfig, AdamWConfig, Model, Optimizer, Recipe, RMSpropConfig
-from segtrain.config.batch_split import PLACED_BATCHES
-from segtrain.memory.kernels import DNN, Kernels, Tensor, cpu_kernels
+from segtrain.config.batch_split import FORWARDED_BATCHES, PLACED_BATCHES
+from segtrain.memory.kernels import DNN, FLOAT32, Kernels, Tensor, cpu_kernels
 from segtrain.memory.liveness import Footprint, Pass
 from segtrain.memory.operations import Operation, network
 
@@ -71,6 +71,17 @@ def inference_footprint(
         workspace=fullest.workspace + int(kernels.forward_gaps * fullest.total),
         pictures=fullest.pictures + batch * height * width * CHANNELS,
     )
+
+
+def evaluation_footprint(recipe: Recipe, height: int, width: int, *, batch: int) -> Footprint:
+    """Of scoring `batch` pictures (height, width) at once, while `FORWARDED_BATCHES` more lie there with logits.
+
+    The sums that follow the forward pass take less than it does.
+    """
+    precision, kernels = recipe.train.precision, kernels_of(recipe)
+    forward = inference_footprint(recipe.model, height, width, batch=batch, precision=precision, kernels=kernels)
+    ahead = FORWARDED_BATCHES * (CHANNELS + 1 + FLOAT32)
+    return replace(forward, pictures=forward.pictures + (1 + ahead) * batch * height * width)
 
 
 def kernels_of(recipe: Recipe) -> Kernels:

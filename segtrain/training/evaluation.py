@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from segtrain.config.batch_split import FORWARDED_BATCHES
 from segtrain.dataset.shards import Row
 from segtrain.models.probability import upsample_probability
 from segtrain.pipeline.augment import to_float
@@ -19,8 +20,6 @@ from segtrain.training.strategy import place, sum_over_workers
 
 VALIDATION_SCORES = ("dice_hard_original", "dice_soft", "dice_soft_training", "iou_hard_original")
 """Means that a run records of each evaluation (`segtrain.score_table.MEASURES`)."""
-BATCHES_AHEAD = 1
-"""Batches that the device has been given when the logits of one are read, so that it need not wait for the host."""
 
 
 def score_fold(
@@ -48,7 +47,7 @@ def score_fold(
     def scored() -> Iterator[tuple[int, Future[np.ndarray]]]:
         """Each picture's number, and its row of the table under way."""
         # The device has its next batch before the host waits for this one.
-        for batch, on_device in started_ahead(forwarded(), BATCHES_AHEAD):
+        for batch, on_device in started_ahead(forwarded(), FORWARDED_BATCHES):
             # `np.asarray` shares a tensor's memory on the host, where `numpy()` copies it.
             logits, sums = (
                 [slot for part in strategy.experimental_local_results(each) for slot in np.asarray(part)]
@@ -64,7 +63,7 @@ def score_fold(
 
     with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
         # A GPU is faster than the scoring; without a bound the logits of the whole fold would wait in memory.
-        for number, row in started_ahead(scored(), 2 * threads - BATCHES_AHEAD):
+        for number, row in started_ahead(scored(), 2 * threads - FORWARDED_BATCHES):
             table[number] += row.result()
     return Scores(data.ids, sum_over_workers(strategy, table))
 

@@ -28,8 +28,7 @@ from rich.table import Table
 
 from segtrain.config import Recipe, load_recipe, override
 from segtrain.errors import gib
-from segtrain.memory import Footprint, inference_footprint, training_footprint
-from segtrain.memory.footprint import kernels_of
+from segtrain.memory import Footprint, evaluation_footprint, training_footprint
 from segtrain.process import before_tensorflow
 from tests.bench.measuring import process_memory, run_module
 
@@ -117,7 +116,7 @@ def _table(found: Sequence[tuple[int, str, str, Footprint, Measured]]) -> Table:
 
 
 def predict(kind: str, recipe: Recipe) -> Footprint:
-    """What `segtrain.memory` says of a step on the whole global batch, or of a forward pass of scoring."""
+    """What `segtrain.memory` says of a step on the whole global batch, or of scoring a batch."""
     size = {"height": recipe.data.height, "width": recipe.data.width}
     if kind == "train":
         train = recipe.train
@@ -129,13 +128,7 @@ def predict(kind: str, recipe: Recipe) -> Footprint:
             accumulation=train.global_batch_size // batch,
             **size,
         )
-    return inference_footprint(
-        recipe.model,
-        batch=recipe.evaluation.batch_size,
-        precision=recipe.train.precision,
-        kernels=kernels_of(recipe),
-        **size,
-    )
+    return evaluation_footprint(recipe, batch=recipe.evaluation.batch_size, **size)
 
 
 def measure(kind: str, recipe: Recipe) -> Measured:
@@ -195,18 +188,23 @@ def _train(strategy: Any, recipe: Recipe, *, steps: int) -> None:
 def _forward(strategy: Any, recipe: Recipe, *, steps: int) -> None:
     import numpy as np
 
+    from segtrain.config.batch_split import FORWARDED_BATCHES
     from segtrain.models import build_model
     from segtrain.pipeline.batches import PictureBatch
+    from segtrain.pipeline.prefetch import started_ahead
     from segtrain.training.evaluation import compiled_forward
     from segtrain.training.strategy import place
 
     with strategy.scope():
         model = build_model(recipe.model, dtype_policy=recipe.train.precision)
     forward = compiled_forward(strategy, model)
-    for _ in range(steps):
-        pictures = recipe.evaluation.batch_size
-        sizes = np.tile((recipe.data.height, recipe.data.width), (pictures, 1))
-        on_device = forward(place(strategy, [PictureBatch(*noise(recipe, pictures), sizes)]))
+    pictures = recipe.evaluation.batch_size
+    sizes = np.tile((recipe.data.height, recipe.data.width), (pictures, 1))
+    forwarded = (
+        forward(place(strategy, [PictureBatch(*noise(recipe, pictures), sizes)]))
+        for _ in range(steps + FORWARDED_BATCHES)
+    )
+    for on_device in started_ahead(forwarded, FORWARDED_BATCHES):
         strategy.experimental_local_results(on_device.logits)[0].numpy()
 
 

@@ -81,7 +81,7 @@ def test_less_than_one_crop_of_one_picture_needs_is_refused() -> None:
 
 
 def test_less_than_scoring_one_whole_picture_needs_is_refused() -> None:
-    with pytest.raises(UserError, match=r"scoring one picture of 1280x1918 needs 783 MiB"):
+    with pytest.raises(UserError, match=r"scoring one picture of 1280x1918 needs 804 MiB"):
         plan(recipe(), 200 * 2**20, picture=WHOLE)
 
 

@@ -1,5 +1,6 @@
 """Bytes by kind: a network counted by hand, and what must hold for every other."""
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segtrain.config import Recipe, UNetConfig, override
-from segtrain.config.batch_split import PLACED_BATCHES
-from segtrain.memory import Footprint, inference_footprint, parameters, training_footprint
+from segtrain.config.batch_split import FORWARDED_BATCHES, PLACED_BATCHES
+from segtrain.memory import Footprint, evaluation_footprint, inference_footprint, parameters, training_footprint
 from segtrain.memory.footprint import slots
 from segtrain.memory.kernels import DNN, EIGEN, Tensor
 from segtrain.training.optimizers import build_optimizer
@@ -40,6 +41,14 @@ def test_a_forward_pass_is_counted_by_hand() -> None:
         workspace=512 + int(DNN.forward_gaps * 4 * 512),
         pictures=64 * 3,
     )
+
+
+def test_scoring_counts_the_masks_and_the_batch_ahead() -> None:
+    forward = inference_footprint(UNetConfig(), 64, 96, batch=2)
+    found = evaluation_footprint(override(Recipe(), ["cluster.gpus_per_worker=1"]), 64, 96, batch=2)
+    pixels = 2 * 64 * 96
+    # Images and masks in uint8 of this batch and of the next, and the next one's logits.
+    assert found == replace(forward, pictures=forward.pictures + pixels + FORWARDED_BATCHES * 8 * pixels)
 
 
 @pytest.mark.parametrize(
