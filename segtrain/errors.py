@@ -49,8 +49,9 @@ SHOWN_CHARACTERS = 200
 """Characters of a foreign text in a message. A mistyped setting may be a whole file."""
 
 
-def shown(text: str) -> str:
-    """A foreign text for a message of one line: short, with what is no printable character escaped."""
+def shown(foreign: object) -> str:
+    """A foreign text or value for a message of one line: short, with what is no printable character escaped."""
+    text = str(foreign)
     return printable(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
 
 

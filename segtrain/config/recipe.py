@@ -197,7 +197,11 @@ def identity_differences(old: Recipe, new: Recipe) -> list[str]:
     """One line for each identity field that differs: `model.filters: 16 -> 32`."""
     before, after = identity(old), identity(new)
     paths = [*before, *(path for path in after if path not in before)]
-    return [f"{path}: {before.get(path)} -> {after.get(path)}" for path in paths if before.get(path) != after.get(path)]
+    return [
+        f"{path}: {shown(before.get(path))} -> {shown(after.get(path))}"
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

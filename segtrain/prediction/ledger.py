@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from segtrain.errors import ConflictError, UserError
+from segtrain.errors import ConflictError, UserError, shown
 from segtrain.runs.ownership import holds_folder, take_folder
 from segtrain.storage.files import Storage, join
 from segtrain.storage.json_text import read_json
@@ -55,14 +55,14 @@ def check_prediction(storage: Storage, dest: str, facts: Mapping[str, Any]) -> M
         raise UserError(f"{url} is not what predicting writes; give another DEST") from None
     if not isinstance(there, dict) or version not in (OLD_FORMAT, FORMAT_VERSION):
         raise UserError(
-            f"{url} has format_version {version}, this segtrain reads {OLD_FORMAT} and {FORMAT_VERSION}; "
+            f"{url} has format_version {shown(version)}, this segtrain reads {OLD_FORMAT} and {FORMAT_VERSION}; "
             f"give another DEST"
         )
     # Compared as JSON gives them back, which has no tuples.
     wanted = json.loads(json.dumps(facts))
     names = [*wanted, *(name for name in there if name not in (*wanted, "format_version", OLD_FINGERPRINT))]
     differing = [
-        f"{name}: {there.get(name)} there, {wanted.get(name)} now"
+        f"{shown(name)}: {shown(there.get(name))} there, {shown(wanted.get(name))} now"
         for name in names
         if there.get(name) != wanted.get(name)
     ]

@@ -14,7 +14,7 @@ from segtrain.cluster.capacity import needs
 from segtrain.cluster.stop_signal import signals_handled
 from segtrain.config import Recipe, flatten, identity_differences, load_recipe
 from segtrain.dataset.data_set import read_data_set
-from segtrain.errors import RunError, UserError
+from segtrain.errors import RunError, UserError, shown
 from segtrain.launch.data_version import Pinned, pinned
 from segtrain.launch.earlier_run import as_it_began
 from segtrain.launch.preflight import absolute, check_cluster
@@ -123,7 +123,7 @@ def _check_same_sweep(recipe: Recipe, earlier: Recipe) -> None:
     before, now = (flatten(one.to_dict()["tune"]) for one in (earlier, recipe))
     names = [name for name in {**before, **now} if name not in BUDGET and before.get(name) != now.get(name)]
     differences = [
-        *(f"tune.{name}: {before.get(name)} -> {now.get(name)}" for name in names),
+        *(f"tune.{name}: {shown(before.get(name))} -> {shown(now.get(name))}" for name in names),
         *identity_differences(earlier, recipe),
     ]
     if differences:

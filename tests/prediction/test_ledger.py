@@ -28,6 +28,13 @@ def test_the_same_prediction_goes_on_and_another_is_refused_with_what_differs(tm
     assert json.loads((tmp_path / "masks" / ledger.NAME).read_text()) == {"format_version": 2, **FACTS}
 
 
+def test_long_values_are_told_in_short(tmp_path: Path) -> None:
+    (tmp_path / ledger.NAME).write_text(json.dumps({"format_version": 2, **FACTS, "folds": ["x" * 10_000]}))
+    with pytest.raises(UserError, match=r"\(folds: \['x+\.\.\. there, \[0, 1\] now\)") as refused:
+        ledger.check_prediction(Storage(), str(tmp_path), FACTS)
+    assert len(str(refused.value)) < 500
+
+
 def test_one_that_an_older_segtrain_began_is_taken_over(tmp_path: Path) -> None:
     storage, dest = Storage(), str(tmp_path)
     (tmp_path / ledger.NAME).write_text(json.dumps({"format_version": 1, **FACTS, "pictures": "0123"}))
