@@ -86,9 +86,11 @@ def finish_some(recipe: Recipe, model: str, target: str, dest: Path, count: int 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_killed_workers_row_groups_are_done_again_and_finished_ones_are_not(
-    root: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = override(Recipe(), ["inference.workers=1", "run.progress_every_s=0.01"])
+    # Pictures that take much longer than to find the worker, one after the other.
+    root = write_boxes(tmp_path / "large", pictures=PICTURES, folds=2, height=1280, width=1920)
+    recipe = override(Recipe(), ["inference.workers=1", "inference.batch_size=1", "run.progress_every_s=0.01"])
     dest = tmp_path / "out"
     finish_some(recipe, model, root, dest, 5)
     before = {path: path.stat().st_mtime_ns for path in (dest / "parts").glob("*.part")}
